@@ -1,0 +1,27 @@
+"""The CIFAR architectures by the reference's names: MODELS[name](num_classes=100) is a linen module."""
+from collections.abc import Callable
+from functools import partial
+
+from flax import linen as nn
+
+from sskd_jax.models.mobilenetv2 import MobileNetV2
+from sskd_jax.models.resnet import Bottleneck, ResNet
+from sskd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from sskd_jax.models.vgg import VGG
+from sskd_jax.models.wrn import WideResNet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    **{f"resnet{6 * n + 2}": partial(ResNet, blocks=(n, n, n)) for n in (1, 3, 5, 7, 9, 18)},
+    **{f"resnet{6 * n + 2}x4": partial(ResNet, blocks=(n, n, n), widths=(32, 64, 128, 256)) for n in (1, 5)},
+    **{f"wrn_{depth}_{width}": partial(WideResNet, depth=depth, width=width) for depth in (16, 40) for width in (1, 2)},
+    "vgg8": partial(VGG, blocks=(1, 1, 1, 1, 1)),
+    "vgg11": partial(VGG, blocks=(1, 1, 2, 2, 2)),
+    "vgg13": partial(VGG, blocks=(2, 2, 2, 2, 2)),
+    "vgg16": partial(VGG, blocks=(2, 2, 3, 3, 3)),
+    "vgg19": partial(VGG, blocks=(2, 2, 4, 4, 4)),
+    "ResNet50": partial(ResNet, blocks=(3, 4, 6, 3), widths=(64, 64, 128, 256, 512), block=Bottleneck, skip="shortcut",
+                        classifier="linear"),
+    "MobileNetV2": MobileNetV2,
+    "ShuffleV1": ShuffleNetV1,
+    "ShuffleV2": ShuffleNetV2,
+}

@@ -1,0 +1,108 @@
+"""Layers with PyTorch's meaning, and the base that all networks share."""
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen import initializers as init
+from jax import lax
+from jax.nn.initializers import Initializer
+
+from sskd_jax.initializers import bias_uniform, fan_in_uniform, fan_out_normal
+from sskd_jax.types import Array, Outputs
+
+Layer = Callable[..., Any]
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over all but the last axis, as PyTorch's: eps 1e-5, and the running variance is the unbiased one.
+
+    Attributes:
+      train: normalise by the batch and move the running statistics, instead of normalising by them.
+      axis_name: pmap axis over which the batch is spread; its statistics are then those of the global batch.
+    """
+
+    train: bool = False
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    momentum: float = 0.9  # PyTorch calls the same thing 0.1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, width, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, width, jnp.float32)
+        scale = self.param("scale", init.ones, width, jnp.float32)
+        bias = self.param("bias", init.zeros, width, jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        if self.train and not self.is_initializing():
+            mean, var, count = self.batch_statistics(x)
+            running_mean.value = self.moved(running_mean.value, mean)
+            running_var.value = self.moved(running_var.value, var * (count / (count - 1)))
+        gain = scale * lax.rsqrt(var + 1e-5)
+        return x.astype(self.dtype) * gain.astype(self.dtype) + (bias - mean * gain).astype(self.dtype)
+
+    def batch_statistics(self, x: Array) -> tuple[Array, Array, int]:
+        """Mean [C], biased variance [C] and number of values of the global batch, in float32 whatever x is."""
+        x, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+        moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+        count = x.size // x.shape[-1]
+        if self.axis_name is not None:
+            moments = lax.pmean(moments, self.axis_name)
+            count *= lax.axis_size(self.axis_name)
+        mean, square = moments
+        return mean, jnp.maximum(square - jnp.square(mean), 0.0), count
+
+    def moved(self, running: Array, batch: Array) -> Array:
+        return self.momentum * running + (1 - self.momentum) * batch
+
+
+class Network(nn.Module):
+    """What every architecture has: classes, a compute dtype, and the axis that batch norm reduces over.
+
+    Modules are named as in PyTorch, so a parameter's path joined by dots is its name in the reference's state_dict.
+    """
+
+    num_classes: int
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    def layers(self, train: bool, kernel_init: Initializer = fan_out_normal) -> tuple[Layer, Layer]:
+        """(convolution, batch norm) for the blocks of this network."""
+        return (partial(Conv, dtype=self.dtype, kernel_init=kernel_init),
+                partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype))
+
+    def outputs(self, x: Array, maps: list[Array], preacts: list[Array], name: str,
+                kernel_init: Initializer = fan_in_uniform, bias_init: Initializer | None = None) -> Outputs:
+        """Global average pooling and the classifier `name`, in float32, whatever the dtype of the last map `x`."""
+        embed = x.astype(jnp.float32).mean((1, 2))
+        classifier = nn.Dense(self.num_classes, name=name, kernel_init=kernel_init,
+                              bias_init=bias_init or bias_uniform(embed.shape[-1]))
+        return Outputs(classifier(embed), embed, tuple(maps), tuple(preacts))
+
+
+class Conv(nn.Module):
+    """A 2-d convolution [N, H, W, C] -> [N, H', W', features], padded by kernel // 2 on every side.
+
+    PyTorch's padding=1 also pads (1, 1) at stride 2, where "SAME" would pad (0, 1).
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+    kernel_init: Initializer = fan_out_normal
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        k, pad = self.kernel, self.kernel // 2
+        kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1] // self.groups, self.features), jnp.float32)
+        x = lax.conv_general_dilated(
+            x.astype(self.dtype), kernel.astype(self.dtype), (self.stride, self.stride), ((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=self.groups)
+        if self.use_bias:
+            x = x + self.param("bias", init.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        return x

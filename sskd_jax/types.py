@@ -1,0 +1,60 @@
+"""What the rooms of this package hand to each other; imports nothing of ours.
+
+Shape alphabet: N images, V views of each image, B = N * V rows image-major (image 0 view 0, image 0 view 1, ...),
+H, W, C image or map sizes, D embedding width, K classes.
+"""
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Mapping[str, Any]
+Batch = dict[str, Array]  # image [N, V, H, W, C], label [N], index [N], mask [N]; singular keys
+Terms = dict[str, Array]  # scalars by name
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; its text is the one line that they are shown."""
+
+
+class Outputs(NamedTuple):
+    """One forward pass of a network over B rows.
+
+    Attributes:
+      logits: f32[B, K].
+      embed: f32[B, D], the pooled feature in front of the classifier.
+      maps: feature maps [B, H, W, C], stem first; the tensors of the reference's feature list.
+      preacts: the same maps in front of their ReLU.
+      aux: whatever else a network wants to show, by name.
+    """
+
+    logits: Array
+    embed: Array
+    maps: tuple[Array, ...] = ()
+    preacts: tuple[Array, ...] = ()
+    aux: Mapping[str, Array] = {}
+
+
+class Method(NamedTuple):
+    """A distillation method as pure functions; one paper is one file under `methods/`.
+
+    Attributes:
+      terms: names of the loss terms, each of which needs a weight.
+      init: (key, student, teacher) -> the method's own trained parameters; both `Outputs` hold shapes only.
+      loss: (params, pretrained, student, teacher, batch) -> (unweighted terms, figures worth logging).
+        Everything it sees is the global batch. `pretrained` maps the name of each stage in `pretrain` to what it learned.
+      views: rotated views per image: 1 or 4.
+      teacher: whether a frozen teacher is needed.
+      pretrain: stages that come first, by name: methods that train their own parameters on the frozen teacher alone.
+      evaluate: (params, student, teacher, batch) -> {name: f32[N * r]}: a score of every row, r rows per image; their
+        mean over a whole split is reported.
+    """
+
+    terms: tuple[str, ...]
+    init: Callable[[Array, Outputs | None, Outputs | None], Params]
+    loss: Callable[[Params, Params, Outputs | None, Outputs | None, Batch], tuple[Terms, Terms]]
+    views: int = 1
+    teacher: bool = True
+    pretrain: Mapping[str, "Method"] = {}
+    evaluate: Callable[[Params, Outputs | None, Outputs | None, Batch], Terms] | None = None
