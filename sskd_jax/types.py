@@ -3,6 +3,7 @@
 Shape alphabet: N images, V views of each image, B = N * V rows image-major (image 0 view 0, image 0 view 1, ...),
 H, W, C image or map sizes, D embedding width, K classes.
 """
+import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class Method(NamedTuple):
       terms: names of the loss terms, each of which needs a weight.
       init: (key, student, teacher) -> the method's own trained parameters; both `Outputs` hold shapes only.
       loss: (params, pretrained, student, teacher, batch) -> (unweighted terms, figures worth logging).
-        Everything it sees is the global batch. `pretrained` maps the name of each stage in `pretrain` to what it learned.
+        It sees the global batch. `pretrained` maps the name of each stage in `pretrain` to what it learned.
       views: rotated views per image: 1 or 4.
       teacher: whether a frozen teacher is needed.
       pretrain: stages that come first, by name: methods that train their own parameters on the frozen teacher alone.
@@ -58,3 +59,12 @@ class Method(NamedTuple):
     teacher: bool = True
     pretrain: Mapping[str, "Method"] = {}
     evaluate: Callable[[Params, Outputs | None, Outputs | None, Batch], Terms] | None = None
+
+
+def choose(registry: Mapping[str, Any], name: str, what: str) -> Any:
+    """registry[name]; for a name that is not there, a `UserError` that lists those that are."""
+    if name in registry:
+        return registry[name]
+    close = difflib.get_close_matches(str(name), registry, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(f"unknown {what} {name!r}: {hint}choose from {', '.join(registry)}")

@@ -1,0 +1,86 @@
+"""What the config files share: arguments, the paper's pairs and numbers, the reference's learning rates and weights."""
+from ml_collections import ConfigDict
+
+from sskd_jax.methods import METHODS
+from sskd_jax.models import MODELS
+from sskd_jax.types import UserError, choose
+
+# CIFAR-100 top-1 in per cent, best epoch, as the official repository prints them: tables 3 and 4 of the paper.
+BASELINES = {
+    "wrn_40_2": 76.46, "resnet56": 73.44, "resnet32x4": 79.63, "vgg13": 75.38, "ResNet50": 79.10, "wrn_16_2": 73.64,
+    "wrn_40_1": 72.24, "resnet20": 69.63, "resnet8x4": 72.51, "vgg8": 70.68, "MobileNetV2": 65.79, "ShuffleV1": 70.77,
+    "ShuffleV2": 73.12,
+}
+PAIRS = {
+    ("wrn_40_2", "wrn_16_2"): {"kd": 74.92, "sskd": 76.04},
+    ("wrn_40_2", "wrn_40_1"): {"kd": 73.54, "sskd": 76.13},
+    ("resnet56", "resnet20"): {"kd": 70.66, "sskd": 71.49},
+    ("resnet32x4", "resnet8x4"): {"kd": 73.33, "sskd": 76.20},
+    ("vgg13", "vgg8"): {"kd": 72.98, "sskd": 75.33},
+    ("vgg13", "MobileNetV2"): {"kd": 67.37, "sskd": 71.53},
+    ("ResNet50", "MobileNetV2"): {"kd": 67.35, "sskd": 72.57},
+    ("ResNet50", "vgg8"): {"kd": 73.81, "sskd": 75.76},
+    ("resnet32x4", "ShuffleV1"): {"kd": 74.07, "sskd": 78.44},
+    ("resnet32x4", "ShuffleV2"): {"kd": 74.45, "sskd": 78.61},
+    ("wrn_40_2", "ShuffleV1"): {"kd": 74.83, "sskd": 77.40},
+}
+
+# The numbers of a method. SSKD's are the released code's.
+METHOD_NUMBERS = {
+    "scratch": {},
+    "kd": {"temperature": 4.0},
+    "sskd": {"kd_temperature": 4.0, "tf_temperature": 4.0, "ss_temperature": 0.5, "tf_ratio": 1.0, "ss_ratio": 0.75,
+             "head_temperature": 1.0},
+}
+
+# The weight of every term. SSKD's differ between the released code, the ECCV supplement and the arXiv text.
+WEIGHTS = {
+    "scratch": {"code": {"ce": 1.0}},
+    "kd": {"code": {"ce": 0.1, "kd": 0.9}},
+    "sskd": {"code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0},
+             "eccv": {"ce": 0.1, "kd": 0.9, "tf": 5.0, "ss": 3.0},
+             "arxiv": {"ce": 0.1, "kd": 0.9, "tf": 10.0, "ss": 2.7}},
+}
+
+LIGHT = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
+
+
+def parse(arg: str | None, **defaults: str) -> dict[str, str]:
+    """"method=kd,teacher=vgg13" -> the defaults with these values.
+
+    Raises:
+      UserError: a part is not key=value, or its key is not among the defaults.
+    """
+    values = dict(defaults)
+    for part in (arg or "").split(","):
+        key, equals, value = part.partition("=")
+        if part:
+            choose(defaults, key, "config argument")
+            if not equals:
+                raise UserError(f"config argument {key!r} has no value: write {key}={defaults[key]}")
+            values[key] = value
+    return values
+
+
+def learning_rate(model: str) -> float:
+    """The reference's, by architecture."""
+    return 0.01 if choose(MODELS, model, "architecture") and model in LIGHT else 0.05
+
+
+def sgd(*, epochs: int, milestones: tuple[int, ...], learning_rate: float, batch_size: int = 64) -> dict[str, object]:
+    """One stage's training: SGD whose rate is a tenth from every milestone (epochs, from 0) on."""
+    return dict(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, milestones=milestones, decay=0.1,
+                momentum=0.9, weight_decay=5e-4)
+
+
+def method(name: str, preset: str = "code") -> ConfigDict:
+    """A method with its numbers, and the weights of its terms."""
+    choose(METHODS, name, "method")
+    weights = choose(WEIGHTS[name], preset, f"weights for {name}")
+    return ConfigDict(dict(method=dict(name=name, **METHOD_NUMBERS[name]), weights=weights))
+
+
+def paper(method: str, teacher: str, student: str) -> dict[str, float]:
+    """The paper's accuracies in per cent of the networks that it has."""
+    student_score = BASELINES.get(student) if method == "scratch" else PAIRS.get((teacher, student), {}).get(method)
+    return {key: value for key, value in (("teacher", BASELINES.get(teacher)), ("student", student_score)) if value}

@@ -1,0 +1,24 @@
+r"""The whole method in minutes on a laptop's CPU, without a download: scikit-learn's digits and small networks.
+
+    python -m sskd_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+A teacher and its self-supervision head see all training images; three students, from the same weights and on the same
+few labelled images, learn from the labels alone (scratch), with the teacher's predictions (kd), and with SSKD.
+"""
+from configs import common
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    common.parse(arg)
+    config = ConfigDict()
+    config.methods = ("scratch", "kd", "sskd")
+    config.settings = {name: common.method(name) for name in common.METHOD_NUMBERS}
+    config.seed = 0
+    config.data = dict(name="digits", data_dir="", validation=0.0, flip=False, pad=1, mean=(0.31,) * 3, std=(0.38,) * 3)
+    config.teacher = dict(model="resnet20", checkpoint="",
+                          **common.sgd(epochs=24, milestones=(15, 18, 21), learning_rate=0.05))
+    config.head = dict(checkpoint="", **common.sgd(epochs=12, milestones=(6, 9), learning_rate=0.05))
+    config.student = dict(model="resnet8", fraction=0.1,
+                          **common.sgd(epochs=60, milestones=(36, 45, 54), learning_rate=0.05, batch_size=32))
+    return config

@@ -1,0 +1,178 @@
+"""CIFAR as tfds prepared it, with a decoded copy beside it.
+
+The images come in the order of the official files (which tfds keeps in their `id`), whatever order and shards they are
+stored in: an index means the same image everywhere, so a seed gives the same batches on every machine.
+"""
+import os
+import pathlib
+import secrets
+import shlex
+import socket
+import threading
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from sskd_jax.types import UserError
+
+SPLITS = ("train", "test")
+ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"  # the host that tfds downloads from
+OFFICIAL_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+
+
+def read(name: str, data_dir: str | None) -> dict[str, np.ndarray]:
+    """{train,test}_image uint8[N, 32, 32, 3] and {train,test}_label int32[N] (CIFAR-100: the fine label).
+
+    The first time they are decoded from PNG, which takes half a minute; then they come from the copy.
+    """
+    builder = open_builder(name, data_dir)
+    if not is_prepared(builder):
+        _download(builder)
+    folder = pathlib.Path(builder.data_dir)
+    cache, key = folder.with_name(f".{folder.name}.decoded.npz"), _fingerprint(folder)
+    arrays = _read_cache(cache, key)
+    if arrays is None:
+        arrays = {**_decode(builder, "train"), **_decode(builder, "test")}
+        _write_cache(cache, key=key, **arrays)
+    return arrays
+
+
+def open_builder(name: str, data_dir: str | None) -> Any:
+    """The tfds builder of the catalogue's version of `name`; reads no images, needs no TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
+    try:
+        return tfds.builder(name, data_dir=root)
+    except Exception as error:  # what stands in dataset_info.json and features.json decides which
+        raise UserError(f"{root / name} is damaged ({_line(error)}): delete it and prepare it again") from error
+
+
+def is_prepared(builder: Any) -> bool:
+    """Whether the dataset is there, all of it; a `UserError` where it is there only in part."""
+    folder = pathlib.Path(builder.data_dir)
+    if not folder.exists():
+        return False
+    splits = builder.info.splits
+    files = [folder / "dataset_info.json", folder / "features.json"]
+    files += [pathlib.Path(path) for split in splits.values() for path in split.filepaths]
+    missing = [path.name for path in files if not path.exists()]
+    missing += [f"the {split} split" for split in SPLITS if split not in splits]
+    if missing:
+        raise _damaged(builder, f"it lacks {missing[0]}")
+    return True
+
+
+def _damaged(builder: Any, reason: str) -> UserError:
+    """What to say of a dataset that was written in part, cut short or damaged later."""
+    return UserError(f"{builder.data_dir} is not whole ({reason}): delete it, then type: {_command(builder)}")
+
+
+def _command(builder: Any) -> str:
+    """What to type to prepare the dataset of `builder` from the official files."""
+    command = f"python -m sskd_jax.data.prepare {builder.name} --source={OFFICIAL_FOLDER[builder.name]}"
+    return f"{command} --data_dir={shlex.quote(str(builder.data_dir_root))}"
+
+
+def _line(error: Exception) -> str:
+    """The first line of what a library has to say."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def _download(builder: Any) -> None:
+    """Lets tfds download and prepare the dataset; looks for a network first, as tfds would retry for minutes."""
+    reason = None if _reachable() else "no network"
+    if reason is None:
+        try:
+            import_tensorflow()
+            builder.download_and_prepare(file_format="array_record")
+        except Exception as error:  # network, proxy, disk and checksum errors of four libraries
+            reason = _line(error)
+    if reason:
+        raise UserError(
+            f"{builder.name} is neither prepared in {builder.data_dir_root} nor downloadable ({reason}): "
+            f"get the official files, then type: {_command(builder)}"
+        )
+
+
+def _reachable(timeout: float = 3.0) -> bool:
+    """Whether a connection to the dataset's host opens in time, or to the proxy in front of it."""
+    answer: list[bool] = []
+
+    def connect() -> None:
+        try:
+            url = urllib.parse.urlsplit(urllib.request.getproxies().get("https", ORIGIN))
+            socket.create_connection((url.hostname, url.port or 443), timeout).close()
+            answer.append(True)
+        except (OSError, ValueError):  # ValueError: the proxy's address makes no sense
+            pass
+
+    thread = threading.Thread(target=connect, daemon=True)  # a thread: a lookup of the name knows no timeout
+    thread.start()
+    thread.join(timeout)
+    return bool(answer)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow quietly and hides the GPU from it, whose memory it would take from JAX."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+
+
+def _decode(builder: Any, split: str) -> dict[str, np.ndarray]:
+    """The image and label arrays of a prepared split, sorted by the `id` that tells the official order."""
+    count = builder.info.splits[split].num_examples
+    try:
+        records = tqdm(_records(builder, split), f"decoding {builder.name} {split}", count, leave=False, disable=None)
+        rows = sorted(((row["id"], row["image"], row["label"]) for row in records), key=lambda row: row[0])
+    except Exception as error:  # of array_record, protobuf, PIL or TensorFlow
+        raise _damaged(builder, _line(error)) from error
+    if len({row[0] for row in rows}) != count:
+        raise _damaged(builder, f"{len(rows)} of {count} {split} images")
+    _, image, label = zip(*rows, strict=True)
+    return {f"{split}_image": np.stack(image), f"{split}_label": np.asarray(label, np.int32)}
+
+
+def _records(builder: Any, split: str) -> Iterable[dict[str, Any]]:
+    """Examples as numpy; only a dataset in another format than array_record takes TensorFlow to read."""
+    if builder.info.file_format.value == "array_record":
+        return builder.as_data_source(split)
+    import tensorflow_datasets as tfds
+
+    import_tensorflow()
+    return tfds.as_numpy(builder.as_dataset(split=split))
+
+
+def _fingerprint(folder: pathlib.Path) -> str:
+    """Changes when the dataset is prepared anew: names, sizes and times of its files."""
+    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+def _read_cache(path: pathlib.Path, key: str) -> dict[str, np.ndarray] | None:
+    """The arrays by name, or None where they are absent, of another preparation, or damaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files} if str(stored["key"]) == key else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_cache(path: pathlib.Path, **arrays: Any) -> None:
+    """Writes the arrays at once or not at all; a folder that is read-only or full only costs the next start time."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # several runs may start together
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(part, path)
+    except OSError as error:
+        logging.warning("no decoded copy in %s (%s): every start will decode the images again", path.parent, error)
+        part.unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""Datasets in memory as uint8 images and int32 labels, checked, and stratified parts of them."""
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from sskd_jax.data import cifar
+from sskd_jax.types import UserError, choose
+
+
+class Split(NamedTuple):
+    """image uint8[N, H, W, 3] and label int32[N]."""
+
+    image: np.ndarray
+    label: np.ndarray
+
+
+class Dataset(NamedTuple):
+    """What is trained on, what is tested on, and the number of classes of both."""
+
+    train: Split
+    test: Split
+    num_classes: int
+
+
+def load(name: str, data_dir: str | None = None) -> Dataset:
+    """The dataset called `name`, from `data_dir` or else from where tfds keeps its datasets."""
+    dataset = choose(LOADERS, name, "dataset")(data_dir)
+    check(f"{name}, train", dataset.train, dataset.num_classes)
+    check(f"{name}, test", dataset.test, dataset.num_classes)
+    return dataset
+
+
+def subset(split: Split, fraction: float, seed: int) -> Split:
+    """A random `fraction` of every class, one image at least, in the order of `split`.
+
+    With the same seed a smaller fraction is part of a larger one.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"the fraction of the training images to keep is {fraction}: give one in (0, 1], 1 keeps all")
+    return split if fraction == 1 else _take(split, _draw(split.label, fraction, seed))
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Splits (train, validation), where validation is a random `fraction` of every class, one image at least."""
+    if not 0 < fraction < 1:
+        raise UserError(f"the fraction of the training images to hold out is {fraction}: give one between 0 and 1")
+    held = _draw(split.label, fraction, seed)
+    if len(np.unique(split.label[~held])) < len(np.unique(split.label)):
+        raise UserError(f"holding out {fraction} of the training images leaves a class without any: hold out fewer")
+    return _take(split, ~held), _take(split, held)
+
+
+def check(where: str, split: Split, num_classes: int) -> None:
+    """Refuses what would train without a complaint and mean nothing."""
+    image, label = split
+    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3:
+        raise UserError(f"{where}: images are {image.dtype}{list(image.shape)} in place of square uint8[N, H, H, 3]")
+    if label.dtype != np.int32 or label.shape != image.shape[:1]:
+        raise UserError(f"{where}: labels are {label.dtype}{list(label.shape)} in place of int32[{len(image)}]")
+    if not len(image):
+        raise UserError(f"{where}: there are no images")
+    if label.min() < 0 or label.max() >= num_classes:
+        raise UserError(f"{where}: labels run from {label.min()} to {label.max()}, outside 0..{num_classes - 1}")
+
+
+def _draw(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """bool[N]: `fraction` of every class, one at least. RandomState, because its stream is the same in every numpy."""
+    random, chosen = np.random.RandomState(seed), np.zeros(len(label), bool)
+    for value in np.unique(label):
+        member = random.permutation(np.flatnonzero(label == value))
+        chosen[member[: max(1, round(fraction * len(member)))]] = True
+    return chosen
+
+
+def _take(split: Split, chosen: np.ndarray) -> Split:
+    return Split(split.image[chosen], split.label[chosen])
+
+
+def _cifar(name: str, num_classes: int, data_dir: str | None) -> Dataset:
+    """CIFAR as tfds prepared it, in the order of the official files."""
+    arrays = cifar.read(name, data_dir)
+    train, test = (Split(arrays[f"{part}_image"], arrays[f"{part}_label"]) for part in cifar.SPLITS)
+    return Dataset(train, test, num_classes)
+
+
+def _digits(data_dir: str | None) -> Dataset:
+    """scikit-learn's 1797 digits of 8x8 pixels, which need no folder; a quarter of every class is the test split."""
+    from sklearn import datasets, model_selection
+
+    digits = datasets.load_digits()
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    image, label = np.repeat(grey[..., None], 3, axis=3), digits.target.astype(np.int32)
+    parts = model_selection.train_test_split(image, label, test_size=0.25, stratify=label, random_state=0)
+    return Dataset(Split(parts[0], parts[2]), Split(parts[1], parts[3]), num_classes=10)
+
+
+LOADERS: dict[str, Callable[[str | None], Dataset]] = {
+    "cifar100": functools.partial(_cifar, "cifar100", 100),
+    "cifar10": functools.partial(_cifar, "cifar10", 10),
+    "digits": _digits,
+}

@@ -1,0 +1,74 @@
+"""Sums and counts over a whole split in one dispatch; divided once, at the end."""
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from sskd_jax.step import Frozen, Task, forward, gather, gather_outputs, mapped, teach
+from sskd_jax.types import Array, Batch, Outputs, Params, Terms
+
+Variables = tuple[Params, Params]  # params {"student", "method"} and batch_stats, as in TrainState
+
+
+def classification_scores(logits: Array, label: Array) -> Terms:
+    """Per row [N]: whether the label is the largest of the logits [N, K], or among the five largest, and the loss."""
+    hits = lax.top_k(logits, min(5, logits.shape[1]))[1] == label[:, None]
+    return {"top1": hits[:, 0].astype(jnp.float32), "top5": hits.any(1).astype(jnp.float32),
+            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, label)}
+
+
+def batch_scores(task: Task, variables: Variables, frozen: Frozen, index: Array, mask: Array) -> Terms:
+    """{name: [sum, count]} over one global batch, of which this device holds the images `index` [n]."""
+    params, batch_stats = variables
+    image = jax.vmap(task.plain)(frozen.image[index])
+    batch: Batch = gather({"label": frozen.label[index], "index": index, "mask": mask})
+    student: Outputs | None = None
+    scores: Terms = {}
+    if task.student:
+        student = gather_outputs(forward(task.student, {"params": params["student"], "batch_stats": batch_stats}, image))
+        scores |= classification_scores(student.logits[::image.shape[1]], batch["label"])
+    if task.method.evaluate:
+        scores |= task.method.evaluate(params["method"], student, teach(task, frozen, image), batch)
+    return {name: masked_sum(score, batch["mask"]) for name, score in scores.items()}
+
+
+def masked_sum(score: Array, mask: Array) -> Array:
+    """[sum, count] of score [N * r] over the images that mask [N] admits."""
+    rows = jnp.repeat(mask, score.size // mask.size)
+    return jnp.stack([jnp.sum(jnp.where(rows, score, 0)), jnp.sum(rows)])
+
+
+def split_scores(task: Task, variables: Variables, frozen: Frozen, batches: tuple[Array, Array]) -> Terms:
+    """The sums and counts of `batches`, (index [b, n], mask [b, n]), which all hold on every device."""
+    index, mask = batches
+    score = partial(batch_scores, task, variables, frozen)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(score, index[0], mask[0]))
+    return lax.fori_loop(0, index.shape[0],
+                         lambda i, sums: jax.tree.map(jnp.add, sums, score(index[i], mask[i])), zeros)
+
+
+def padded_batches(size: int, batch_size: int, devices: int) -> tuple[np.ndarray, np.ndarray]:
+    """(index, mask) [devices, batches, n] of `size` images in order, the last batch filled up with masked ones."""
+    count = -(-size // batch_size)
+    index = np.arange(count * batch_size, dtype=np.int32).reshape(count, devices, -1).swapaxes(0, 1)
+    return np.minimum(index, size - 1), index < size
+
+
+def evaluation(task: Task, devices: Sequence[jax.Device],
+               batch_size: int) -> Callable[[Variables, Frozen], dict[str, float]]:
+    """(stacked variables, stacked frozen) -> mean of every score over all images of the split in `frozen`."""
+    program = mapped(partial(split_scores, task), devices)
+
+    def evaluate(variables: Variables, frozen: Frozen) -> dict[str, float]:
+        size = frozen.label.shape[1]
+        sums = program(variables, frozen, padded_batches(size, batch_size, len(devices)))
+        totals = jax.device_get(jax.tree.map(lambda leaf: leaf[0], sums))
+        missed = {name: count for name, (_, count) in totals.items() if count % size}
+        assert not missed, f"evaluated {missed} rows of {size} images"
+        return {name: float(total / count) for name, (total, count) in totals.items()}
+
+    return evaluate

@@ -1,0 +1,68 @@
+"""The first and the last thing that a run shows: its plan; its results as a table and as a picture."""
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from sskd_jax.console import console, table
+from sskd_jax.data.sources import Dataset
+from sskd_jax.logbook import Logbook
+
+Row = dict[str, Any]
+
+
+def announce(devices: Sequence[jax.Device], data: Dataset, images: int, stages: list[Row]) -> None:
+    """Devices, data, and the stages with their networks and steps."""
+    size = "x".join(str(n) for n in data.test.image.shape[1:3])
+    console.print(f"devices  {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
+    console.print(f"data     {images} training and {len(data.test.label)} test images of {size} pixels, "
+                  f"{data.num_classes} classes")
+    table("Stages", ["stage", "network", "parameters", "images", "work"],
+          [[row["stage"], row["network"], f"{row['parameters']:,}", f"{row['images']:,}", row["work"]] for row in stages])
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def finish(book: Logbook, rows: list[Row]) -> None:
+    """Prints the results, writes results.json and draws curves.png."""
+    book.write_json("results.json", rows)
+    shown = [[row["stage"], row["network"], f"{row['parameters']:,}", percent(row["top1"]), percent(row["top5"]),
+              percent(row.get("best_top1")), str(row.get("best_epoch", "")), str(row.get("paper") or "")] for row in rows]
+    table("Results, per cent of the test images", ["stage", "network", "parameters", "top-1 last", "top-5 last",
+                                                   "top-1 best", "best epoch", "paper (best)"], shown)
+    picture = draw(book)
+    console.print(f"curves   {picture}" if picture else "curves   none: nothing was trained")
+    console.print(f"results  {book.workdir / 'results.json'}")
+
+
+def draw(book: Logbook) -> str | None:
+    """One column per kind of stage: the held-out accuracy above, the training loss below, a line per method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    stages = {}
+    for row in book.rows():
+        stages.setdefault(row["stage"], []).append(row)
+    if not stages:
+        return None
+    kinds = list(dict.fromkeys(name.rsplit("/")[-1] for name in stages))
+    figure, axes = plt.subplots(2, len(kinds), figsize=(4.5 * len(kinds), 6), sharex="col", squeeze=False,
+                                layout="constrained")
+    for name, rows in stages.items():
+        accuracy, loss = axes[:, kinds.index(name.rsplit("/")[-1])]
+        epochs = [row["epoch"] for row in rows]
+        score = next(key for key in rows[0] if key.endswith(("/top1", "/contrastive")) and not key.startswith("train/"))
+        accuracy.plot(epochs, [100 * row[score] for row in rows], label=name)
+        accuracy.set(title=name.rsplit("/")[-1], ylabel=f"{score}, %")
+        loss.plot(epochs, [row["train/loss"] for row in rows], label=name)
+        loss.set(xlabel="epoch", ylabel="train/loss", yscale="log")
+    for axis in axes[0]:
+        axis.legend()
+    path = book.workdir / "curves.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return str(path)

@@ -1,0 +1,166 @@
+"""The step: student and frozen teacher forward, a method's terms, gradient, SGD; and the one `jax.pmap`.
+
+From `gather` on, every function is a per-device program over the axis "batch". A method sees the global batch: what it
+needs is gathered on every device, so each computes the whole loss, and the mean of the devices' gradients is then
+exactly the gradient of that loss (the transpose of all_gather sums what every device contributed).
+"""
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+from sskd_jax.data import views
+from sskd_jax.types import Array, Batch, Method, Outputs, Params
+
+AXIS = "batch"
+
+
+class Task(NamedTuple):
+    """What is fixed in the programs of one stage.
+
+    Attributes:
+      student: the network that learns, or None where a method trains its own parameters on the teacher alone.
+      teacher: the frozen network, or None.
+      method: whose terms are minimised.
+      weights: of every term.
+      optimizer: of the student's and the method's parameters together.
+      augment: (key, uint8[H, W, C]) -> f32[V, H, W, C] for training.
+      plain: uint8[H, W, C] -> f32[V, H, W, C] for evaluation.
+      steps_per_epoch: after which the running sums begin anew.
+    """
+
+    student: nn.Module | None
+    teacher: nn.Module | None
+    method: Method
+    weights: Mapping[str, float]
+    optimizer: optax.GradientTransformation
+    augment: Callable[[Array, Array], Array]
+    plain: Callable[[Array], Array]
+    steps_per_epoch: int
+
+
+class TrainState(NamedTuple):
+    """What a step changes; stacked over the devices and donated.
+
+    Attributes:
+      step: i32[], steps done.
+      params: {"student": ..., "method": ...}.
+      batch_stats: of the student's batch norms.
+      opt_state: of the optimizer.
+      sums: of the loss, its terms and the method's figures over this epoch's steps, by name.
+    """
+
+    step: Array
+    params: Params
+    batch_stats: Params
+    opt_state: optax.OptState
+    sums: dict[str, Array]
+
+
+class Frozen(NamedTuple):
+    """What a stage reads and never changes; replicated, not donated, in no optimizer.
+
+    Attributes:
+      key: of everything random in the stage.
+      image: u8[M, H, W, C], the whole split.
+      label: i32[M].
+      teacher: variables of the teacher.
+      pretrained: parameters by the name of the stage that they were learned in.
+    """
+
+    key: Array
+    image: Array
+    label: Array
+    teacher: Params
+    pretrained: Params
+
+
+def mapped(program: Callable, devices: Sequence[jax.Device], shared: int = 0, donate: bool = False) -> Callable:
+    """`program` on every device; its first three arguments are stacked over the devices, the `shared` last are not."""
+    return jax.pmap(program, AXIS, in_axes=(0, 0, 0) + (None,) * shared, devices=devices,
+                    donate_argnums=(0,) if donate else ())
+
+
+def initial_state(task: Task, key: Array, frozen: Frozen) -> TrainState:
+    """Step 0; a student starts from the same weights whatever the method that teaches it."""
+    image = jnp.zeros((2, *jax.eval_shape(task.plain, frozen.image[0]).shape))
+    student_key, method_key = jax.random.split(key)
+    variables = jax.jit(task.student.init)(student_key, image[:, 0]) if task.student else {}
+    student = task.student and jax.eval_shape(partial(forward, task.student), variables, image)
+    teacher = task.teacher and jax.eval_shape(partial(forward, task.teacher), frozen.teacher, image)
+    params = {"student": variables.get("params", {}), "method": task.method.init(method_key, student, teacher)}
+    batch = {"label": jnp.zeros(2, jnp.int32), "index": jnp.zeros(2, jnp.int32)}
+    values = jax.eval_shape(task.method.loss, params["method"], frozen.pretrained, student, teacher, batch)
+    names = ("loss", *values[0], *values[1])
+    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}),
+                      jax.jit(task.optimizer.init)(params), {name: jnp.zeros(()) for name in names})
+
+
+def forward(network: nn.Module, variables: Params, image: Array) -> Outputs:
+    """Evaluation mode: normalised by the running statistics. image [N, V, H, W, C]."""
+    return network.apply(variables, image.reshape(-1, *image.shape[2:]))
+
+
+def gather(tree: Any) -> Any:
+    """Every leaf [n, ...] of one device as the global [N, ...] of all."""
+    return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True), tree)
+
+
+def gather_outputs(outputs: Outputs | None) -> Outputs | None:
+    """Logits and embeddings of the global batch; maps are large, and losses on them are means that may stay local."""
+    return outputs and outputs._replace(logits=gather(outputs.logits), embed=gather(outputs.embed))
+
+
+def teach(task: Task, frozen: Frozen, image: Array) -> Outputs | None:
+    return gather_outputs(lax.stop_gradient(forward(task.teacher, frozen.teacher, image))) if task.teacher else None
+
+
+def draw(task: Task, state: TrainState, frozen: Frozen, index: Array) -> tuple[Array, Batch]:
+    """Views [n, V, H, W, C] of this device's images, and the global batch. Keyed by the place in the global batch."""
+    position = lax.axis_index(AXIS) * index.size + jnp.arange(index.size)
+    keys = views.keys(jax.random.fold_in(frozen.key, state.step), position)
+    image = jax.vmap(task.augment)(keys, frozen.image[index])
+    return image, gather({"label": frozen.label[index], "index": index})
+
+
+def train_step(task: Task, state: TrainState, frozen: Frozen, index: Array) -> TrainState:
+    """One SGD step on the images `index` [n] of every device."""
+    image, batch = draw(task, state, frozen, index)
+    teacher = teach(task, frozen, image)
+
+    def objective(params: Params) -> tuple[Array, tuple[Params, dict[str, Array]]]:
+        student, batch_stats = None, state.batch_stats
+        if task.student:
+            variables = {"params": params["student"], "batch_stats": state.batch_stats}
+            student, updated = task.student.apply(variables, image.reshape(-1, *image.shape[2:]), train=True,
+                                                  mutable=["batch_stats"])
+            batch_stats = updated["batch_stats"]
+        terms, figures = task.method.loss(params["method"], frozen.pretrained, gather_outputs(student), teacher, batch)
+        loss = sum(task.weights[name] * term for name, term in terms.items())
+        return loss, (batch_stats, {"loss": loss, **terms, **figures})
+
+    grads, (batch_stats, values) = jax.grad(objective, has_aux=True)(state.params)
+    grads, values = lax.pmean((grads, values), AXIS)
+    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
+    new_epoch = state.step % task.steps_per_epoch == 0
+    sums = {name: jnp.where(new_epoch, 0, state.sums[name]) + value for name, value in values.items()}
+    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state, sums)
+
+
+def train_steps(task: Task, state: TrainState, frozen: Frozen, order: Array, start: Array,
+                stop: Array) -> tuple[TrainState, dict[str, Array]]:
+    """Steps start ... stop - 1 of an epoch in one dispatch; `order` [steps, n] are this device's images.
+
+    Returns the state and a second copy of its sums, which outlives the donation of the state to the next dispatch.
+    """
+    state = lax.fori_loop(start, stop, lambda i, state: train_step(task, state, frozen, order[i]), state)
+    return state, jax.tree.map(jnp.copy, state.sums)
+
+
+def train_program(task: Task, devices: Sequence[jax.Device]) -> Callable:
+    return mapped(partial(train_steps, task), devices, shared=2, donate=True)

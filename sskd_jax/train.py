@@ -1,0 +1,249 @@
+"""The story of a run: data, teacher, the method's own stages, student, results."""
+import pathlib
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import jax_utils
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from sskd_jax import optim, report
+from sskd_jax.data import sources, views
+from sskd_jax.data.sources import Split
+from sskd_jax.evaluate import evaluation
+from sskd_jax.logbook import Logbook
+from sskd_jax.methods import METHODS
+from sskd_jax.models import MODELS
+from sskd_jax.stage import Stage, load_stage, run_stage, stage_key, variables
+from sskd_jax.step import AXIS, Frozen, Task
+from sskd_jax.types import Method, Params, UserError, choose
+
+Row = dict[str, Any]
+
+
+class Run(NamedTuple):
+    """What the stages of a run share. `held_out` is what epochs are compared on: validation or test images."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    devices: Sequence[jax.Device]
+    book: Logbook
+    train: Split
+    held_out: Split
+    test: Split
+    num_classes: int
+
+
+class Recipe(NamedTuple):
+    """A method of this run: the prefix of its folders, its name, functions and weights."""
+
+    prefix: str
+    name: str
+    method: Method
+    weights: Mapping[str, float]
+
+
+def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None) -> list[Row]:
+    """Trains what the config asks for, or goes on where it stopped; returns the rows of the final table.
+
+    Raises:
+      UserError: whatever the user can mend, before anything is trained where it can be known before.
+    """
+    devices = list(devices or jax.local_devices())
+    recipes = [recipe(prefix, setting) for prefix, setting in settings(config).items()]
+    check_networks(config)
+    data, train, held_out = load_data(config)
+    check_batches(config, recipes, train, len(devices))
+    book = Logbook(pathlib.Path(workdir), config.to_dict(), devices)
+    this = Run(config, pathlib.Path(workdir), devices, book, train, held_out, data.test, data.num_classes)
+    report.announce(devices, data, len(train.label), plan(this, recipes))
+    teacher, rows = None, []
+    try:
+        if any(recipe.method.teacher for recipe in recipes):
+            teacher, row = obtain_teacher(this)
+            rows.append(row)
+        rows += [distil(this, recipe, teacher) for recipe in recipes]
+    finally:
+        book.close()
+    report.finish(book, rows)
+    return rows
+
+
+def settings(config: ConfigDict) -> dict[str, ConfigDict]:
+    """{folder prefix: {method, weights}}: those of config.methods, or the config's only one."""
+    if "methods" not in config:
+        return {"": config}
+    return {f"{name}/": choose(config.settings, name, "method") for name in config.methods}
+
+
+def recipe(prefix: str, setting: ConfigDict) -> Recipe:
+    numbers = setting.method.to_dict()
+    name = numbers.pop("name")
+    method = choose(METHODS, name, "method")(**numbers)
+    for term in sorted(set(method.terms) ^ set(setting.weights)):
+        state = "has no weight" if term in method.terms else "is not one of its terms"
+        raise UserError(f"weights of {name}: {term} {state}; it needs {', '.join(method.terms)}")
+    return Recipe(prefix, name, method, setting.weights.to_dict())
+
+
+def check_networks(config: ConfigDict) -> None:
+    for section in ("teacher", "student"):
+        choose(MODELS, config[section].model, f"{section} architecture")
+
+
+def load_data(config: ConfigDict) -> tuple[sources.Dataset, Split, Split]:
+    """(dataset, images to train on, images to compare epochs on)."""
+    data = sources.load(config.data.name, config.data.data_dir or None)
+    if not config.data.validation:
+        return data, data.train, data.test
+    return data, *sources.hold_out(data.train, config.data.validation, config.seed)
+
+
+def check_batches(config: ConfigDict, recipes: Sequence[Recipe], train: Split, devices: int) -> None:
+    """Every stage needs whole batches that the devices divide."""
+    sections = {"teacher", "student"} | {name for recipe in recipes for name in recipe.method.pretrain}
+    for name in sorted(sections):
+        size, images = config[name].batch_size, round(len(train.label) * config[name].get("fraction", 1.0))
+        if size % devices:
+            raise UserError(f"{devices} devices do not divide {name}.batch_size={size}: "
+                            f"use --config.{name}.batch_size={max(1, round(size / devices)) * devices}")
+        if size > images:
+            raise UserError(f"{name}.batch_size={size} is more than the {images} training images: use a smaller one")
+
+
+def student_images(this: Run) -> Split:
+    return sources.subset(this.train, this.config.student.fraction, this.config.seed)
+
+
+def plan(this: Run, recipes: Sequence[Recipe]) -> list[Row]:
+    """A row per stage: its name, network, number of parameters, where it comes from or its epochs and steps."""
+    config = this.config
+    stages = [("teacher", "teacher", "teacher")] if any(recipe.method.teacher for recipe in recipes) else []
+    for recipe in recipes:
+        stages += [(recipe.prefix + name, name, "teacher") for name in recipe.method.pretrain]
+        stages.append((recipe.prefix + "student", "student", "student"))
+    return [stage_row(this, name, config[section], config[owner].model) for name, section, owner in stages]
+
+
+def stage_row(this: Run, name: str, section: ConfigDict, model: str) -> Row:
+    images = round(len(this.train.label) * section.get("fraction", 1.0))
+    steps = section.epochs * (images // section.batch_size)
+    source = section.get("checkpoint")
+    return {"stage": name, "network": model, "parameters": count_parameters(this, model), "images": images,
+            "work": f"from {source}" if source else f"{section.epochs} epochs, {steps} steps of {section.batch_size}"}
+
+
+def count_parameters(this: Run, model: str) -> int:
+    shapes = jax.eval_shape(network(this, model).init, jax.random.key(0), this.test.image[:1].astype(np.float32))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def network(this: Run, model: str) -> nn.Module:
+    return MODELS[model](num_classes=this.num_classes, axis_name=AXIS)
+
+
+def fingerprint(tree: Params) -> str:
+    """A check sum of weights, to tell that a head was trained on the very teacher that it is used with."""
+    crc = 0
+    for leaf in jax.tree.leaves(tree):
+        crc = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), crc)
+    return f"{crc:08x}"
+
+
+def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weights: Mapping[str, float], split: Split,
+               about: Row, student: nn.Module | None = None, teacher: nn.Module | None = None,
+               teacher_variables: Params | None = None, pretrained: Params | None = None) -> Stage:
+    data, seed = this.config.data, this.config.seed
+    steps = len(split.label) // section.batch_size
+    schedule = optim.milestone_schedule(section.learning_rate, section.milestones, section.decay, steps)
+    colour = dict(views=method.views, mean=tuple(data.mean), std=tuple(data.std))
+    task = Task(student, teacher, method, weights,
+                optim.sgd(schedule, momentum=section.momentum, weight_decay=section.weight_decay),
+                partial(views.augment, flip=data.flip, pad=data.pad, **colour),
+                partial(views.evaluate_views, **colour), steps)
+    frozen = Frozen(stage_key(seed, name), split.image, split.label, teacher_variables or {}, pretrained or {})
+    return Stage(name, about | {"num_classes": this.num_classes, "steps": section.epochs * steps}, task, frozen,
+                 this.held_out, "validation" if data.validation else "test", section.epochs, section.batch_size,
+                 schedule, seed)
+
+
+def network_row(this: Run, name: str, model: str, last: Params, **more: Any) -> Row:
+    """What the final table says about a network: measured on every test image."""
+    scores = classify(this, network(this, model), last)
+    return {"stage": name, "network": model, "parameters": count_parameters(this, model), "top1": scores["top1"],
+            "top5": scores["top5"], **more}
+
+
+def classify(this: Run, model: nn.Module, weights: Params) -> dict[str, float]:
+    """top1, top5 and loss of a network with `weights` {"params", "batch_stats"} over the test split."""
+    data = this.config.data
+    plain = partial(views.evaluate_views, views=1, mean=tuple(data.mean), std=tuple(data.std))
+    task = Task(model, None, METHODS["scratch"](), {}, None, None, plain, 1)
+    frozen = Frozen(jax.random.key(0), this.test.image, this.test.label, {}, {})
+    state = ({"student": weights["params"], "method": {}}, weights["batch_stats"])
+    evaluate = evaluation(task, this.devices, 128 * len(this.devices))
+    return evaluate(*(jax_utils.replicate(tree, this.devices) for tree in (state, frozen)))
+
+
+def train_network(this: Run, stage: Stage, model: str, **more: Any) -> tuple[Params, Row]:
+    """Runs a stage in which a network learns: (its last weights, its row of the final table)."""
+    trained = run_stage(stage, this.workdir, this.book, this.devices)
+    last, best = ({"params": params["student"], "batch_stats": stats} for params, stats in (trained.last, trained.best))
+    best_score = classify(this, stage.task.student, best)
+    return last, network_row(this, stage.name, model, last, best_top1=best_score["top1"],
+                             best_epoch=trained.best_epoch, **more)
+
+
+def obtain_teacher(this: Run) -> tuple[Params, Row]:
+    """The teacher's weights, loaded or trained with cross-entropy, and its row of the final table."""
+    section, paper = this.config.teacher, this.config.get("paper", {}).get("teacher")
+    if section.checkpoint:
+        weights = load_teacher(this, pathlib.Path(section.checkpoint).expanduser())
+        return weights, network_row(this, "teacher", section.model, weights, paper=paper)
+    stage = make_stage(this, "teacher", section, METHODS["scratch"](), {"ce": 1.0}, this.train,
+                       {"model": section.model}, student=network(this, section.model))
+    return train_network(this, stage, section.model, paper=paper)
+
+
+def load_teacher(this: Run, path: pathlib.Path) -> Params:
+    """{"params", "batch_stats"} from a workdir of ours or a PyTorch file."""
+    model = this.config.teacher.model
+    if not path.is_dir():
+        from sskd_jax import torch_bridge
+
+        weights, num_classes = torch_bridge.load_pth(path, model)
+        if num_classes != this.num_classes:
+            raise UserError(f"{path} tells {num_classes} classes apart, {this.config.data.name} has "
+                            f"{this.num_classes}: give a teacher of this dataset")
+        return weights
+    params, batch_stats = variables(load_stage(path, "teacher", {"model": model, "num_classes": this.num_classes}))
+    return {"params": params["student"], "batch_stats": batch_stats}
+
+
+def distil(this: Run, recipe: Recipe, teacher: Params | None) -> Row:
+    """A method's own stages, then its student; returns the student's row of the final table."""
+    model, paper = this.config.student.model, this.config.get("paper", {}).get("student")
+    given = {}
+    if recipe.method.teacher:
+        given = dict(teacher=network(this, this.config.teacher.model), teacher_variables=teacher)
+    about = {"teacher": fingerprint(teacher) if given else None}
+    pretrained = {name: pretrain(this, recipe.prefix + name, self_taught, given, about)
+                  for name, self_taught in recipe.method.pretrain.items()}
+    stage = make_stage(this, recipe.prefix + "student", this.config.student, recipe.method, recipe.weights,
+                       student_images(this), about | {"model": model, "pretrained": fingerprint(pretrained)},
+                       student=network(this, model), pretrained=pretrained, **given)
+    return train_network(this, stage, model, method=recipe.name, paper=paper)[1]
+
+
+def pretrain(this: Run, name: str, method: Method, given: Row, about: Row) -> Params:
+    """What a method learns on the frozen teacher alone, from the last epoch or from `checkpoint`."""
+    kind = name.rsplit("/")[-1]
+    section = this.config[kind]
+    if section.checkpoint:
+        return variables(load_stage(pathlib.Path(section.checkpoint).expanduser(), kind, about))[0]["method"]
+    stage = make_stage(this, name, section, method, dict.fromkeys(method.terms, 1.0), this.train, about, **given)
+    return run_stage(stage, this.workdir, this.book, this.devices).last[0]["method"]

@@ -1,0 +1,236 @@
+"""Preparing tfds datasets from official files: tiny ones, pickled here as Python 2 and numpy 1 did, and the real one."""
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from sskd_jax.data import official, prepare, sources
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"  # beside the repository, where the real files can be restored
+FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes strings as Python 2 did: as bytes, whatever they are."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_string(self, value: str | bytes) -> None:
+        value = value.encode() if isinstance(value, str) else value
+        self.write(pickle.BINSTRING + len(value).to_bytes(4, "little") + value)
+        self.memoize(value)
+
+    dispatch[str] = dispatch[bytes] = save_string
+
+
+def dump(path: Path, content: dict[str, object]) -> None:
+    stream = io.BytesIO()
+    Python2Pickler(stream, protocol=2).dump(content)
+    path.write_bytes(stream.getvalue().replace(b"numpy._core.", b"numpy.core."))
+
+
+def batch(count: int, seed: int, name: str = "cifar100") -> dict[str, object]:
+    """What one official file of images holds."""
+    random = np.random.default_rng(seed)
+    content = {"data": random.integers(0, 256, (count, 3072), np.uint8), "batch_label": "a batch"}
+    if name == "cifar10":
+        return content | {"labels": random.integers(0, 10, count).tolist()}
+    fine, coarse = random.integers(0, 100, count).tolist(), random.integers(0, 20, count).tolist()
+    return content | {"fine_labels": fine, "coarse_labels": coarse}
+
+
+def cifar100(parent: Path, **train: object) -> Path:
+    """An official folder with 30 and 12 images; `train` replaces what the file train holds."""
+    folder = parent / FOLDERS["cifar100"]
+    folder.mkdir()
+    dump(folder / "train", batch(30, 0) | train)
+    dump(folder / "test", batch(12, 1))
+    names = {"fine_label_names": [f"fine {i}" for i in range(100)], "coarse_label_names": [f"c {i}" for i in range(20)]}
+    dump(folder / "meta", names)
+    return folder
+
+
+def cifar10(parent: Path) -> Path:
+    """An official folder with five times 6 images and 12."""
+    folder = parent / FOLDERS["cifar10"]
+    folder.mkdir()
+    for i in range(1, 6):
+        dump(folder / f"data_batch_{i}", batch(6, i, "cifar10"))
+    dump(folder / "test_batch", batch(12, 6, "cifar10"))
+    dump(folder / "batches.meta", {"label_names": [f"class {i}" for i in range(10)], "num_vis": 3072})
+    return folder
+
+
+def pixels(*batches: dict[str, object]) -> np.ndarray:
+    """uint8[N, 32, 32, 3] of the batches in a row, pixel by pixel."""
+    rows = np.concatenate([content["data"] for content in batches])
+    return np.stack([rows[:, 1024 * c : 1024 * (c + 1)].reshape(-1, 32, 32) for c in range(3)], axis=-1)
+
+
+def archive(folder: Path) -> Path:
+    path = folder.with_name(f"{folder.name}.tar.gz")
+    with tarfile.open(path, "w:gz") as file:
+        file.add(folder, folder.name)
+    return path
+
+
+def run(source: Path, data_dir: Path, name: str = "cifar100") -> int:
+    return prepare.main([name, f"--source={source}", f"--data_dir={data_dir}"])
+
+
+def refused(source: Path, data_dir: Path, capsys, name: str = "cifar100") -> str:
+    """The one line on stderr of a run that must fail and leave nothing."""
+    assert run(source, data_dir, name) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert not list(data_dir.glob("*/*"))
+    return err
+
+
+def test_cifar100_is_what_tfds_would_have_prepared(tmp_path, capsys):
+    assert run(cifar100(tmp_path), tmp_path / "data") == 0
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1 and "wrote cifar100, 30 train and 12 test images" in line
+    assert f"--config=configs/cifar.py --config.data.data_dir={tmp_path / 'data'}" in line
+
+    data, info = tfds.load("cifar100", data_dir=tmp_path / "data", with_info=True, download=False)
+    rows = sorted(tfds.as_numpy(data["train"]), key=lambda row: row["id"])
+    np.testing.assert_array_equal([row["image"] for row in rows], pixels(batch(30, 0)))
+    assert [row["label"] for row in rows] == batch(30, 0)["fine_labels"]
+    assert [row["coarse_label"] for row in rows] == batch(30, 0)["coarse_labels"]
+    assert [rows[0]["id"], rows[29]["id"]] == [b"train_00000", b"train_00029"]
+    assert info.features["label"].int2str(7) == "fine 7" and info.features["coarse_label"].int2str(19) == "c 19"
+
+    test = sorted(tfds.data_source("cifar100", data_dir=tmp_path / "data", split="test"), key=lambda row: row["id"])
+    np.testing.assert_array_equal([row["image"] for row in test], pixels(batch(12, 1)))
+    assert [row["label"] for row in test] == batch(12, 1)["fine_labels"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["cifar100"]
+
+
+def test_cifar10_from_its_archive(tmp_path, capsys):
+    source = archive(cifar10(tmp_path))
+    assert run(source, tmp_path / "data", "cifar10") == 0
+    assert "--config=configs/cifar.py:dataset=cifar10 " in capsys.readouterr().out
+    data = sources.load("cifar10", str(tmp_path / "data"))
+    batches = [batch(6, i, "cifar10") for i in range(1, 6)]
+    np.testing.assert_array_equal(data.train.image, pixels(*batches))
+    np.testing.assert_array_equal(data.train.label, sum((content["labels"] for content in batches), []))
+    np.testing.assert_array_equal(data.test.image, pixels(batch(12, 6, "cifar10")))
+    assert data.num_classes == 10
+
+
+def test_second_run_changes_nothing(tmp_path, capsys):
+    source, data_dir = cifar100(tmp_path), tmp_path / "data"
+    assert run(source, data_dir) == 0
+    before = [(path, path.stat().st_mtime_ns) for path in sorted(data_dir.rglob("*"))]
+    assert run(tmp_path / "nothing", data_dir) == 0
+    assert "cifar100 is there already" in capsys.readouterr().out
+    assert before == [(path, path.stat().st_mtime_ns) for path in sorted(data_dir.rglob("*"))]
+
+
+def test_parent_and_archive_hold_the_same_as_the_folder(tmp_path):
+    folder = cifar100(tmp_path)
+    want, want_names = official.read("cifar100", folder)
+    for source in (tmp_path, archive(folder)):
+        splits, names = official.read("cifar100", source)
+        assert names == want_names and names["label"][3] == "fine 3"
+        for split in ("train", "test"):
+            np.testing.assert_array_equal(splits[split].image, want[split].image)
+            assert splits[split].labels == want[split].labels
+
+
+def test_column_major_arrays(tmp_path):
+    folder = cifar100(tmp_path, data=np.asfortranarray(batch(30, 0)["data"]))
+    np.testing.assert_array_equal(official.read("cifar100", folder)[0]["train"].image, pixels(batch(30, 0)))
+
+
+class Evil:
+    """Leaves a trace where a pickle's wish is granted."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, capsys, packed):
+    folder = cifar100(tmp_path, filenames=Evil(tmp_path / "trace"))
+    line = refused(archive(folder) if packed else folder, tmp_path / "data", capsys)
+    assert "mkdir" in line and "train" in line
+    assert not (tmp_path / "trace").exists()
+
+
+def test_truncated_file(tmp_path, capsys):
+    folder = cifar100(tmp_path)
+    (folder / "test").write_bytes((folder / "test").read_bytes()[:-5000])
+    assert f"{folder / 'test'} is not a readable pickle" in refused(folder, tmp_path / "data", capsys)
+
+
+def test_truncated_archive(tmp_path, capsys):
+    source = archive(cifar100(tmp_path))
+    source.write_bytes(source.read_bytes()[:-3000])
+    assert FOLDERS["cifar100"] in refused(source, tmp_path / "data", capsys)
+
+
+@pytest.mark.parametrize("name, reason", [
+    ("nowhere", "does not exist: give the official folder cifar-100-python or its .tar.gz"),
+    ("data.bin", "cannot be read"),
+    ("empty", "lacks the official file train: give the folder cifar-100-python or its .tar.gz"),
+])
+def test_wrong_source(tmp_path, capsys, name, reason):
+    (tmp_path / "data.bin").write_bytes(b"not an archive" * 100)
+    (tmp_path / "empty").mkdir()
+    line = refused(tmp_path / name, tmp_path / "data", capsys)
+    assert str(tmp_path / name) in line and reason in line
+
+
+def test_files_of_the_other_dataset(tmp_path, capsys):
+    assert "lacks the official file train" in refused(cifar10(tmp_path), tmp_path / "data", capsys)
+
+
+@pytest.mark.parametrize("train, reason", [
+    (dict(data=np.zeros((30, 3000), np.uint8)), r"its data is no array uint8[N, 3072]"),
+    (dict(data=np.zeros((30, 3072), np.int8)), r"its data is no array uint8[N, 3072]"),
+    (dict(data=np.zeros((0, 3072), np.uint8)), r"its data is no array uint8[N, 3072]"),
+    (dict(data=[1, 2, 3]), r"its data is no array uint8[N, 3072]"),
+    (dict(fine_labels=[100] * 30), "fine_labels has labels outside 0..99"),
+    (dict(coarse_labels=[-1] * 30), "coarse_labels has labels outside 0..19"),
+    (dict(fine_labels=["0"] * 30), "fine_labels has labels outside 0..99"),
+    (dict(fine_labels=[0] * 29), "fine_labels is not a list of 30 labels"),
+    (dict(coarse_labels=None), "coarse_labels is not a list of 30 labels"),
+])
+def test_damaged_content(tmp_path, capsys, train, reason):
+    assert reason in refused(cifar100(tmp_path, **train), tmp_path / "data", capsys)
+
+
+def test_class_names_must_be_whole(tmp_path, capsys):
+    folder = cifar100(tmp_path)
+    dump(folder / "meta", {"fine_label_names": ["one"], "coarse_label_names": ["one"]})
+    assert "meta does not name 100 classes for label" in refused(folder, tmp_path / "data", capsys)
+
+
+def test_unwritable_data_dir(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert f"cannot write {tmp_path / 'file'}" in refused(cifar100(tmp_path), tmp_path / "file", capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data" / "cifar100").is_dir(), reason="no packed CIFAR-100 in ../shared")
+def test_the_real_cifar100(tmp_path):
+    subprocess.run([sys.executable, SHARED / "tools" / "unpack_cifar100.py", tmp_path], check=True)
+    assert run(tmp_path, tmp_path / "data") == 0
+    data = sources.load("cifar100", str(tmp_path / "data"))
+    assert (np.bincount(data.train.label) == 500).all() and (np.bincount(data.test.label) == 100).all()
+    for part, file in ((data.train, "train"), (data.test, "test")):
+        stored = pickle.loads((tmp_path / FOLDERS["cifar100"] / file).read_bytes(), encoding="bytes")
+        np.testing.assert_array_equal(part.image, pixels({"data": stored[b"data"]}))
+        np.testing.assert_array_equal(part.label, stored[b"fine_labels"])
