@@ -3,6 +3,7 @@
 The images come in the order of the official files (which tfds keeps in their `id`), whatever order and shards they are
 stored in: an index means the same image everywhere, so a seed gives the same batches on every machine.
 """
+import contextlib
 import os
 import pathlib
 import secrets
@@ -51,7 +52,7 @@ def open_builder(name: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(name, data_dir=root)
     except Exception as error:  # what stands in dataset_info.json and features.json decides which
-        raise UserError(f"{root / name} is damaged ({_line(error)}): delete it and prepare it again") from error
+        raise UserError(f"{root / name} is damaged ({first_line(error)}): delete it and prepare it again") from error
 
 
 def is_prepared(builder: Any) -> bool:
@@ -80,9 +81,9 @@ def _command(builder: Any) -> str:
     return f"{command} --data_dir={shlex.quote(str(builder.data_dir_root))}"
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of what a library has to say."""
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    return (str(error).splitlines() or [""])[0].rstrip(":") or type(error).__name__
 
 
 def _download(builder: Any) -> None:
@@ -93,7 +94,7 @@ def _download(builder: Any) -> None:
             import_tensorflow()
             builder.download_and_prepare(file_format="array_record")
         except Exception as error:  # network, proxy, disk and checksum errors of four libraries
-            reason = _line(error)
+            reason = first_line(error)
     if reason:
         raise UserError(
             f"{builder.name} is neither prepared in {builder.data_dir_root} nor downloadable ({reason}): "
@@ -134,7 +135,7 @@ def _decode(builder: Any, split: str) -> dict[str, np.ndarray]:
         records = tqdm(_records(builder, split), f"decoding {builder.name} {split}", count, leave=False, disable=None)
         rows = sorted(((row["id"], row["image"], row["label"]) for row in records), key=lambda row: row[0])
     except Exception as error:  # of array_record, protobuf, PIL or TensorFlow
-        raise _damaged(builder, _line(error)) from error
+        raise _damaged(builder, first_line(error)) from error
     if len({row[0] for row in rows}) != count:
         raise _damaged(builder, f"{len(rows)} of {count} {split} images")
     _, image, label = zip(*rows, strict=True)
@@ -175,4 +176,6 @@ def _write_cache(path: pathlib.Path, **arrays: Any) -> None:
         os.replace(part, path)
     except OSError as error:
         logging.warning("no decoded copy in %s (%s): every start will decode the images again", path.parent, error)
-        part.unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError):  # a read-only disk refuses even to delete what is not there
+            part.unlink(missing_ok=True)

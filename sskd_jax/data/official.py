@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from sskd_jax import safe_pickle
+from sskd_jax.data.cifar import OFFICIAL_FOLDER, first_line
 from sskd_jax.types import UserError
 
 
@@ -29,13 +30,13 @@ class Examples(NamedTuple):
 
 LAYOUTS = {
     "cifar10": Layout(
-        "cifar-10-batches-py",
+        OFFICIAL_FOLDER["cifar10"],
         {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
         "batches.meta",
         {"label": (b"labels", 10)},
     ),
     "cifar100": Layout(
-        "cifar-100-python",
+        OFFICIAL_FOLDER["cifar100"],
         {"train": ("train",), "test": ("test",)},
         "meta",
         {"label": (b"fine_labels", 100), "coarse_label": (b"coarse_labels", 20)},
@@ -81,7 +82,7 @@ def _content(source: pathlib.Path, layout: Layout) -> dict[str, dict[bytes, Any]
         found = {name: safe_pickle.load(file, ALLOWED, encoding="bytes")
                  for name, file in _files(source, layout.folder) if name in wanted}
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise UserError(f"{source} cannot be read ({error}): fetch it again") from error
+        raise UserError(f"{source} cannot be read ({first_line(error)}): fetch it again") from error
     for name in wanted:
         if not isinstance(found.get(name), dict):
             raise UserError(f"{source} lacks the official file {name}: give the folder {layout.folder} or its .tar.gz")

@@ -2,7 +2,7 @@
 
   python -m sskd_jax.data.prepare cifar100 --source=cifar-100-python --data_dir=DIR
 
-The result is what `tfds.load("cifar100", data_dir=DIR)` writes where it can download, in the array_record format.
+The result is what tfds itself prepares where it can download, for `tfds.data_source("cifar100", data_dir=DIR)`.
 """
 import argparse
 import contextlib
@@ -51,8 +51,9 @@ def write(builder: Any, splits: Mapping[str, official.Examples], class_names: Ma
     try:
         with tempfile.TemporaryDirectory() as aside:  # else tfds leaves an empty folder for downloads
             builder.download_and_prepare(file_format="array_record", download_dir=aside)
-    except OSError as error:
-        raise UserError(f"cannot write {builder.data_dir} ({error}): give another --data_dir") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: array_record's, where the disk is full
+        reason = cifar.first_line(error)
+        raise UserError(f"cannot write {builder.data_dir} ({reason}): make room, or give another --data_dir") from error
 
 
 def _rows(split: str, examples: official.Examples) -> Iterator[tuple[int, dict[str, Any]]]:
