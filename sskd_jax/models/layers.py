@@ -10,6 +10,7 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from sskd_jax.initializers import bias_uniform, fan_in_uniform, fan_out_normal
+from sskd_jax.models.convolution import convolution
 from sskd_jax.types import Array, Outputs
 
 Layer = Callable[..., Any]
@@ -83,10 +84,7 @@ class Network(nn.Module):
 
 
 class Conv(nn.Module):
-    """A 2-d convolution [N, H, W, C] -> [N, H', W', features], padded by kernel // 2 on every side.
-
-    PyTorch's padding=1 also pads (1, 1) at stride 2, where "SAME" would pad (0, 1).
-    """
+    """A convolution [N, H, W, C] -> [N, H', W', features] with a square kernel, padded by kernel // 2."""
 
     features: int
     kernel: int = 3
@@ -98,11 +96,9 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        k, pad = self.kernel, self.kernel // 2
-        kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1] // self.groups, self.features), jnp.float32)
-        x = lax.conv_general_dilated(
-            x.astype(self.dtype), kernel.astype(self.dtype), (self.stride, self.stride), ((pad, pad), (pad, pad)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=self.groups)
+        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        x = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups)
         if self.use_bias:
             x = x + self.param("bias", init.zeros, (self.features,), jnp.float32).astype(self.dtype)
         return x
