@@ -2,13 +2,14 @@ r"""CIFAR-100 as in the paper: teacher (240 epochs), self-supervision head (60),
 
     python -m sskd_jax.main --config=configs/cifar.py --workdir=runs/sskd
     python -m sskd_jax.main --config=configs/cifar.py:method=kd,teacher=vgg13,student=MobileNetV2 --workdir=runs/kd
-    python -m sskd_jax.main --config=configs/cifar.py:weights=eccv --config.teacher.checkpoint=runs/sskd --workdir=runs/eccv
+    python -m sskd_jax.main --config=configs/cifar.py:weights=eccv --config.teacher.checkpoint=runs/sskd
 
 Expect (paper, wrn_40_2 -> wrn_16_2, best epoch): teacher 76.46, scratch 73.64, KD 74.92, SSKD 76.04. Independent
 reproductions of the official code reached 75.6 to 75.8 with SSKD.
 """
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -35,7 +36,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         **common.sgd(epochs=60, milestones=(30, 45), learning_rate=0.05))
     config.student = dict(
         model=args["student"],
-        fraction=1.0,  # share of the training images, of every class alike, that the student and the head see
         **common.sgd(learning_rate=common.learning_rate(args["student"]), **schedule))
     if args["dataset"] == "cifar100":
         config.paper = common.paper(args["method"], args["teacher"], args["student"])

@@ -67,10 +67,14 @@ def learning_rate(model: str) -> float:
     return 0.01 if choose(MODELS, model, "architecture") and model in LIGHT else 0.05
 
 
-def sgd(*, epochs: int, milestones: tuple[int, ...], learning_rate: float, batch_size: int = 64) -> dict[str, object]:
-    """One stage's training: SGD whose rate is a tenth from every milestone (epochs, from 0) on."""
-    return dict(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, milestones=milestones, decay=0.1,
-                momentum=0.9, weight_decay=5e-4)
+def sgd(*, epochs: int, milestones: tuple[int, ...], learning_rate: float, batch_size: int = 64,
+        fraction: float = 1.0) -> dict[str, object]:
+    """One stage's training: SGD whose rate is a tenth from every milestone (epochs, from 0) on.
+
+    `fraction` is the share of the training images, of every class alike, that the stage sees.
+    """
+    return dict(epochs=epochs, batch_size=batch_size, fraction=fraction, learning_rate=learning_rate,
+                milestones=milestones, decay=0.1, momentum=0.9, weight_decay=5e-4)
 
 
 def method(name: str, preset: str = "code") -> ConfigDict:

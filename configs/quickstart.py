@@ -5,8 +5,9 @@ r"""The whole method in minutes on a laptop's CPU, without a download: scikit-le
 A teacher and its self-supervision head see all training images; three students, from the same weights and on the same
 few labelled images, learn from the labels alone (scratch), with the teacher's predictions (kd), and with SSKD.
 """
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -19,6 +20,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.teacher = dict(model="resnet20", checkpoint="",
                           **common.sgd(epochs=24, milestones=(15, 18, 21), learning_rate=0.05))
     config.head = dict(checkpoint="", **common.sgd(epochs=12, milestones=(6, 9), learning_rate=0.05))
-    config.student = dict(model="resnet8", fraction=0.1,
-                          **common.sgd(epochs=60, milestones=(36, 45, 54), learning_rate=0.05, batch_size=32))
+    config.student = dict(model="resnet8", **common.sgd(epochs=60, milestones=(36, 45, 54), learning_rate=0.05,
+                                                        batch_size=32, fraction=0.1))
     return config

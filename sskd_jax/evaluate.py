@@ -29,7 +29,8 @@ def batch_scores(task: Task, variables: Variables, frozen: Frozen, index: Array,
     student: Outputs | None = None
     scores: Terms = {}
     if task.student:
-        student = gather_outputs(forward(task.student, {"params": params["student"], "batch_stats": batch_stats}, image))
+        network = {"params": params["student"], "batch_stats": batch_stats}
+        student = gather_outputs(forward(task.student, network, image))
         scores |= classification_scores(student.logits[::image.shape[1]], batch["label"])
     if task.method.evaluate:
         scores |= task.method.evaluate(params["method"], student, teach(task, frozen, image), batch)

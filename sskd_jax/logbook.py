@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from sskd_jax.quiet import import_tensorflow
 from sskd_jax.types import UserError
 
 Row = dict[str, Any]
@@ -66,12 +67,13 @@ class Logbook:
 
     def check_config(self, config: Row) -> None:
         file = self.workdir / "config.json"
-        if not file.exists():
+        if not file.exists() or not any(self.workdir.glob("**/stage.json")):  # nothing was trained yet
             return
         old, new = flatten(json.loads(file.read_text())), flatten(config)
-        changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
-        if changed:
-            raise UserError(f"{self.workdir} holds a run with another config ({'; '.join(changed)}): "
+        keys = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+        if keys:
+            changed = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
+            raise UserError(f"{self.workdir} holds a run with another config ({changed}): "
                             "give the old values, or another --workdir")
 
     def rows(self) -> list[Row]:
@@ -102,11 +104,9 @@ class Logbook:
 
 def summary_writer(folder: pathlib.Path) -> Any:
     """clu's TensorBoard writer, or False where TensorFlow, which it needs, is not installed."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        import tensorflow as tf
+        import_tensorflow()
         from clu.metric_writers import SummaryWriter
     except ImportError:
         return False
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the memory that the networks need
     return SummaryWriter(str(folder))

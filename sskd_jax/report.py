@@ -17,8 +17,9 @@ def announce(devices: Sequence[jax.Device], data: Dataset, images: int, stages: 
     console.print(f"devices  {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
     console.print(f"data     {images} training and {len(data.test.label)} test images of {size} pixels, "
                   f"{data.num_classes} classes")
-    table("Stages", ["stage", "network", "parameters", "images", "work"],
-          [[row["stage"], row["network"], f"{row['parameters']:,}", f"{row['images']:,}", row["work"]] for row in stages])
+    shown = [[row["stage"], row["network"], f"{row['parameters']:,}", f"{row['images']:,}", row["work"]]
+             for row in stages]
+    table("Stages", ["stage", "network", "parameters", "images", "work"], shown)
 
 
 def percent(value: float | None) -> str:
@@ -29,7 +30,8 @@ def finish(book: Logbook, rows: list[Row]) -> None:
     """Prints the results, writes results.json and draws curves.png."""
     book.write_json("results.json", rows)
     shown = [[row["stage"], row["network"], f"{row['parameters']:,}", percent(row["top1"]), percent(row["top5"]),
-              percent(row.get("best_top1")), str(row.get("best_epoch", "")), str(row.get("paper") or "")] for row in rows]
+              percent(row.get("best_top1")), str(row.get("best_epoch", "")), str(row.get("paper") or "")]
+             for row in rows]
     table("Results, per cent of the test images", ["stage", "network", "parameters", "top-1 last", "top-5 last",
                                                    "top-1 best", "best epoch", "paper (best)"], shown)
     picture = draw(book)

@@ -58,7 +58,7 @@ class Trained(NamedTuple):
 
 
 def stage_seed(seed: int, name: str) -> list[int]:
-    """Random numbers depend on the kind of stage alone: every method's student sees the same images in the same order."""
+    """Random numbers depend on the kind of stage: the students of all methods see the same images in the same order."""
     return [seed, zlib.crc32(name.rsplit("/")[-1].encode())]
 
 
@@ -78,7 +78,7 @@ def epoch_order(stage: Stage, epoch: int, devices: int) -> np.ndarray:
 
 
 class Dispatcher:
-    """Runs ranges of steps, as many per dispatch as take about a second, the next one queued before the last is done."""
+    """Runs steps, as many per dispatch as take about a second, and queues a dispatch before the last one is done."""
 
     def __init__(self, task: Task, devices: Sequence[jax.Device]):
         self.program, self.steps = train_program(task, devices), 1
@@ -118,7 +118,8 @@ def load_stage(path: pathlib.Path, kind: str, about: dict[str, Any]) -> dict[str
     Raises:
       UserError: there is none, it is not finished, or it does not belong to what `about` describes.
     """
-    folders = [folder for folder in (path, path / kind, *sorted(path.glob(f"*/{kind}"))) if (folder / "stage.json").exists()]
+    candidates = (path, path / kind, *sorted(path.glob(f"*/{kind}")))
+    folders = [folder for folder in candidates if (folder / "stage.json").exists()]
     if not folders:
         raise UserError(f"{path} holds no {kind}: give a workdir of a run that trained one")
     describe(folders[0], about)
@@ -185,6 +186,6 @@ def epoch_figures(stage: Stage, state: TrainState, scores: dict[str, float]) -> 
 
 
 def headline(stage: Stage, figures: dict[str, float]) -> float:
-    """The figure by which epochs are compared: top-1 accuracy, or the head's contrastive accuracy."""
-    return next(figures[f"{stage.held_out_name}/{name}"] for name in ("top1", "contrastive")
-                if f"{stage.held_out_name}/{name}" in figures)
+    """The figure by which epochs are compared: top-1 accuracy, or where no network learns, the head's own accuracy."""
+    top1 = f"{stage.held_out_name}/top1"
+    return figures[top1 if top1 in figures else f"{stage.held_out_name}/contrastive"]

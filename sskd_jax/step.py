@@ -86,19 +86,25 @@ def mapped(program: Callable, devices: Sequence[jax.Device], shared: int = 0, do
                     donate_argnums=(0,) if donate else ())
 
 
+def run_once(function: Callable, *args: Any) -> Any:
+    """function(*args), compiled without optimisation: for what runs once, compiling is most of the cost."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*args)
+
+
 def initial_state(task: Task, key: Array, frozen: Frozen) -> TrainState:
     """Step 0; a student starts from the same weights whatever the method that teaches it."""
     image = jnp.zeros((2, *jax.eval_shape(task.plain, frozen.image[0]).shape))
     student_key, method_key = jax.random.split(key)
-    variables = jax.jit(task.student.init)(student_key, image[:, 0]) if task.student else {}
+    variables = run_once(task.student.init, student_key, image[:, 0]) if task.student else {}
     student = task.student and jax.eval_shape(partial(forward, task.student), variables, image)
     teacher = task.teacher and jax.eval_shape(partial(forward, task.teacher), frozen.teacher, image)
-    params = {"student": variables.get("params", {}), "method": task.method.init(method_key, student, teacher)}
+    method = run_once(lambda key: task.method.init(key, student, teacher), method_key)
+    params = {"student": variables.get("params", {}), "method": method}
     batch = {"label": jnp.zeros(2, jnp.int32), "index": jnp.zeros(2, jnp.int32)}
     values = jax.eval_shape(task.method.loss, params["method"], frozen.pretrained, student, teacher, batch)
     names = ("loss", *values[0], *values[1])
     return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}),
-                      jax.jit(task.optimizer.init)(params), {name: jnp.zeros(()) for name in names})
+                      run_once(task.optimizer.init, params), {name: jnp.zeros(()) for name in names})
 
 
 def forward(network: nn.Module, variables: Params, image: Array) -> Outputs:

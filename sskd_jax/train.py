@@ -107,16 +107,12 @@ def check_batches(config: ConfigDict, recipes: Sequence[Recipe], train: Split, d
     """Every stage needs whole batches that the devices divide."""
     sections = {"teacher", "student"} | {name for recipe in recipes for name in recipe.method.pretrain}
     for name in sorted(sections):
-        size, images = config[name].batch_size, round(len(train.label) * config[name].get("fraction", 1.0))
+        size, images = config[name].batch_size, round(len(train.label) * config[name].fraction)
         if size % devices:
             raise UserError(f"{devices} devices do not divide {name}.batch_size={size}: "
                             f"use --config.{name}.batch_size={max(1, round(size / devices)) * devices}")
         if size > images:
             raise UserError(f"{name}.batch_size={size} is more than the {images} training images: use a smaller one")
-
-
-def student_images(this: Run) -> Split:
-    return sources.subset(this.train, this.config.student.fraction, this.config.seed)
 
 
 def plan(this: Run, recipes: Sequence[Recipe]) -> list[Row]:
@@ -130,7 +126,7 @@ def plan(this: Run, recipes: Sequence[Recipe]) -> list[Row]:
 
 
 def stage_row(this: Run, name: str, section: ConfigDict, model: str) -> Row:
-    images = round(len(this.train.label) * section.get("fraction", 1.0))
+    images = round(len(this.train.label) * section.fraction)
     steps = section.epochs * (images // section.batch_size)
     source = section.get("checkpoint")
     return {"stage": name, "network": model, "parameters": count_parameters(this, model), "images": images,
@@ -154,10 +150,11 @@ def fingerprint(tree: Params) -> str:
     return f"{crc:08x}"
 
 
-def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weights: Mapping[str, float], split: Split,
-               about: Row, student: nn.Module | None = None, teacher: nn.Module | None = None,
+def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weights: Mapping[str, float], about: Row,
+               student: nn.Module | None = None, teacher: nn.Module | None = None,
                teacher_variables: Params | None = None, pretrained: Params | None = None) -> Stage:
     data, seed = this.config.data, this.config.seed
+    split = sources.subset(this.train, section.fraction, seed)
     steps = len(split.label) // section.batch_size
     schedule = optim.milestone_schedule(section.learning_rate, section.milestones, section.decay, steps)
     colour = dict(views=method.views, mean=tuple(data.mean), std=tuple(data.std))
@@ -204,8 +201,8 @@ def obtain_teacher(this: Run) -> tuple[Params, Row]:
     if section.checkpoint:
         weights = load_teacher(this, pathlib.Path(section.checkpoint).expanduser())
         return weights, network_row(this, "teacher", section.model, weights, paper=paper)
-    stage = make_stage(this, "teacher", section, METHODS["scratch"](), {"ce": 1.0}, this.train,
-                       {"model": section.model}, student=network(this, section.model))
+    stage = make_stage(this, "teacher", section, METHODS["scratch"](), {"ce": 1.0}, {"model": section.model},
+                       student=network(this, section.model))
     return train_network(this, stage, section.model, paper=paper)
 
 
@@ -234,7 +231,7 @@ def distil(this: Run, recipe: Recipe, teacher: Params | None) -> Row:
     pretrained = {name: pretrain(this, recipe.prefix + name, self_taught, given, about)
                   for name, self_taught in recipe.method.pretrain.items()}
     stage = make_stage(this, recipe.prefix + "student", this.config.student, recipe.method, recipe.weights,
-                       student_images(this), about | {"model": model, "pretrained": fingerprint(pretrained)},
+                       about | {"model": model, "pretrained": fingerprint(pretrained)},
                        student=network(this, model), pretrained=pretrained, **given)
     return train_network(this, stage, model, method=recipe.name, paper=paper)[1]
 
@@ -245,5 +242,5 @@ def pretrain(this: Run, name: str, method: Method, given: Row, about: Row) -> Pa
     section = this.config[kind]
     if section.checkpoint:
         return variables(load_stage(pathlib.Path(section.checkpoint).expanduser(), kind, about))[0]["method"]
-    stage = make_stage(this, name, section, method, dict.fromkeys(method.terms, 1.0), this.train, about, **given)
+    stage = make_stage(this, name, section, method, dict.fromkeys(method.terms, 1.0), about, **given)
     return run_stage(stage, this.workdir, this.book, this.devices).last[0]["method"]

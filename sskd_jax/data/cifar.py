@@ -20,6 +20,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from sskd_jax.quiet import import_tensorflow
 from sskd_jax.types import UserError
 
 SPLITS = ("train", "test")
@@ -118,14 +119,6 @@ def _reachable(timeout: float = 3.0) -> bool:
     thread.start()
     thread.join(timeout)
     return bool(answer)
-
-
-def import_tensorflow() -> None:
-    """Imports TensorFlow quietly and hides the GPU from it, whose memory it would take from JAX."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
-
-    tf.config.set_visible_devices([], "GPU")
 
 
 def _decode(builder: Any, split: str) -> dict[str, np.ndarray]:

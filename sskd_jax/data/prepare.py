@@ -5,8 +5,6 @@
 The result is what tfds itself prepares where it can download, for `tfds.data_source("cifar100", data_dir=DIR)`.
 """
 import argparse
-import contextlib
-import os
 import pathlib
 import shlex
 import sys
@@ -18,6 +16,7 @@ from absl import logging
 from tqdm import tqdm
 
 from sskd_jax.data import cifar, official
+from sskd_jax.quiet import import_tensorflow, quiet
 from sskd_jax.types import UserError
 
 
@@ -30,8 +29,8 @@ def prepare(name: str, source: str, data_dir: str | None) -> str:
     if cifar.is_prepared(builder):
         return f"{name} is there already, in {builder.data_dir}; train with: {train}"
     splits, class_names = official.read(name, pathlib.Path(source).expanduser())
-    with _quiet():
-        cifar.import_tensorflow()
+    with quiet():
+        import_tensorflow()
         write(builder, splits, class_names)
     counts = " and ".join(f"{len(examples.image)} {split}" for split, examples in splits.items())
     return f"wrote {name}, {counts} images, to {builder.data_dir}; train with: {train}"
@@ -61,18 +60,6 @@ def _rows(split: str, examples: official.Examples) -> Iterator[tuple[int, dict[s
     for index, image in enumerate(tqdm(examples.image, f"writing {split}", unit=" images", disable=None)):
         labels = {feature: values[index] for feature, values in examples.labels.items()}
         yield index, {"id": f"{split}_{index:05d}", "image": image, **labels}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what tfds prints and what TensorFlow's C++ writes to descriptor 2; our own stderr goes on."""
-    with open(os.devnull, "w") as nowhere, os.fdopen(os.dup(2), "w") as stderr:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(stderr):
-                yield
-        finally:
-            os.dup2(stderr.fileno(), 2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ VIEWS = 4
 
 
 class ProjectionHead(nn.Module):
-    """The self-supervision module c(.) on the pooled feature: two linear layers as wide as their input, a ReLU between."""
+    """The self-supervision module c(.): two linear layers as wide as the pooled feature, a ReLU between."""
 
     @nn.compact
     def __call__(self, embed: Array) -> Array:

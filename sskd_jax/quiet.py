@@ -1,0 +1,29 @@
+"""TensorFlow where it is needed, without its chatter and without the GPU memory that it would take from JAX."""
+import contextlib
+import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what Python prints and what C++ writes to descriptor 2; whoever kept `sys.stderr` goes on with it."""
+    with open(os.devnull, "w") as nowhere, os.fdopen(os.dup(2), "w") as stderr:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(stderr):
+                yield
+        finally:
+            os.dup2(stderr.fileno(), 2)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and hides the GPU from it.
+
+    Raises:
+      ImportError: it is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet():
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
