@@ -43,9 +43,10 @@ def reason(error: BaseException) -> str:
     for link in reversed(chain):
         if isinstance(link, UserError):
             return str(link)
-    if isinstance(error, AttributeError | KeyError):
-        return f"unknown config key: {str(error).strip('"')}".replace("\\n", " ").replace("\\'", "'")
-    return str(error).replace("Configuration is not available because of an earlier failure to load: ", "")
+    while error.args and isinstance(error.args[0], BaseException):  # ml_collections puts one error into another
+        error = error.args[0]
+    kind = "unknown config key " if isinstance(error, KeyError) else ""
+    return kind + str(error.args[0] if error.args else error)
 
 
 def default_workdir() -> str:
