@@ -47,7 +47,7 @@ def positives(similarity: Array) -> Array:
 def error_level(scores: Array, target: Array) -> Array:
     """How many columns of scores [R, C] come before the target column [R], best first, ties from the left: int[R]."""
     at_target = jnp.take_along_axis(scores, target[:, None], 1)
-    earlier = jnp.arange(scores.shape[1]) < target[:, None]
+    earlier = jnp.arange(scores.shape[1])[None] < target[:, None]
     return jnp.sum((scores > at_target) | ((scores == at_target) & earlier), 1)
 
 
@@ -90,7 +90,7 @@ def distillation_terms(student: tuple[Array, Array], teacher: tuple[Array, Array
 
 def contrastive_scores(projected: Array, mask: Array) -> Terms:
     """Whether each transformed view [3N] is most similar to its own image, among the N that `mask` [N] admits."""
-    similarity = jnp.where(mask, similarity_matrix(projected), -jnp.inf)
+    similarity = jnp.where(mask[None], similarity_matrix(projected), -jnp.inf)
     return {"contrastive": (similarity.argmax(1) == positives(similarity)).astype(jnp.float32)}
 
 

@@ -16,6 +16,11 @@ from sskd_jax.types import Array, Outputs
 Layer = Callable[..., Any]
 
 
+def per_channel(vector: Array, x: Array) -> Array:
+    """vector [C], to be combined with x [..., C]."""
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 class BatchNorm(nn.Module):
     """Batch norm over all but the last axis, as PyTorch's: eps 1e-5, and the running variance is the unbiased one.
 
@@ -42,7 +47,8 @@ class BatchNorm(nn.Module):
             running_mean.value = self.moved(running_mean.value, mean)
             running_var.value = self.moved(running_var.value, var * (count / (count - 1)))
         gain = scale * lax.rsqrt(var + 1e-5)
-        return x.astype(self.dtype) * gain.astype(self.dtype) + (bias - mean * gain).astype(self.dtype)
+        gain, shift = (per_channel(vector, x).astype(self.dtype) for vector in (gain, bias - mean * gain))
+        return x.astype(self.dtype) * gain + shift
 
     def batch_statistics(self, x: Array) -> tuple[Array, Array, int]:
         """Mean [C], biased variance [C] and number of values of the global batch, in float32 whatever x is."""
@@ -100,5 +106,6 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups)
         if self.use_bias:
-            x = x + self.param("bias", init.zeros, (self.features,), jnp.float32).astype(self.dtype)
+            bias = self.param("bias", init.zeros, (self.features,), jnp.float32)
+            x = x + per_channel(bias, x).astype(self.dtype)
         return x

@@ -1,0 +1,256 @@
+"""Every architecture against the reference's golden values, and what they all promise."""
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from golden import Golden, assert_near
+
+from sskd_jax import torch_bridge
+from sskd_jax.models import MODELS
+from sskd_jax.models.layers import BatchNorm
+from sskd_jax.models.shufflenet import shuffle
+from sskd_jax.types import Outputs
+
+FAST = {"xla_backend_optimization_level": 0}  # compiling is most of the cost here
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
+IMAGE = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+
+
+class Recorded(NamedTuple):
+    """An architecture with the reference's weights: what it should give, and what it gives."""
+
+    name: str
+    spec: dict[str, Any]
+    gold: dict[str, np.ndarray]
+    network: nn.Module
+    variables: dict[str, Any]
+    evaluated: Outputs
+    trained: Outputs
+    batch_stats: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def gold(shared) -> Golden:
+    return Golden(shared / "golden")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def run(request, gold) -> Recorded:
+    name, network = request.param, MODELS[request.param](num_classes=100)
+    variables = torch_bridge.from_state_dict(name, gold.state_dict(name, seed=0))
+
+    def both(variables, image):
+        return network.apply(variables, image), network.apply(variables, image, train=True, mutable=["batch_stats"])
+
+    evaluated, (trained, moved) = jax.jit(both, compiler_options=FAST)(variables, gold.images(0, 8))
+    return Recorded(name, gold.models[name], gold.under("models.npz", name), network, variables, evaluated, trained,
+                    moved["batch_stats"])
+
+
+def shapes_of(name: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
+    network = MODELS[name](num_classes=100, **options)
+    return network, jax.eval_shape(network.init, jax.random.key(0), IMAGE)
+
+
+def in_training(network: nn.Module, variables: dict[str, Any], image: Any = IMAGE) -> tuple[Outputs, dict[str, Any]]:
+    """Shapes of the outputs and of the moved statistics."""
+    return jax.eval_shape(lambda variables, image: network.apply(variables, image, train=True, mutable=["batch_stats"]),
+                          variables, image)
+
+
+def test_every_architecture_is_recorded(gold):
+    assert set(MODELS) == set(gold.models)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_and_shapes_are_those_of_the_state_dict(name, gold):
+    leaves = flatten_dict(shapes_of(name)[1])
+    ours = {".".join([*path[1:-1], LEAVES[path[-1]]]): [leaf.shape[axis] for axis in TO_TORCH[leaf.ndim]]
+            for path, leaf in leaves.items()}
+    assert ours == dict(gold.models[name]["state_dict"])
+    parameters = sum(leaf.size for path, leaf in leaves.items() if path[0] == "params")
+    assert parameters == gold.models[name]["num_params"]
+
+
+def test_evaluation_is_the_reference(run):
+    assert_near(run.evaluated.logits, run.gold["eval_logits"], 1e-4)
+    assert_near(run.evaluated.embed, run.gold["eval_pooled"], 1e-4)
+
+
+def test_training_is_the_reference(run):
+    assert_near(run.trained.logits, run.gold["train_logits"], 1e-4)
+    moved = flatten_dict(run.batch_stats)
+    last = {path[-1]: value for path, value in moved.items() if ".".join(path[:-1]) == run.spec["last_bn"]}
+    assert_near(last["mean"], run.gold["bn_last_mean"], 1e-4)
+    assert_near(last["var"], run.gold["bn_last_var"], 1e-4)
+
+
+def test_maps_have_the_shapes_of_the_reference(run):
+    *maps, pooled = run.spec["feature_shapes_nchw"]
+    assert [list(x.shape) for x in run.evaluated.maps] == [[n, h, w, c] for n, c, h, w in maps]
+    assert [x.shape for x in run.evaluated.preacts] == [x.shape for x in run.evaluated.maps]
+    assert list(run.evaluated.embed.shape) == pooled == [8, run.spec["pooled_dim"]]
+
+
+def test_maps_belong_to_their_preactivations(run):
+    """A WRN's maps are sums whose batch norm and ReLU the next stage has; MobileNetV2's have no ReLU."""
+    expected = [np.maximum(x, 0) for x in run.evaluated.preacts]
+    actual = list(run.evaluated.maps)
+    if run.name.startswith("wrn"):
+        expected, actual = run.evaluated.preacts[:1] + normalised(run), actual[:1] + list(run.evaluated.preacts[1:])
+    elif run.name == "MobileNetV2":
+        expected = run.evaluated.preacts
+    elif run.name == "ShuffleV2":  # shuffles behind the ReLU, and has a rectified stem
+        expected = expected[:1] + [shuffle(x, 2) for x in expected[1:]]
+    for x, y in zip(actual, expected, strict=True):
+        assert_near(x, y, 1e-6)
+
+
+def normalised(run: Recorded) -> tuple[np.ndarray, ...]:
+    """A WRN's stages behind the batch norm that follows: the next stage's first, and the network's last."""
+    params, stats = run.variables["params"], run.variables["batch_stats"]
+    places = [("block2.layer.0", "bn1"), ("block3.layer.0", "bn1"), ("bn1",)]
+    for place in range(3):
+        for key in places[place]:
+            params, stats = params[key], stats[key]
+        places[place] = BatchNorm().apply({"params": params, "batch_stats": stats}, run.evaluated.maps[place + 1])
+        params, stats = run.variables["params"], run.variables["batch_stats"]
+    return tuple(places)
+
+
+def test_embedding_feeds_the_classifier(run):
+    classifier = {leaf.ndim: leaf for path, leaf in flatten_dict(run.variables["params"]).items()
+                  if path[0] in ("fc", "linear", "classifier")}
+    assert_near(np.asarray(run.evaluated.embed) @ classifier[2] + classifier[1], run.evaluated.logits, 1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_keeps_outputs_and_parameters_in_float32(name):
+    network, variables = shapes_of(name, dtype=jnp.bfloat16)
+    outputs, moved = in_training(network, variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, moved))} == {jnp.dtype("float32")}
+    assert (outputs.logits.dtype, outputs.embed.dtype) == (jnp.float32, jnp.float32)
+    assert {x.dtype for x in outputs.maps} == {jnp.dtype("bfloat16")}
+
+
+def test_bfloat16_is_near_float32_but_not_it(gold):
+    variables = torch_bridge.from_state_dict("resnet8", gold.state_dict("resnet8", seed=0))
+    network = MODELS["resnet8"](num_classes=100, dtype=jnp.bfloat16)
+    logits = jax.jit(network.apply)(variables, gold.images(0, 8)).logits
+    expected = gold.under("models.npz", "resnet8")["eval_logits"]
+    assert 1e-4 < np.abs(logits - expected).max() / np.abs(expected).max() < 3e-2
+
+
+@pytest.mark.parametrize(("size", "heights"), [(32, [32, 16, 8, 4, 4]), (64, [64, 32, 16, 8, 4])])
+def test_vgg_pools_a_fourth_time_at_64_pixels_only(size, heights):
+    network, variables = shapes_of("vgg8")
+    outputs, _ = in_training(network, variables, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    assert [x.shape[1] for x in outputs.maps] == heights
+
+
+# Batch norm over several devices.
+
+
+def normalise(devices: int, x: np.ndarray) -> tuple[Any, Any, Any]:
+    """(output, moved statistics, gradient of a sum of cubes) of x [N, H, W, C] spread over so many devices."""
+    norm = BatchNorm(train=True, axis_name="batch")
+    variables = {"params": {"scale": jnp.array([1.5, 0.5, 1.0]), "bias": jnp.array([0.1, -0.2, 0.3])},
+                 "batch_stats": {"mean": jnp.zeros(3), "var": jnp.ones(3)}}
+
+    def program(x):
+        def total(x):
+            y, moved = norm.apply(variables, x, mutable=["batch_stats"])
+            return jnp.sum(y**3), (y, moved["batch_stats"])
+
+        gradient, (y, moved) = jax.grad(total, has_aux=True)(x)
+        return y, gradient, moved
+
+    split = x.reshape(devices, -1, *x.shape[1:])
+    y, gradient, moved = jax.pmap(program, "batch", devices=jax.devices()[:devices])(split)
+    return y.reshape(x.shape), moved, gradient.reshape(x.shape)
+
+
+def test_batch_norm_on_two_devices_is_that_of_the_global_batch():
+    x = np.random.default_rng(0).normal(2, 3, (8, 4, 4, 3)).astype(np.float32)
+    x[4:] += 5  # the halves differ, so statistics of one of them would be noticed
+    (y, moved, gradient), (one_y, one_moved, one_gradient) = normalise(2, x), normalise(1, x)
+    assert_near(y, one_y, 1e-5)
+    assert_near(gradient, one_gradient, 1e-4)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(moved[name], np.repeat(one_moved[name], 2, 0), rtol=1e-5)
+
+
+def test_batch_norm_moves_towards_mean_and_unbiased_variance():
+    x = np.random.default_rng(1).normal(2, 3, (2, 2, 2, 3)).astype(np.float32)
+    y, moved, _ = normalise(2, x)
+    rows = x.reshape(-1, 3)
+    np.testing.assert_allclose(moved["mean"][0], 0.1 * rows.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(moved["var"][0], 0.9 + 0.1 * rows.var(0, ddof=1), rtol=1e-5)
+    expected = (x - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5) * [1.5, 0.5, 1.0] + [0.1, -0.2, 0.3]
+    assert_near(y, expected, 1e-5)
+
+
+# What the networks start from, as section 2 of the reference's description has it.
+
+FAN_OUT, FAN_IN = "normal by fan-out", "uniform by fan-in"
+STARTS = {  # convolutions; standard deviation of the classifier, None for uniform by fan-in; whether its bias is zero
+    "resnet8x4": (FAN_OUT, None, False), "ResNet50": (FAN_OUT, None, False), "wrn_16_2": (FAN_OUT, None, True),
+    "vgg8": (FAN_OUT, 0.01, True), "MobileNetV2": (FAN_OUT, 0.01, True),
+    "ShuffleV1": (FAN_IN, None, False), "ShuffleV2": (FAN_IN, None, False),
+}
+
+
+@pytest.fixture(scope="module", params=STARTS)
+def start(request) -> tuple[str, dict[tuple[str, ...], np.ndarray]]:
+    network = MODELS[request.param](num_classes=100)
+    variables = jax.jit(network.init, compiler_options=FAST)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    return request.param, {path: np.asarray(leaf) for path, leaf in flatten_dict(variables).items()}
+
+
+def expected_std(shape: tuple[int, ...], kind: str) -> float:
+    k, _, inputs, outputs = shape
+    return np.sqrt(2 / (k * k * outputs)) if kind == FAN_OUT else np.sqrt(1 / (3 * k * k * inputs))
+
+
+def test_convolutions_start_from_the_reference_distribution(start):
+    name, leaves = start
+    kind, standard = STARTS[name][0], []
+    for path, leaf in leaves.items():
+        if leaf.ndim == 4:
+            std = expected_std(leaf.shape, kind)
+            assert abs(leaf.std() / std - 1) < 6 / np.sqrt(2 * leaf.size), path
+            assert abs(leaf.mean() / std) < 6 / np.sqrt(leaf.size), path
+            standard.append(leaf.ravel() / std)
+    largest = np.abs(np.concatenate(standard)).max()
+    assert 4 < largest < 8 if kind == FAN_OUT else 0.999 < largest / np.sqrt(3) <= 1 + 1e-6
+
+
+def test_classifiers_start_from_the_reference_distribution(start):
+    name, leaves = start
+    _, std, no_bias = STARTS[name]
+    kernel, = (leaf for leaf in leaves.values() if leaf.ndim == 2)
+    bias, = (leaf for path, leaf in leaves.items() if path[-2] in ("fc", "linear", "classifier") and leaf.ndim == 1)
+    bound = len(kernel) ** -0.5
+    assert abs(kernel.std() / (std or bound / np.sqrt(3)) - 1) < 6 / np.sqrt(2 * kernel.size)
+    assert np.abs(kernel).max() > 3 * std if std else 0.99 * bound < np.abs(kernel).max() <= bound
+    assert not bias.any() if no_bias else 0.9 * bound < np.abs(bias).max() <= bound
+
+
+def test_batch_norms_and_biases_of_convolutions_start_neutral(start):
+    name, leaves = start
+    values = {"scale": 1, "var": 1, "mean": 0, "bias": 0}
+    neutral = {path: leaf for path, leaf in leaves.items()
+               if path[-1] in values and path[-2] not in ("fc", "linear", "classifier")}
+    assert all((leaf == values[path[-1]]).all() for path, leaf in neutral.items())
+    assert {path[-1] for path in neutral} == set(values)
+
+
+def test_layers_of_one_shape_start_differently(start):
+    _, leaves = start
+    kernels = [leaf.tobytes() for leaf in leaves.values() if leaf.ndim == 4]
+    assert len(set(kernels)) == len(kernels) > 5

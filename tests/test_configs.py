@@ -1,0 +1,52 @@
+import pytest
+
+from configs import cifar, common, quickstart
+from sskd_jax import train
+from sskd_jax.methods import METHODS
+from sskd_jax.models import MODELS
+from sskd_jax.types import UserError
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_numbers_and_a_weight_for_every_term(method):
+    for preset in common.WEIGHTS[method]:
+        config = cifar.get_config(f"method={method},weights={preset}")
+        built = train.recipe("", config)
+        assert set(built.weights) == set(built.method.terms)
+        assert all(name in config for name in built.method.pretrain)
+
+
+def test_presets_differ_as_the_sources_do():
+    code, eccv, arxiv = (cifar.get_config(f"weights={name}").weights for name in ("code", "eccv", "arxiv"))
+    assert (code.tf, code.ss, eccv.tf, eccv.ss, arxiv.tf, arxiv.ss) == (2.7, 10.0, 5.0, 3.0, 10.0, 2.7)
+
+
+@pytest.mark.parametrize("teacher,student", common.PAIRS)
+def test_the_papers_pairs(teacher, student):
+    config = cifar.get_config(f"teacher={teacher},student={student}")
+    assert config.paper.student == common.PAIRS[teacher, student]["sskd"]
+    assert teacher in MODELS and student in MODELS
+    assert config.student.learning_rate == (0.01 if student in common.LIGHT else 0.05)
+    scratch = cifar.get_config(f"method=scratch,student={student}")
+    assert scratch.paper.student == common.BASELINES[student] < config.paper.student
+
+
+def test_the_reference_schedule():
+    config = cifar.get_config()
+    assert (config.teacher.epochs, config.head.epochs, config.student.epochs) == (240, 60, 240)
+    assert config.student.milestones == (150, 180, 210) and config.head.milestones == (30, 45)
+    assert {config[name].batch_size for name in ("teacher", "head", "student")} == {64}
+
+
+def test_the_quickstart_takes_any_method():
+    config = quickstart.get_config()
+    config.methods = tuple(METHODS)
+    assert len(train.settings(config)) == len(METHODS)
+
+
+@pytest.mark.parametrize("argument,message", [("metod=kd", "did you mean 'method'"), ("method", "write method=sskd"),
+                                              ("weights=iccv", "did you mean 'eccv'"),
+                                              ("teacher=resnet57", "did you mean 'resnet56'")])
+def test_misspelt_arguments(argument, message):
+    with pytest.raises(UserError, match=message):
+        cifar.get_config(argument)

@@ -1,0 +1,154 @@
+"""Whole runs of a tiny network on the digits: every stage and hand-over, restarts, and mistakes."""
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from tiny import TinyNet
+
+from configs import cifar, quickstart
+from sskd_jax import checkpoint, train
+from sskd_jax.models import MODELS
+from sskd_jax.types import UserError
+
+STAGES = ("teacher", "scratch/student", "kd/student", "sskd/head", "sskd/student")
+
+
+@pytest.fixture(autouse=True)
+def tiny_networks(monkeypatch):
+    monkeypatch.setitem(MODELS, "tiny", TinyNet)
+
+
+def small_config(**changes):
+    """The quickstart with the tiny network, two epochs per stage and three steps per epoch."""
+    config = quickstart.get_config()
+    for section in ("teacher", "head", "student"):
+        config[section].update(epochs=2, batch_size=32, fraction=0.08, milestones=(1,))
+    config.teacher.model = config.student.model = "tiny"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def run(config, workdir: pathlib.Path):
+    return train.run(config, str(workdir), jax.devices()[:1])
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(workdir: pathlib.Path, stage: str):
+    with checkpoint.manager(workdir / stage) as manager:
+        return checkpoint.restore(manager, manager.latest_step())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tiny", TinyNet)
+        return workdir, run(small_config(), workdir)
+
+
+@pytest.mark.slow
+def test_every_stage_leaves_its_record(finished):
+    workdir, table = finished
+    assert [(row["stage"], row["epoch"]) for row in rows(workdir)] == [(name, n) for name in STAGES for n in (1, 2)]
+    assert [row["stage"] for row in table] == ["teacher", "scratch/student", "kd/student", "sskd/student"]
+    for file in ("config.json", "env.json", "results.json", "curves.png"):
+        assert (workdir / file).stat().st_size > 100, file
+    assert list((workdir / "tensorboard").iterdir())
+    last = {row["stage"]: row for row in rows(workdir)}
+    for row in table:
+        np.testing.assert_allclose(row["top1"], last[row["stage"]]["test/top1"], rtol=1e-6)
+        assert row["best_top1"] >= row["top1"]
+    assert 0 <= last["sskd/head"]["test/contrastive"] <= 1
+    np.testing.assert_allclose([row["learning_rate"] for row in rows(workdir)], [0.05, 0.005] * 5, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_run_again(finished, capsys):
+    workdir, table = finished
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert run(small_config(), workdir) == table
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert capsys.readouterr().out.count("done at step 6") == len(STAGES)
+
+
+@pytest.mark.slow
+def test_a_restart_changes_no_bit(finished, tmp_path, monkeypatch):
+    """Stops in the middle of the last stage's second epoch, behind a checkpoint within it, and goes on."""
+    workdir, table = finished
+    monkeypatch.setattr("sskd_jax.stage.SAVE_SECONDS", 0.0)
+    save = checkpoint.save
+
+    def save_and_stop(manager, step, state, score=None):
+        save(manager, step, state, score)
+        if step == 4 and manager.directory.parent.name == "sskd" and manager.directory.name == "student":
+            manager.wait_until_finished()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(small_config(), tmp_path)
+    monkeypatch.setattr(checkpoint, "save", save)
+    assert run(small_config(), tmp_path) == table
+    assert rows(tmp_path) == rows(workdir)
+    for stage in STAGES:
+        jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path, stage), final_state(workdir, stage))
+
+
+@pytest.mark.slow
+def test_teacher_and_head_of_another_workdir(finished, tmp_path):
+    workdir, _ = finished
+    source = {"teacher.checkpoint": str(workdir), "head.checkpoint": str(workdir)}
+    config = small_config(**source)
+    config.methods = ("sskd",)
+    table = run(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path, "sskd/student"),
+                 final_state(workdir, "sskd/student"))
+    assert table[-1]["top1"] == finished[1][-1]["top1"]
+    assert not (tmp_path / "teacher").exists() and not (tmp_path / "sskd/head").exists()
+
+
+@pytest.mark.slow
+def test_another_config_or_teacher_is_refused(finished, tmp_path):
+    workdir, _ = finished
+    with pytest.raises(UserError, match="student.learning_rate was 0.05, is 0.1"):
+        run(small_config(**{"student.learning_rate": 0.1}), workdir)
+    with pytest.raises(UserError, match="was trained with model tiny, and this run has resnet8"):
+        run(small_config(**{"teacher.checkpoint": str(workdir), "teacher.model": "resnet8"}), tmp_path)
+
+
+MISTAKES = [
+    ({"student.batch_size": 12}, "8 devices do not divide student.batch_size=12: use --config.student.batch_size=16"),
+    ({"student.batch_size": 512}, "student.batch_size=512 is more than the 108 training images"),
+    ({"student.model": "resnet57"}, "unknown student architecture 'resnet57': did you mean 'resnet56'"),
+    ({"data.name": "cifar101"}, "unknown dataset 'cifar101': did you mean 'cifar10"),
+    ({"teacher.checkpoint": "/nowhere"}, "/nowhere cannot be read: No such file"),
+    ({"teacher.checkpoint": "."}, "holds no teacher: give a workdir"),
+    ({"settings.sskd.method.name": "ssdk"}, "unknown method 'ssdk': did you mean 'sskd'"),
+]
+
+
+@pytest.mark.parametrize("changes,message", MISTAKES)
+def test_mistakes_stop_the_run_before_it_trains(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train.run(small_config(**changes), str(tmp_path))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("weights,message", [({"ce": 1.0}, "weights of sskd: kd has no weight; it needs ce, kd, tf, ss"),
+                                             (dict(ce=1.0, kd=1.0, tf=1.0, ss=1.0, crd=1.0), "crd is not one of")])
+def test_a_weight_too_few_or_too_many(weights, message, tmp_path):
+    config = cifar.get_config()
+    config.weights = weights
+    with pytest.raises(UserError, match=message):
+        train.run(config, str(tmp_path))
+
+
+def test_an_unwritable_workdir(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to --workdir"):
+        run(small_config(), tmp_path / "file" / "run")
