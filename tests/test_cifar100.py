@@ -1,0 +1,34 @@
+"""PyTorch weights on the real CIFAR-100 test set, all 10,000 images of it."""
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import cifar
+from sskd_jax import torch_bridge
+from sskd_jax.data import official
+from sskd_jax.data.sources import Split
+from sskd_jax.train import Run, classify, network
+
+
+@pytest.fixture(scope="module")
+def test_split(shared, tmp_path_factory) -> Split:
+    folder = tmp_path_factory.mktemp("cifar")
+    subprocess.run([sys.executable, shared / "tools" / "unpack_cifar100.py", folder], check=True, capture_output=True)
+    examples = official.read("cifar100", folder / "cifar-100-python")[0]["test"]
+    return Split(examples.image, np.asarray(examples.labels["label"], np.int32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model,top1", [("resnet20", 0.6883), ("resnet56", 0.7263)])
+def test_top1_of_trained_weights(model, top1, shared, test_split):
+    weights, num_classes = torch_bridge.load_pth(shared / "weights" / f"cifar100_{model}.pth", model)
+    config = cifar.get_config()
+    config.data.mean, config.data.std = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)  # as these were trained
+    this = Run(config, pathlib.Path(), jax.devices()[:1], None, test_split, test_split, test_split, num_classes)
+    scores = classify(this, network(this, model), weights)
+    assert scores["top1"] == pytest.approx(top1, abs=5e-4)
+    print(model, scores)
