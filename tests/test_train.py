@@ -81,6 +81,7 @@ def test_a_restart_changes_no_bit(finished, tmp_path, monkeypatch):
     """Stops in the middle of the last stage's second epoch, behind a checkpoint within it, and goes on."""
     workdir, table = finished
     monkeypatch.setattr("sskd_jax.stage.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("sskd_jax.stage.DISPATCH_SECONDS", 0.0)
     save = checkpoint.save
 
     def save_and_stop(manager, step, state, score=None):

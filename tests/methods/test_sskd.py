@@ -1,0 +1,304 @@
+"""SSKD against the reference's values, against numpy, and what its equations leave unchanged."""
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import Golden, assert_near
+
+from sskd_jax.methods import sskd
+from sskd_jax.types import Outputs
+
+CASES = ["sskd_default", "sskd_half", "sskd_none_wrong", "sskd_all"]
+WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
+KNOBS = {"kd_temperature": 4.0, "tf_temperature": 4.0, "ss_temperature": 0.5, "tf_ratio": 1.0, "ss_ratio": 0.75}
+N, K, D = 6, 5, 7  # images, classes, width
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+STUDENT = normal(4 * N, K, seed=1), normal(4 * N, D, seed=2)
+TEACHER = 3 * normal(4 * N, K, seed=3), normal(4 * N, D + 2, seed=4)
+LABELS = np.array([0, 4, 2, 2, 1, 3])
+
+
+def terms(student=STUDENT, teacher=TEACHER, labels=LABELS, **knobs: float) -> dict[str, jax.Array]:
+    return sskd.distillation_terms(student, teacher, labels, **KNOBS | knobs)
+
+
+# The reference's values.
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, shared) -> dict[str, np.ndarray]:
+    return Golden(shared / "golden").under("losses.npz", request.param)
+
+
+def test_terms_are_the_reference(case):
+    values = terms(*(tuple(case[f"in/{who}_{what}"] for what in ("logits", "proj")) for who in ("student", "teacher")),
+                   case["label"], tf_ratio=float(case["ratio_tf"]), ss_ratio=float(case["ratio_ss"]))
+    assert set(values) == set(WEIGHTS)
+    for name, value in values.items():
+        np.testing.assert_allclose(value, case[name], rtol=1e-4, err_msg=name)
+
+
+def test_loss_of_the_method_and_its_gradients_are_the_reference(case, monkeypatch):
+    monkeypatch.setattr(sskd, "project", lambda params, outputs: outputs.embed)  # recorded behind the heads
+    method = sskd.sskd(head_temperature=1.0, **KNOBS | {"tf_ratio": float(case["ratio_tf"]),
+                                                        "ss_ratio": float(case["ratio_ss"])})
+    teacher = Outputs(case["in/teacher_logits"], case["in/teacher_proj"])
+
+    def total(logits, projected):
+        values, _ = method.loss({}, {"head": {}}, Outputs(logits, projected), teacher, {"label": case["label"]})
+        return sum(WEIGHTS[name] * value for name, value in values.items())
+
+    loss, gradients = jax.value_and_grad(total, (0, 1))(case["in/student_logits"], case["in/student_proj"])
+    np.testing.assert_allclose(loss, case["loss"], rtol=1e-5)
+    assert_near(gradients[0], case["grad/student_logits"], 1e-5)
+    assert_near(gradients[1], case["grad/student_proj"], 1e-4)
+
+
+def test_similarity_matrices_are_the_reference(case):
+    for who in ("student", "teacher"):
+        assert_near(sskd.similarity_matrix(case[f"in/{who}_proj"]), case[f"{who}_similarity"], 1e-5)
+
+
+def test_ranks_and_kept_rows_are_the_reference(case):
+    similarity = sskd.similarity_matrix(case["in/teacher_proj"])
+    transformed = sskd.split_views(case["in/teacher_logits"])[1]
+    levels = {"ss": sskd.error_level(similarity, sskd.positives(similarity)),
+              "tf": sskd.error_level(transformed, np.repeat(case["label"], 3))}
+    for name, level in levels.items():
+        np.testing.assert_array_equal(level, case[f"rank_{name}"])
+        kept = np.flatnonzero(sskd.transferred(level, float(case[f"ratio_{name}"])))
+        np.testing.assert_array_equal(kept, np.sort(case[f"kept_{name}"]))
+
+
+def test_the_head_has_the_loss_of_the_reference(case, monkeypatch):
+    monkeypatch.setattr(sskd, "project", lambda params, outputs: outputs.embed)
+    teacher = Outputs(case["in/teacher_logits"], case["in/teacher_proj"])
+    values, figures = sskd.head(temperature=1.0).loss({}, {}, None, teacher, {"label": case["label"]})
+    np.testing.assert_allclose(values["ss"], case["head_ce"], rtol=1e-5)
+    np.testing.assert_allclose(figures["contrastive"], np.mean(case["rank_ss"] == 0), rtol=1e-6)
+
+
+def test_the_temperature_of_the_head_divides_the_similarities():
+    teacher = Outputs(*TEACHER)
+    params = sskd.init_head(jax.random.key(0), teacher)
+    value = sskd.head(temperature=0.2).loss(params, {}, None, teacher, {})[0]["ss"]
+    scores = 5 * cosines(np.asarray(sskd.project(params, teacher)))
+    expected = np.mean(np.log(np.exp(scores).sum(1)) - scores[np.arange(3 * N), np.arange(3 * N) // 3])
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+# The pieces, in numpy.
+
+
+def cosines(rows: np.ndarray) -> np.ndarray:
+    """[3N, N], with loops."""
+    images = np.float64(rows).reshape(-1, 4, rows.shape[-1])
+    images /= np.linalg.norm(images, axis=-1, keepdims=True)
+    return np.array([[images[i, view] @ images[j, 0] for j in range(len(images))]
+                     for i in range(len(images)) for view in (1, 2, 3)])
+
+
+def test_views_are_split_image_by_image():
+    rows = np.arange(8)[:, None] * np.ones((1, 2))
+    first, others = sskd.split_views(jnp.asarray(rows))
+    np.testing.assert_array_equal(first[:, 0], [0, 4])
+    np.testing.assert_array_equal(others[:, 0], [1, 2, 3, 5, 6, 7])
+
+
+def test_similarities_are_cosines_of_transformed_with_normal_views():
+    assert_near(sskd.similarity_matrix(STUDENT[1]), cosines(STUDENT[1]), 1e-6)
+
+
+def test_the_positive_of_a_row_is_its_own_image():
+    np.testing.assert_array_equal(sskd.positives(jnp.zeros((9, 3))), [0, 0, 0, 1, 1, 1, 2, 2, 2])
+
+
+def test_a_zero_row_is_similar_to_nothing():
+    rows = np.concatenate([np.zeros((4, D), np.float32), STUDENT[1]])
+    similarity = sskd.similarity_matrix(rows)
+    assert not similarity[:3].any() and not similarity[:, 0].any()
+    assert_near(similarity[3:, 1:], cosines(STUDENT[1]), 1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_error_level_is_the_place_in_a_stable_descending_sort(seed):
+    rng = np.random.default_rng(seed)
+    scores, target = rng.integers(0, 4, (40, 7)).astype(np.float32), rng.integers(0, 7, 40)  # ties in every row
+    order = np.argsort(-scores, axis=1, kind="stable")
+    expected = np.argmax(order == target[:, None], 1)
+    np.testing.assert_array_equal(sskd.error_level(scores, target), expected)
+
+
+def test_level_zero_is_what_argmax_calls_correct():
+    scores, target = np.float32([[1, 1, 0], [1, 1, 0], [0, 2, 2]]), np.array([0, 1, 1])
+    np.testing.assert_array_equal(sskd.error_level(scores, target) == 0, scores.argmax(1) == target)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.75, 1.0])
+def test_all_correct_rows_and_a_share_of_the_least_wrong_are_transferred(ratio):
+    rng, rows = np.random.default_rng(0), 48
+    transferred = jax.jit(partial(sskd.transferred, ratio=ratio))
+    for wrong in range(rows + 1):  # int() cuts off, and of .3 * 10, which is a little less than 3, too
+        level = rng.permutation(np.concatenate([np.zeros(rows - wrong, int), rng.integers(1, 5, wrong)]))
+        expected = np.zeros(rows, bool)
+        expected[np.argsort(level, kind="stable")[:rows - wrong + int(ratio * wrong)]] = True
+        np.testing.assert_array_equal(transferred(level), expected)
+
+
+def test_of_equally_wrong_rows_the_earlier_are_transferred():
+    np.testing.assert_array_equal(sskd.transferred(jnp.array([2, 0, 2, 1, 2]), 0.75), [True, True, True, True, False])
+
+
+def test_the_head_is_two_layers_with_a_relu_between():
+    outputs = Outputs(*STUDENT)
+    params = sskd.init_head(jax.random.key(0), outputs)
+    hidden = np.maximum(STUDENT[1] @ params["0"]["kernel"] + params["0"]["bias"], 0)
+    assert_near(sskd.project(params, outputs), hidden @ params["2"]["kernel"] + params["2"]["bias"], 1e-6)
+
+
+def test_the_head_starts_uniformly_within_the_root_of_its_width():
+    params = sskd.init_head(jax.random.key(0), Outputs(normal(1, 2), normal(1, 64)))
+    for leaf in jax.tree.leaves(params):
+        assert 0.9 / 8 < np.abs(leaf).max() <= 1 / 8
+        assert abs(leaf.mean()) < 6 / 8 / np.sqrt(3 * leaf.size)
+
+
+# What changes nothing.
+
+
+def permuted(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
+    return rows.reshape(N, 4, -1)[order].reshape(rows.shape)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])  # in between, the order decides which of equally wrong rows are kept
+def test_the_order_of_the_images_does_not_matter(ratio):
+    order = np.array([3, 0, 5, 1, 4, 2])
+    there, back = terms(tf_ratio=ratio, ss_ratio=ratio), terms(
+        *(tuple(permuted(rows, order) for rows in pair) for pair in (STUDENT, TEACHER)), LABELS[order], tf_ratio=ratio,
+        ss_ratio=ratio)
+    for name in WEIGHTS:
+        np.testing.assert_allclose(back[name], there[name], rtol=1e-5)
+
+
+def test_the_length_of_projections_does_not_matter():
+    lengths = np.float32(np.random.default_rng(0).uniform(0.01, 100, (4 * N, 1)))
+    scaled = terms((STUDENT[0], lengths * STUDENT[1]), (TEACHER[0], lengths[::-1] * TEACHER[1]))
+    for name, value in terms().items():
+        np.testing.assert_allclose(scaled[name], value, rtol=1e-4)
+
+
+def test_a_student_like_its_teacher_has_nothing_to_learn_from_it():
+    values = terms(student=TEACHER)
+    assert all(abs(values[name]) < 1e-5 for name in ("kd", "tf", "ss")) and values["ce"] > 0.1
+
+
+def test_each_term_sees_its_own_part_of_the_student():
+    gradients = jax.jacrev(lambda student: terms(student))(STUDENT)
+    views = {name: np.abs(logits).reshape(N, 4, K).max((0, 2)) > 0 for name, (logits, _) in gradients.items()}
+    assert {name: list(seen) for name, seen in views.items()} == {
+        "ce": [True, False, False, False], "kd": [True, False, False, False], "tf": [False, True, True, True],
+        "ss": [False] * 4}
+    assert [bool(gradients[name][1].any()) for name in ("ce", "kd", "tf", "ss")] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("rows", [np.zeros((4 * N, D), np.float32), np.ones((4 * N, D), np.float32),
+                                  np.repeat(normal(N, D), 4, 0), 1e-20 * normal(4 * N, D), 1e15 * normal(4 * N, D)],
+                         ids=["zero", "all alike", "views alike", "tiny", "huge"])
+def test_gradients_stay_finite(rows):
+    def total(student):
+        values = terms(student, (np.zeros((4 * N, K), np.float32), rows))  # the teacher's scores are tied, too
+        return sum(WEIGHTS[name] * value for name, value in values.items())
+
+    value, gradients = jax.value_and_grad(total)((STUDENT[0], rows))
+    assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in gradients)
+
+
+# Which rows are transferred, and from whom gradients are kept.
+
+
+def rows_of(gradient: np.ndarray) -> np.ndarray:
+    return np.abs(np.asarray(gradient).reshape(N, 4, -1)[:, 1:]).reshape(3 * N, -1).max(1) > 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_teacher_alone_selects_the_rows(seed):
+    student = normal(4 * N, K, seed=seed), normal(4 * N, D, seed=seed)
+    gradient = jax.grad(lambda student: terms(student, tf_ratio=0.5)["tf"])(student)[0]
+    level = sskd.error_level(sskd.split_views(TEACHER[0])[1], np.repeat(LABELS, 3))
+    expected = sskd.transferred(level, 0.5)
+    np.testing.assert_array_equal(rows_of(gradient), expected)
+    assert 0 < expected.sum() < 3 * N
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_teacher_alone_selects_the_similarities(seed):
+    student = normal(4 * N, K, seed=seed), normal(4 * N, D, seed=seed)
+    gradient = jax.grad(lambda student: terms(student, ss_ratio=0.5)["ss"])(student)[1]
+    similarity = sskd.similarity_matrix(TEACHER[1])
+    expected = sskd.transferred(sskd.error_level(similarity, sskd.positives(similarity)), 0.5)
+    np.testing.assert_array_equal(rows_of(gradient), expected)
+    assert 0 < expected.sum() < 3 * N
+
+
+def test_the_head_of_the_teacher_gets_no_gradient():
+    method, student, teacher = sskd.sskd(head_temperature=1.0, **KNOBS), Outputs(*STUDENT), Outputs(*TEACHER)
+    own, head = sskd.init_head(jax.random.key(0), student), sskd.init_head(jax.random.key(1), teacher)
+
+    def similarity_term(own, head, embed):
+        return method.loss(own, {"head": head}, student, teacher._replace(embed=embed), {"label": LABELS})[0]["ss"]
+
+    of_own, *of_teacher = jax.grad(similarity_term, (0, 1, 2))(own, head, teacher.embed)
+    assert all(np.abs(leaf).max() > 0 for leaf in (of_own["0"]["kernel"], of_own["2"]["kernel"]))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(of_teacher))
+
+
+def test_figures_are_accuracies_of_the_student():
+    method, student, teacher = sskd.sskd(head_temperature=1.0, **KNOBS), Outputs(*STUDENT), Outputs(*TEACHER)
+    own, head = sskd.init_head(jax.random.key(0), student), sskd.init_head(jax.random.key(1), teacher)
+    _, figures = method.loss(own, {"head": head}, student, teacher, {"label": LABELS})
+    similarity = cosines(np.asarray(sskd.project(own, student)))
+    np.testing.assert_allclose(figures["accuracy"], np.mean(STUDENT[0][::4].argmax(1) == LABELS), rtol=1e-6)
+    np.testing.assert_allclose(figures["contrastive"], np.mean(similarity.argmax(1) == np.arange(3 * N) // 3), rtol=1e-6)
+
+
+# Evaluation.
+
+
+def test_contrastive_scores_ask_for_the_most_similar_image():
+    scores = sskd.contrastive_scores(STUDENT[1], np.ones(N, bool))["contrastive"]
+    np.testing.assert_array_equal(scores, cosines(STUDENT[1]).argmax(1) == np.arange(3 * N) // 3)
+    assert 0 < scores.sum() < 3 * N
+
+
+def test_masked_images_are_no_candidates():
+    rows = np.repeat(np.eye(3, D, dtype=np.float32), 4, 0)
+    rows[8] = 0.1 * rows[0] + rows[1]  # image 2 looks like the others, but most like image 1
+    rows[4] = 0.1 * rows[0] + rows[1] + rows[2]
+    masked, whole = (sskd.contrastive_scores(rows, np.array([True, True, admitted]))["contrastive"]
+                     for admitted in (False, True))
+    np.testing.assert_array_equal(masked[:6], [1] * 6)
+    np.testing.assert_array_equal(whole[:6], [1] * 3 + [0] * 3)
+
+
+def test_repeated_images_behind_the_last_change_no_score():
+    rows, mask = np.concatenate([STUDENT[1], STUDENT[1][-4:], STUDENT[1][-4:]]), np.arange(N + 2) < N
+    padded = sskd.contrastive_scores(rows, mask)["contrastive"]
+    plain = sskd.contrastive_scores(STUDENT[1], np.ones(N, bool))["contrastive"]
+    np.testing.assert_array_equal(padded[:3 * N], plain)
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_the_methods_evaluate_their_own_head(whose):
+    outputs, mask = Outputs(*STUDENT), np.ones(N, bool)
+    params = sskd.init_head(jax.random.key(0), outputs)
+    method = sskd.head(temperature=1.0) if whose == "teacher" else sskd.sskd(head_temperature=1.0, **KNOBS)
+    scores = method.evaluate(params, **{"student": None, "teacher": None} | {whose: outputs}, batch={"mask": mask})
+    expected = sskd.contrastive_scores(sskd.project(params, outputs), mask)
+    np.testing.assert_array_equal(scores["contrastive"], expected["contrastive"])
