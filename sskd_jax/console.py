@@ -67,6 +67,9 @@ class StageProgress:
         if not console.is_terminal and time.monotonic() - self.printed > LOG_SECONDS:
             self.print(f"step {step}/{self.total}")
 
+    def evaluating(self) -> None:
+        self.bar.update(self.task, pace="evaluating")
+
     def epoch(self, epoch: int, epochs: int, figures: dict[str, float]) -> None:
         """A line about a finished epoch; where epochs take less than seconds, about some of them and the last."""
         if epoch == epochs or epoch == 1 or time.monotonic() - self.printed > QUIET_SECONDS:

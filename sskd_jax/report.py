@@ -30,10 +30,10 @@ def finish(book: Logbook, rows: list[Row]) -> None:
     """Prints the results, writes results.json and draws curves.png."""
     book.write_json("results.json", rows)
     shown = [[row["stage"], row["network"], f"{row['parameters']:,}", percent(row["top1"]), percent(row["top5"]),
-              percent(row.get("best_top1")), str(row.get("best_epoch", "")), str(row.get("paper") or "")]
+              percent(row.get("best_top1")), str(row.get("best_epoch", "")), str(row.get("paper") or "-")]
              for row in rows]
-    table("Results, per cent of the test images", ["stage", "network", "parameters", "top-1 last", "top-5 last",
-                                                   "top-1 best", "best epoch", "paper (best)"], shown)
+    table("Accuracy on the test images, %", ["stage", "network", "parameters", "top-1 last", "top-5 last",
+                                             "top-1 best", "best epoch", "paper, best"], shown)
     picture = draw(book)
     console.print(f"curves   {picture}" if picture else "curves   none: nothing was trained")
     console.print(f"results  {book.workdir / 'results.json'}")

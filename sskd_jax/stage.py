@@ -100,16 +100,18 @@ class Dispatcher:
 
 
 def describe(folder: pathlib.Path, about: dict[str, Any]) -> None:
-    """Writes down what the checkpoints of a folder belong to, or refuses a folder that belongs to something else."""
-    file = folder / "stage.json"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(about, indent=2) + "\n")
-    written = json.loads(file.read_text())
+    """Writes down what the checkpoints of a folder belong to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "stage.json").exists():
+        (folder / "stage.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def check_description(folder: pathlib.Path, about: dict[str, Any], advice: str) -> None:
+    """Refuses checkpoints that belong to something else than `about`."""
+    written = json.loads((folder / "stage.json").read_text())
     for key, value in about.items():
         if written.get(key) != value:
-            raise UserError(f"{folder} was trained with {key} {written.get(key)}, and this run has {value}: "
-                            "give another --workdir, or delete the folder to train it again")
+            raise UserError(f"{folder} was trained with {key} {written.get(key)}, and this run has {value}: {advice}")
 
 
 def load_stage(path: pathlib.Path, kind: str, about: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def load_stage(path: pathlib.Path, kind: str, about: dict[str, Any]) -> dict[str
     folders = [folder for folder in candidates if (folder / "stage.json").exists()]
     if not folders:
         raise UserError(f"{path} holds no {kind}: give a workdir of a run that trained one")
-    describe(folders[0], about)
+    check_description(folders[0], about, f"give the config that it was trained with, or another {kind}")
     with checkpoint.manager(folders[0]) as manager:
         step, steps = manager.latest_step(), json.loads((folders[0] / "stage.json").read_text())["steps"]
         if step != steps:
@@ -134,6 +136,7 @@ def run_stage(stage: Stage, workdir: pathlib.Path, book: Logbook, devices: Seque
     """Trains a stage from its newest checkpoint, or from the start, to its end; a finished one is only loaded."""
     folder = workdir / stage.name
     describe(folder, stage.about)
+    check_description(folder, stage.about, "give another --workdir, or delete the folder to train it again")
     manager = checkpoint.manager(folder)
     state = initial_state(stage.task, stage_key(stage.seed, stage.name), stage.frozen)
     try:
@@ -170,6 +173,7 @@ def train(stage: Stage, state: TrainState, manager: Any, book: Logbook, devices:
                 if done < steps and time.monotonic() - saved > SAVE_SECONDS:
                     checkpoint.save(manager, step, state)
                     saved = time.monotonic()
+            progress.evaluating()
             figures = epoch_figures(stage, state, evaluate((state.params, state.batch_stats), held_out))
             book.write({"stage": stage.name, "epoch": epoch + 1, "step": step, "learning_rate":
                         float(stage.learning_rate(step - 1)), **figures})

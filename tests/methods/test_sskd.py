@@ -14,6 +14,7 @@ CASES = ["sskd_default", "sskd_half", "sskd_none_wrong", "sskd_all"]
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 KNOBS = {"kd_temperature": 4.0, "tf_temperature": 4.0, "ss_temperature": 0.5, "tf_ratio": 1.0, "ss_ratio": 0.75}
 N, K, D = 6, 5, 7  # images, classes, width
+compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # to save time, once per test
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -26,7 +27,7 @@ LABELS = np.array([0, 4, 2, 2, 1, 3])
 
 
 def terms(student=STUDENT, teacher=TEACHER, labels=LABELS, **knobs: float) -> dict[str, jax.Array]:
-    return sskd.distillation_terms(student, teacher, labels, **KNOBS | knobs)
+    return jax.jit(partial(sskd.distillation_terms, **KNOBS | knobs))(student, teacher, labels)
 
 
 # The reference's values.
@@ -55,7 +56,7 @@ def test_loss_of_the_method_and_its_gradients_are_the_reference(case, monkeypatc
         values, _ = method.loss({}, {"head": {}}, Outputs(logits, projected), teacher, {"label": case["label"]})
         return sum(WEIGHTS[name] * value for name, value in values.items())
 
-    loss, gradients = jax.value_and_grad(total, (0, 1))(case["in/student_logits"], case["in/student_proj"])
+    loss, gradients = compiled(jax.value_and_grad(total, (0, 1)))(case["in/student_logits"], case["in/student_proj"])
     np.testing.assert_allclose(loss, case["loss"], rtol=1e-5)
     assert_near(gradients[0], case["grad/student_logits"], 1e-5)
     assert_near(gradients[1], case["grad/student_proj"], 1e-4)
@@ -159,8 +160,8 @@ def test_of_equally_wrong_rows_the_earlier_are_transferred():
 def test_the_head_is_two_layers_with_a_relu_between():
     outputs = Outputs(*STUDENT)
     params = sskd.init_head(jax.random.key(0), outputs)
-    hidden = np.maximum(STUDENT[1] @ params["0"]["kernel"] + params["0"]["bias"], 0)
-    assert_near(sskd.project(params, outputs), hidden @ params["2"]["kernel"] + params["2"]["bias"], 1e-6)
+    (w0, b0), (w2, b2) = (map(np.asarray, (params[name]["kernel"], params[name]["bias"])) for name in ("0", "2"))
+    assert_near(sskd.project(params, outputs), np.maximum(STUDENT[1] @ w0 + b0, 0) @ w2 + b2, 1e-6)
 
 
 def test_the_head_starts_uniformly_within_the_root_of_its_width():
@@ -200,7 +201,7 @@ def test_a_student_like_its_teacher_has_nothing_to_learn_from_it():
 
 
 def test_each_term_sees_its_own_part_of_the_student():
-    gradients = jax.jacrev(lambda student: terms(student))(STUDENT)
+    gradients = compiled(jax.jacrev(lambda student: terms(student)))(STUDENT)
     views = {name: np.abs(logits).reshape(N, 4, K).max((0, 2)) > 0 for name, (logits, _) in gradients.items()}
     assert {name: list(seen) for name, seen in views.items()} == {
         "ce": [True, False, False, False], "kd": [True, False, False, False], "tf": [False, True, True, True],
@@ -216,7 +217,7 @@ def test_gradients_stay_finite(rows):
         values = terms(student, (np.zeros((4 * N, K), np.float32), rows))  # the teacher's scores are tied, too
         return sum(WEIGHTS[name] * value for name, value in values.items())
 
-    value, gradients = jax.value_and_grad(total)((STUDENT[0], rows))
+    value, gradients = compiled(jax.value_and_grad(total))((STUDENT[0], rows))
     assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in gradients)
 
 
@@ -230,7 +231,7 @@ def rows_of(gradient: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_teacher_alone_selects_the_rows(seed):
     student = normal(4 * N, K, seed=seed), normal(4 * N, D, seed=seed)
-    gradient = jax.grad(lambda student: terms(student, tf_ratio=0.5)["tf"])(student)[0]
+    gradient = compiled(jax.grad(lambda student: terms(student, tf_ratio=0.5)["tf"]))(student)[0]
     level = sskd.error_level(sskd.split_views(TEACHER[0])[1], np.repeat(LABELS, 3))
     expected = sskd.transferred(level, 0.5)
     np.testing.assert_array_equal(rows_of(gradient), expected)
@@ -240,7 +241,7 @@ def test_the_teacher_alone_selects_the_rows(seed):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_teacher_alone_selects_the_similarities(seed):
     student = normal(4 * N, K, seed=seed), normal(4 * N, D, seed=seed)
-    gradient = jax.grad(lambda student: terms(student, ss_ratio=0.5)["ss"])(student)[1]
+    gradient = compiled(jax.grad(lambda student: terms(student, ss_ratio=0.5)["ss"]))(student)[1]
     similarity = sskd.similarity_matrix(TEACHER[1])
     expected = sskd.transferred(sskd.error_level(similarity, sskd.positives(similarity)), 0.5)
     np.testing.assert_array_equal(rows_of(gradient), expected)
@@ -254,7 +255,7 @@ def test_the_head_of_the_teacher_gets_no_gradient():
     def similarity_term(own, head, embed):
         return method.loss(own, {"head": head}, student, teacher._replace(embed=embed), {"label": LABELS})[0]["ss"]
 
-    of_own, *of_teacher = jax.grad(similarity_term, (0, 1, 2))(own, head, teacher.embed)
+    of_own, *of_teacher = compiled(jax.grad(similarity_term, (0, 1, 2)))(own, head, teacher.embed)
     assert all(np.abs(leaf).max() > 0 for leaf in (of_own["0"]["kernel"], of_own["2"]["kernel"]))
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(of_teacher))
 
@@ -265,7 +266,8 @@ def test_figures_are_accuracies_of_the_student():
     _, figures = method.loss(own, {"head": head}, student, teacher, {"label": LABELS})
     similarity = cosines(np.asarray(sskd.project(own, student)))
     np.testing.assert_allclose(figures["accuracy"], np.mean(STUDENT[0][::4].argmax(1) == LABELS), rtol=1e-6)
-    np.testing.assert_allclose(figures["contrastive"], np.mean(similarity.argmax(1) == np.arange(3 * N) // 3), rtol=1e-6)
+    own_image = similarity.argmax(1) == np.arange(3 * N) // 3
+    np.testing.assert_allclose(figures["contrastive"], own_image.mean(), rtol=1e-6)
 
 
 # Evaluation.
@@ -279,8 +281,7 @@ def test_contrastive_scores_ask_for_the_most_similar_image():
 
 def test_masked_images_are_no_candidates():
     rows = np.repeat(np.eye(3, D, dtype=np.float32), 4, 0)
-    rows[8] = 0.1 * rows[0] + rows[1]  # image 2 looks like the others, but most like image 1
-    rows[4] = 0.1 * rows[0] + rows[1] + rows[2]
+    rows[4, 2], rows[8, 1] = 1, 10  # image 2 looks more like the views of image 1 than that itself
     masked, whole = (sskd.contrastive_scores(rows, np.array([True, True, admitted]))["contrastive"]
                      for admitted in (False, True))
     np.testing.assert_array_equal(masked[:6], [1] * 6)
