@@ -17,6 +17,7 @@ from sskd_jax.models import MODELS
 from sskd_jax.step import AXIS, Frozen, Task, TrainState, forward, train_program
 
 FAST = {"xla_backend_optimization_level": 0}
+OPTIMISED = {"xla_backend_optimization_level": 3}  # sums in one go round off more than MobileNetV2's tolerances allow
 SEEDS = {("wrn_40_2", "wrn_16_2"): 10, ("vgg13", "MobileNetV2"): 20}
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 WEIGHT_DECAY = 5e-4
@@ -68,7 +69,8 @@ def make_state(golden: Golden, task: Task, student: str, seed: int) -> TrainStat
     return TrainState(np.int32(0), params, variables["batch_stats"], task.optimizer.init(params), sums)
 
 
-@pytest.fixture(scope="module", params=SEEDS, ids=" to ".join)
+@pytest.fixture(scope="module", ids=" to ".join, params=[
+    ("wrn_40_2", "wrn_16_2"), pytest.param(("vgg13", "MobileNetV2"), marks=pytest.mark.slow)])
 def steps(request, shared) -> Steps:
     (teacher, student), golden, seed = request.param, Golden(shared / "golden"), SEEDS[request.param]
     gold = golden.arrays(f"step_{teacher}_{student}.npz")
@@ -78,7 +80,7 @@ def steps(request, shared) -> Steps:
     device = jax.devices()[:1]
     program, order = train_program(task, device), np.arange(len(gold["label"]), dtype=np.int32)[None, None]
     state, shared_frozen = (jax_utils.replicate(tree, device) for tree in (before, frozen))
-    program = program.lower(state, shared_frozen, order, 0, 1).compile(FAST)
+    program = program.lower(state, shared_frozen, order, 0, 1).compile(OPTIMISED if student == "MobileNetV2" else FAST)
     states = []
     for _ in gold["losses"]:
         state, _ = program(state, shared_frozen, order, 0, 1)
@@ -134,7 +136,6 @@ def test_parameters_after_the_last_step(steps):
 def test_the_tolerances_would_notice_a_lost_step(steps):
     expected = recorded(steps.gold, "param_l2")
     for state in (steps.before, steps.first):
-        print(len(beyond(by_torch_name(state.params), expected)), len(expected))
         assert beyond(by_torch_name(state.params), expected)
 
 

@@ -1,5 +1,6 @@
 """SSKD against the reference's values, against numpy, and what its equations leave unchanged."""
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +27,8 @@ TEACHER = 3 * normal(4 * N, K, seed=3), normal(4 * N, D + 2, seed=4)
 LABELS = np.array([0, 4, 2, 2, 1, 3])
 
 
-def terms(student=STUDENT, teacher=TEACHER, labels=LABELS, **knobs: float) -> dict[str, jax.Array]:
-    return jax.jit(partial(sskd.distillation_terms, **KNOBS | knobs))(student, teacher, labels)
+def terms(student: Any = STUDENT, teacher: Any = TEACHER, labels: Any = LABELS, **knobs: float) -> dict[str, jax.Array]:
+    return sskd.distillation_terms(student, teacher, labels, **KNOBS | knobs)
 
 
 # The reference's values.
@@ -38,52 +39,59 @@ def case(request, shared) -> dict[str, np.ndarray]:
     return Golden(shared / "golden").under("losses.npz", request.param)
 
 
-def test_terms_are_the_reference(case):
-    values = terms(*(tuple(case[f"in/{who}_{what}"] for what in ("logits", "proj")) for who in ("student", "teacher")),
-                   case["label"], tf_ratio=float(case["ratio_tf"]), ss_ratio=float(case["ratio_ss"]))
-    assert set(values) == set(WEIGHTS)
-    for name, value in values.items():
+@pytest.fixture(scope="module")
+def ours(case) -> dict[str, Any]:
+    """What our code gives for the recorded inputs, which were recorded behind the heads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sskd, "project", lambda params, outputs: outputs.embed)
+        inputs = [Outputs(case[f"in/{who}_logits"], case[f"in/{who}_proj"]) for who in ("student", "teacher")]
+        ratios = {f"{name}_ratio": float(case[f"ratio_{name}"]) for name in ("tf", "ss")}
+        return compiled(partial(everything, ratios))(*inputs, case["label"])
+
+
+def everything(ratios: dict[str, float], student: Outputs, teacher: Outputs, label: jax.Array) -> dict[str, Any]:
+    method, batch = sskd.sskd(head_temperature=1.0, **KNOBS | ratios), {"label": label}
+
+    def total(student: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+        values, _ = method.loss({}, {"head": {}}, student, teacher, batch)
+        return sum(WEIGHTS[name] * value for name, value in values.items()), values
+
+    (loss, values), gradient = jax.value_and_grad(total, has_aux=True)(student)
+    similarity = sskd.similarity_matrix(teacher.embed)
+    levels = {"ss": sskd.error_level(similarity, sskd.positives(similarity)),
+              "tf": sskd.error_level(sskd.split_views(teacher.logits)[1], jnp.repeat(label, 3))}
+    head, figures = method.pretrain["head"].loss({}, {}, None, teacher, batch)
+    return {"terms": values, "loss": loss, "gradient": gradient, "levels": levels, "head": head, "figures": figures,
+            "kept": {name: sskd.transferred(level, ratios[f"{name}_ratio"]) for name, level in levels.items()},
+            "similarities": {"teacher": similarity, "student": sskd.similarity_matrix(student.embed)}}
+
+
+def test_terms_are_the_reference(case, ours):
+    assert set(ours["terms"]) == set(WEIGHTS)
+    for name, value in ours["terms"].items():
         np.testing.assert_allclose(value, case[name], rtol=1e-4, err_msg=name)
 
 
-def test_loss_of_the_method_and_its_gradients_are_the_reference(case, monkeypatch):
-    monkeypatch.setattr(sskd, "project", lambda params, outputs: outputs.embed)  # recorded behind the heads
-    method = sskd.sskd(head_temperature=1.0, **KNOBS | {"tf_ratio": float(case["ratio_tf"]),
-                                                        "ss_ratio": float(case["ratio_ss"])})
-    teacher = Outputs(case["in/teacher_logits"], case["in/teacher_proj"])
-
-    def total(logits, projected):
-        values, _ = method.loss({}, {"head": {}}, Outputs(logits, projected), teacher, {"label": case["label"]})
-        return sum(WEIGHTS[name] * value for name, value in values.items())
-
-    loss, gradients = compiled(jax.value_and_grad(total, (0, 1)))(case["in/student_logits"], case["in/student_proj"])
-    np.testing.assert_allclose(loss, case["loss"], rtol=1e-5)
-    assert_near(gradients[0], case["grad/student_logits"], 1e-5)
-    assert_near(gradients[1], case["grad/student_proj"], 1e-4)
+def test_loss_and_gradients_are_the_reference(case, ours):
+    np.testing.assert_allclose(ours["loss"], case["loss"], rtol=1e-5)
+    assert_near(ours["gradient"].logits, case["grad/student_logits"], 1e-5)
+    assert_near(ours["gradient"].embed, case["grad/student_proj"], 1e-4)
 
 
-def test_similarity_matrices_are_the_reference(case):
-    for who in ("student", "teacher"):
-        assert_near(sskd.similarity_matrix(case[f"in/{who}_proj"]), case[f"{who}_similarity"], 1e-5)
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_similarity_matrices_are_the_reference(who, case, ours):
+    assert_near(ours["similarities"][who], case[f"{who}_similarity"], 1e-5)
 
 
-def test_ranks_and_kept_rows_are_the_reference(case):
-    similarity = sskd.similarity_matrix(case["in/teacher_proj"])
-    transformed = sskd.split_views(case["in/teacher_logits"])[1]
-    levels = {"ss": sskd.error_level(similarity, sskd.positives(similarity)),
-              "tf": sskd.error_level(transformed, np.repeat(case["label"], 3))}
-    for name, level in levels.items():
-        np.testing.assert_array_equal(level, case[f"rank_{name}"])
-        kept = np.flatnonzero(sskd.transferred(level, float(case[f"ratio_{name}"])))
-        np.testing.assert_array_equal(kept, np.sort(case[f"kept_{name}"]))
+@pytest.mark.parametrize("name", ["tf", "ss"])
+def test_ranks_and_kept_rows_are_the_reference(name, case, ours):
+    np.testing.assert_array_equal(ours["levels"][name], case[f"rank_{name}"])
+    np.testing.assert_array_equal(np.flatnonzero(ours["kept"][name]), np.sort(case[f"kept_{name}"]))
 
 
-def test_the_head_has_the_loss_of_the_reference(case, monkeypatch):
-    monkeypatch.setattr(sskd, "project", lambda params, outputs: outputs.embed)
-    teacher = Outputs(case["in/teacher_logits"], case["in/teacher_proj"])
-    values, figures = sskd.head(temperature=1.0).loss({}, {}, None, teacher, {"label": case["label"]})
-    np.testing.assert_allclose(values["ss"], case["head_ce"], rtol=1e-5)
-    np.testing.assert_allclose(figures["contrastive"], np.mean(case["rank_ss"] == 0), rtol=1e-6)
+def test_the_head_has_the_loss_of_the_reference(case, ours):
+    np.testing.assert_allclose(ours["head"]["ss"], case["head_ce"], rtol=1e-5)
+    np.testing.assert_allclose(ours["figures"]["contrastive"], np.mean(case["rank_ss"] == 0), rtol=1e-6)
 
 
 def test_the_temperature_of_the_head_divides_the_similarities():
@@ -181,22 +189,23 @@ def permuted(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("ratio", [0.0, 1.0])  # in between, the order decides which of equally wrong rows are kept
 def test_the_order_of_the_images_does_not_matter(ratio):
     order = np.array([3, 0, 5, 1, 4, 2])
-    there, back = terms(tf_ratio=ratio, ss_ratio=ratio), terms(
-        *(tuple(permuted(rows, order) for rows in pair) for pair in (STUDENT, TEACHER)), LABELS[order], tf_ratio=ratio,
-        ss_ratio=ratio)
+    values = compiled(partial(terms, tf_ratio=ratio, ss_ratio=ratio))
+    moved = (tuple(permuted(rows, order) for rows in pair) for pair in (STUDENT, TEACHER))
+    there, back = values(STUDENT, TEACHER, LABELS), values(*moved, LABELS[order])
     for name in WEIGHTS:
         np.testing.assert_allclose(back[name], there[name], rtol=1e-5)
 
 
 def test_the_length_of_projections_does_not_matter():
     lengths = np.float32(np.random.default_rng(0).uniform(0.01, 100, (4 * N, 1)))
-    scaled = terms((STUDENT[0], lengths * STUDENT[1]), (TEACHER[0], lengths[::-1] * TEACHER[1]))
-    for name, value in terms().items():
+    values = compiled(terms)
+    scaled = values((STUDENT[0], lengths * STUDENT[1]), (TEACHER[0], lengths[::-1] * TEACHER[1]))
+    for name, value in values(STUDENT, TEACHER).items():
         np.testing.assert_allclose(scaled[name], value, rtol=1e-4)
 
 
 def test_a_student_like_its_teacher_has_nothing_to_learn_from_it():
-    values = terms(student=TEACHER)
+    values = compiled(terms)(TEACHER, TEACHER)
     assert all(abs(values[name]) < 1e-5 for name in ("kd", "tf", "ss")) and values["ce"] > 0.1
 
 
@@ -209,15 +218,20 @@ def test_each_term_sees_its_own_part_of_the_student():
     assert [bool(gradients[name][1].any()) for name in ("ce", "kd", "tf", "ss")] == [False, False, False, True]
 
 
+@compiled
+def loss_and_gradients(student: tuple, teacher: tuple) -> tuple:
+    def total(student: tuple) -> jax.Array:
+        return sum(WEIGHTS[name] * value for name, value in terms(student, teacher).items())
+
+    return jax.value_and_grad(total)(student)
+
+
 @pytest.mark.parametrize("rows", [np.zeros((4 * N, D), np.float32), np.ones((4 * N, D), np.float32),
                                   np.repeat(normal(N, D), 4, 0), 1e-20 * normal(4 * N, D), 1e15 * normal(4 * N, D)],
                          ids=["zero", "all alike", "views alike", "tiny", "huge"])
 def test_gradients_stay_finite(rows):
-    def total(student):
-        values = terms(student, (np.zeros((4 * N, K), np.float32), rows))  # the teacher's scores are tied, too
-        return sum(WEIGHTS[name] * value for name, value in values.items())
-
-    value, gradients = compiled(jax.value_and_grad(total))((STUDENT[0], rows))
+    tied = np.zeros((4 * N, K), np.float32)
+    value, gradients = loss_and_gradients((STUDENT[0], rows), (tied, rows))
     assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in gradients)
 
 
@@ -225,27 +239,28 @@ def test_gradients_stay_finite(rows):
 
 
 def rows_of(gradient: np.ndarray) -> np.ndarray:
+    """Which transformed views [3N] it moves."""
     return np.abs(np.asarray(gradient).reshape(N, 4, -1)[:, 1:]).reshape(3 * N, -1).max(1) > 0
+
+
+@compiled
+def gradients_of_selected(student: tuple) -> tuple:
+    def of(name: str) -> tuple:
+        return jax.grad(lambda student: terms(student, tf_ratio=0.5, ss_ratio=0.5)[name])(student)
+
+    return of("tf")[0], of("ss")[1]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_teacher_alone_selects_the_rows(seed):
-    student = normal(4 * N, K, seed=seed), normal(4 * N, D, seed=seed)
-    gradient = compiled(jax.grad(lambda student: terms(student, tf_ratio=0.5)["tf"]))(student)[0]
-    level = sskd.error_level(sskd.split_views(TEACHER[0])[1], np.repeat(LABELS, 3))
-    expected = sskd.transferred(level, 0.5)
-    np.testing.assert_array_equal(rows_of(gradient), expected)
-    assert 0 < expected.sum() < 3 * N
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_teacher_alone_selects_the_similarities(seed):
-    student = normal(4 * N, K, seed=seed), normal(4 * N, D, seed=seed)
-    gradient = compiled(jax.grad(lambda student: terms(student, ss_ratio=0.5)["ss"]))(student)[1]
-    similarity = sskd.similarity_matrix(TEACHER[1])
-    expected = sskd.transferred(sskd.error_level(similarity, sskd.positives(similarity)), 0.5)
-    np.testing.assert_array_equal(rows_of(gradient), expected)
-    assert 0 < expected.sum() < 3 * N
+    of_logits, of_projections = gradients_of_selected((normal(4 * N, K, seed=seed), normal(4 * N, D, seed=seed)))
+    similarity = cosines(TEACHER[1]).astype(np.float32)
+    levels = (sskd.error_level(sskd.split_views(TEACHER[0])[1], np.repeat(LABELS, 3)),
+              sskd.error_level(similarity, np.arange(3 * N) // 3))
+    for gradient, level in zip((of_logits, of_projections), levels, strict=True):
+        expected = sskd.transferred(level, 0.5)
+        np.testing.assert_array_equal(rows_of(gradient), expected)
+        assert 0 < expected.sum() < 3 * N
 
 
 def test_the_head_of_the_teacher_gets_no_gradient():
@@ -263,7 +278,7 @@ def test_the_head_of_the_teacher_gets_no_gradient():
 def test_figures_are_accuracies_of_the_student():
     method, student, teacher = sskd.sskd(head_temperature=1.0, **KNOBS), Outputs(*STUDENT), Outputs(*TEACHER)
     own, head = sskd.init_head(jax.random.key(0), student), sskd.init_head(jax.random.key(1), teacher)
-    _, figures = method.loss(own, {"head": head}, student, teacher, {"label": LABELS})
+    _, figures = compiled(method.loss)(own, {"head": head}, student, teacher, {"label": LABELS})
     similarity = cosines(np.asarray(sskd.project(own, student)))
     np.testing.assert_allclose(figures["accuracy"], np.mean(STUDENT[0][::4].argmax(1) == LABELS), rtol=1e-6)
     own_image = similarity.argmax(1) == np.arange(3 * N) // 3
