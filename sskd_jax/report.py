@@ -39,6 +39,12 @@ def finish(book: Logbook, rows: list[Row]) -> None:
     console.print(f"results  {book.workdir / 'results.json'}")
 
 
+def held_out_score(row: Row) -> str:
+    """The name of a row's accuracy on the images that its stage was not trained on; top-1 where a network learned."""
+    names = [name for name in row if not name.startswith("train/")]
+    return next(name for kind in ("/top1", "/contrastive") for name in names if name.endswith(kind))
+
+
 def draw(book: Logbook) -> str | None:
     """One column per kind of stage: the held-out accuracy above, the training loss below, a line per method."""
     import matplotlib
@@ -51,13 +57,13 @@ def draw(book: Logbook) -> str | None:
         stages.setdefault(row["stage"], []).append(row)
     if not stages:
         return None
-    kinds = list(dict.fromkeys(name.rsplit("/")[-1] for name in stages))
+    kinds = sorted(dict.fromkeys(name.rsplit("/")[-1] for name in stages), key="student".__eq__)  # students last
     figure, axes = plt.subplots(2, len(kinds), figsize=(4.5 * len(kinds), 6), sharex="col", squeeze=False,
                                 layout="constrained")
     for name, rows in stages.items():
         accuracy, loss = axes[:, kinds.index(name.rsplit("/")[-1])]
         epochs = [row["epoch"] for row in rows]
-        score = next(key for key in rows[0] if key.endswith(("/top1", "/contrastive")) and not key.startswith("train/"))
+        score = held_out_score(rows[0])
         accuracy.plot(epochs, [100 * row[score] for row in rows], label=name)
         accuracy.set(title=name.rsplit("/")[-1], ylabel=f"{score}, %")
         loss.plot(epochs, [row["train/loss"] for row in rows], label=name)
