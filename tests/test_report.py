@@ -16,8 +16,8 @@ def test_the_accuracy_that_a_stage_is_drawn_by(row, name):
 
 def test_results_name_last_best_and_paper(tmp_path, capsys):
     book = Logbook(tmp_path, {"seed": 0}, jax.devices())
-    rows = [{"stage": "student", "network": "vgg8", "parameters": 1234, "top1": 0.7512, "top5": 0.9, "best_top1": 0.7533,
-             "best_epoch": 231, "paper": 75.33}]
+    rows = [{"stage": "student", "network": "vgg8", "parameters": 1234, "top1": 0.7512, "top5": 0.9,
+             "best_top1": 0.7533, "best_epoch": 231, "paper": 75.33}]
     report.finish(book, rows)
     said = capsys.readouterr().out
     for text in ("top-1 last", "75.12", "75.33", "231", "1,234", "paper, best", "nothing was trained"):
