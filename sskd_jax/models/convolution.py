@@ -68,7 +68,7 @@ def shifts(x: Array, k: int, stride: int, height: int, width: int) -> list[Array
 
 
 def kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int) -> Array:
-    """d/dkernel: patches of x, transposed, times dy, summed over chunks of images."""
+    """d/dkernel: patches of x, transposed, times dy, summed over chunks of images in float32."""
     k, _, inputs, outputs = kernel.shape
     images, height, width, _ = dy.shape
     pad = k // 2
@@ -78,15 +78,17 @@ def kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int
         rows = dy.reshape(-1, groups, outputs // groups)
         windows = shifts(x, k, stride, height, width)
         if inputs == 1 and outputs == groups:  # depthwise: a product of 1x1 matrices is a product of numbers
-            return jnp.stack([jnp.sum(window * dy, (0, 1, 2)) for window in windows]).reshape(k * k, 1, outputs)
-        patches = jnp.stack(windows, -2).reshape(rows.shape[0], k * k, groups, inputs)
-        return jnp.einsum("rtgi,rgo->tigo", patches, rows).reshape(k * k, inputs, outputs)
+            taps = jnp.stack([jnp.sum(window * dy, (0, 1, 2), jnp.float32) for window in windows])
+        else:
+            patches = jnp.stack(windows, -2).reshape(rows.shape[0], k * k, groups, inputs)
+            taps = jnp.einsum("rtgi,rgo->tigo", patches, rows, preferred_element_type=jnp.float32)
+        return taps.reshape(k * k, inputs, outputs)
 
     size = images_at_a_time(images, 4 * height * width * k * k * inputs * groups)
     chunks = tuple(part.reshape(images // size, size, *part.shape[1:]) for part in (x, dy))
     total = lax.scan(lambda total, chunk: (total + chunk_gradient(*chunk), None),
-                     jnp.zeros((k * k, inputs, outputs), kernel.dtype), chunks)[0]
-    return total.reshape(kernel.shape)
+                     jnp.zeros((k * k, inputs, outputs), jnp.float32), chunks)[0]
+    return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def images_at_a_time(images: int, bytes_per_image: int) -> int:
