@@ -113,6 +113,10 @@ def test_maps_belong_to_their_preactivations(run):
         assert_near(x, y, 1e-6)
 
 
+def test_preactivations_behind_the_stem_are_in_front_of_their_relu(run):
+    assert all((x < 0).any() for x in run.evaluated.preacts[1:])
+
+
 def normalised(run: Recorded) -> list[np.ndarray]:
     """A WRN's stages behind the batch norm that follows: the next stage's first, and the network's last."""
     leaves = flatten_dict(run.variables)
