@@ -28,9 +28,9 @@ class Stage(NamedTuple):
     Attributes:
       name: as in metrics.jsonl, such as "teacher" or "sskd/student"; also its folder below the workdir.
       about: what its checkpoints belong to; a folder with another description is refused.
-      split, held_out: images to train on and to evaluate with after every epoch.
-      held_out_name: of the second, "test" or "validation".
-      frozen: teacher and parameters from earlier stages; its images are `split`'s.
+      frozen: the images to train on, the teacher, and parameters from earlier stages.
+      held_out: images to evaluate with after every epoch.
+      held_out_name: "test" or "validation".
     """
 
     name: str

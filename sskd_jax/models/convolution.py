@@ -1,6 +1,6 @@
 """A 2-d convolution whose gradient suits XLA's CPU backend too.
 
-There, XLA's own kernel gradient takes 4 to 18 times as long as the forward pass, and inside a loop it and the input
+There, XLA's own kernel gradient takes 3 to 18 times as long as the forward pass, and inside a loop it and the input
 gradient of most layouts fall back to a naive one. On the CPU the kernel gradient is therefore a product of patches, a
 few images at a time so that they stay in the cache, and the input gradient is a convolution in the layout of the
 forward pass. The branch is chosen at lowering; programs for other platforms are what autodiff gives.
