@@ -8,7 +8,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from sskd_jax.step import Frozen, Task, forward, gather, gather_outputs, mapped, teach
+from sskd_jax.devices import mapped
+from sskd_jax.step import Frozen, Task, forward, gather, gather_outputs, teach
 from sskd_jax.types import Array, Batch, Outputs, Params, Terms
 
 Variables = tuple[Params, Params]  # params {"student", "method"} and batch_stats, as in TrainState

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import jax_utils
 
 from sskd_jax import checkpoint
 from sskd_jax.console import StageProgress, console
 from sskd_jax.data.sources import Split
+from sskd_jax.devices import replicated
 from sskd_jax.evaluate import Variables, evaluation
 from sskd_jax.logbook import Logbook
 from sskd_jax.step import Frozen, Task, TrainState, initial_state, train_program
@@ -160,8 +160,8 @@ def train(stage: Stage, state: TrainState, manager: Any, book: Logbook, devices:
     """From `state` to the last epoch: after every epoch an evaluation, a row in the logbook and a checkpoint."""
     steps, step = stage.task.steps_per_epoch, int(state.step)
     book.rewind(stage.name, step)
-    state, frozen = (jax_utils.replicate(tree, devices) for tree in (state, stage.frozen))
-    held_out = frozen._replace(**jax_utils.replicate(stage.held_out._asdict(), devices))
+    state, frozen = (replicated(tree, devices) for tree in (state, stage.frozen))
+    held_out = frozen._replace(**replicated(stage.held_out._asdict(), devices))
     evaluate = evaluation(stage.task, devices, stage.batch_size)
     dispatcher, saved = Dispatcher(stage.task, devices), time.monotonic()
     with StageProgress(stage.name, step, stage.total_steps, stage.batch_size) as progress:

@@ -1,4 +1,4 @@
-"""The step: student and frozen teacher forward, a method's terms, gradient, SGD; and the one `jax.pmap`.
+"""The step: student and frozen teacher forward, a method's terms, gradient, SGD.
 
 From `gather` on, every function is a per-device program over the axis "batch". A method sees the global batch: what it
 needs is gathered on every device, so each computes the whole loss, and the mean of the devices' gradients is then
@@ -15,9 +15,8 @@ from flax import linen as nn
 from jax import lax
 
 from sskd_jax.data import views
+from sskd_jax.devices import AXIS, mapped, run_once
 from sskd_jax.types import Array, Batch, Method, Outputs, Params
-
-AXIS = "batch"
 
 
 class Task(NamedTuple):
@@ -78,17 +77,6 @@ class Frozen(NamedTuple):
     label: Array
     teacher: Params
     pretrained: Params
-
-
-def mapped(program: Callable, devices: Sequence[jax.Device], shared: int = 0, donate: bool = False) -> Callable:
-    """`program` on every device; its first three arguments are stacked over the devices, the `shared` last are not."""
-    return jax.pmap(program, AXIS, in_axes=(0, 0, 0) + (None,) * shared, devices=devices,
-                    donate_argnums=(0,) if donate else ())
-
-
-def run_once(function: Callable, *args: Any) -> Any:
-    """function(*args), compiled without optimisation: for what runs once, compiling is most of the cost."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*args)
 
 
 def initial_state(task: Task, key: Array, frozen: Frozen) -> TrainState:

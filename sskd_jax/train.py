@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import jax_utils
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from sskd_jax import optim, report
 from sskd_jax.data import sources, views
 from sskd_jax.data.sources import Split
+from sskd_jax.devices import AXIS, replicated
 from sskd_jax.evaluate import evaluation
 from sskd_jax.logbook import Logbook
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
 from sskd_jax.stage import Stage, load_stage, run_stage, stage_key, variables
-from sskd_jax.step import AXIS, Frozen, Task
+from sskd_jax.step import Frozen, Task
 from sskd_jax.types import Method, Params, UserError, choose
 
 Row = dict[str, Any]
@@ -183,7 +183,7 @@ def classify(this: Run, model: nn.Module, weights: Params) -> dict[str, float]:
     frozen = Frozen(jax.random.key(0), this.test.image, this.test.label, {}, {})
     state = ({"student": weights["params"], "method": {}}, weights["batch_stats"])
     evaluate = evaluation(task, this.devices, 128 * len(this.devices))
-    return evaluate(*(jax_utils.replicate(tree, this.devices) for tree in (state, frozen)))
+    return evaluate(*(replicated(tree, this.devices) for tree in (state, frozen)))
 
 
 def train_network(this: Run, stage: Stage, model: str, **more: Any) -> tuple[Params, Row]:

@@ -14,7 +14,7 @@ SOURCES = sorted((ROOT / PACKAGE).rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 
 # What each room may import besides `types`; a room that is not listed here is a leaf, which may import only that.
-LEAVES = {"types", "losses", "initializers", "optim", "checkpoint", "quiet", "console", "safe_pickle"}
+LEAVES = {"types", "losses", "initializers", "optim", "checkpoint", "quiet", "console", "safe_pickle", "devices"}
 ALLOWED = {
     "types": set(),
     "logbook": {"quiet"},
@@ -23,11 +23,12 @@ ALLOWED = {
     "methods": {"losses", "initializers"},
     "models": {"initializers", "models"},
     "data": {"safe_pickle", "quiet", "data"},
-    "step": {"data"},
-    "evaluate": {"step"},
+    "step": {"data", "devices"},
+    "evaluate": {"devices", "step"},
     "report": {"console", "data", "logbook"},
-    "stage": {"checkpoint", "console", "data", "evaluate", "logbook", "step"},
-    "train": {"optim", "report", "data", "evaluate", "logbook", "methods", "models", "stage", "step", "torch_bridge"},
+    "stage": {"checkpoint", "console", "data", "devices", "evaluate", "logbook", "step"},
+    "train": {"optim", "report", "data", "devices", "evaluate", "logbook", "methods", "models", "stage", "step",
+              "torch_bridge"},
     "main": {"train"},
 }
 

@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import jax_utils
 from tiny import sskd_frozen, sskd_start, sskd_task
 
+from sskd_jax.devices import replicated
 from sskd_jax.evaluate import classification_scores, evaluation, padded_batches
 from sskd_jax.methods.sskd import contrastive_scores, project
 from sskd_jax.step import forward
@@ -16,7 +16,7 @@ def evaluate(devices: int, count: int, batch: int) -> dict[str, float]:
     frozen = sskd_frozen(task, count)
     state = sskd_start(task, frozen)
     variables = (state.params, state.batch_stats)
-    return evaluation(task, chosen, batch)(*(jax_utils.replicate(tree, chosen) for tree in (variables, frozen)))
+    return evaluation(task, chosen, batch)(*(replicated(tree, chosen) for tree in (variables, frozen)))
 
 
 @pytest.mark.parametrize("devices", [1, 8])

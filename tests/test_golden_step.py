@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import jax_utils
 from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
 
 from sskd_jax import optim, torch_bridge
+from sskd_jax.devices import AXIS, replicated
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
-from sskd_jax.step import AXIS, Frozen, Task, TrainState, forward, train_program
+from sskd_jax.step import Frozen, Task, TrainState, forward, train_program
 
 FAST = {"xla_backend_optimization_level": 0}
 OPTIMISED = {"xla_backend_optimization_level": 3}  # sums in one go round off more than MobileNetV2's tolerances allow
@@ -79,7 +79,7 @@ def steps(request, shared) -> Steps:
     before = make_state(golden, task, student, seed + 1)
     device = jax.devices()[:1]
     program, order = train_program(task, device), np.arange(len(gold["label"]), dtype=np.int32)[None, None]
-    state, shared_frozen = (jax_utils.replicate(tree, device) for tree in (before, frozen))
+    state, shared_frozen = (replicated(tree, device) for tree in (before, frozen))
     program = program.lower(state, shared_frozen, order, 0, 1).compile(OPTIMISED if student == "MobileNetV2" else FAST)
     states = []
     for _ in gold["losses"]:

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import jax_utils
 from tiny import images, sskd_task
 
 from sskd_jax import checkpoint
 from sskd_jax.console import show
 from sskd_jax.data.sources import Split
+from sskd_jax.devices import replicated
 from sskd_jax.stage import Stage, check_description, describe, epoch_order, load_stage
 from sskd_jax.step import Frozen
 from sskd_jax.types import UserError
@@ -41,7 +41,7 @@ def test_order_depends_on_seed_epoch_and_kind_of_stage_but_not_on_the_method():
 def test_the_last_two_and_the_best_checkpoint_are_kept(tmp_path):
     with checkpoint.manager(tmp_path) as manager:
         for step, score in enumerate((0.1, 0.9, 0.3, 0.2, 0.4)):
-            state = jax_utils.replicate({"step": jnp.int32(step), "empty": {}}, jax.devices()[:2])
+            state = replicated({"step": jnp.int32(step), "empty": {}}, jax.devices()[:2])
             checkpoint.save(manager, step, state, score)
         manager.wait_until_finished()
         assert manager.all_steps() == [1, 3, 4]

@@ -3,9 +3,9 @@ import functools
 import jax
 import numpy as np
 import pytest
-from flax import jax_utils
 from tiny import sskd_frozen, sskd_start, sskd_task
 
+from sskd_jax.devices import replicated
 from sskd_jax.step import train_program
 
 ORDER = np.random.default_rng(0).permutation(48).reshape(3, 16).astype(np.int32)
@@ -25,7 +25,7 @@ def beginning():
 
 def train(devices: int, *cuts: int, step: int = 0):
     """Steps of 16 images on so many devices, dispatched from cut to cut: (state, sums of every dispatch)."""
-    state, frozen = (jax_utils.replicate(tree, jax.devices()[:devices]) for tree in beginning())
+    state, frozen = (replicated(tree, jax.devices()[:devices]) for tree in beginning())
     state = state._replace(step=state.step + step)
     order, sums = ORDER.reshape(3, devices, -1).swapaxes(0, 1), []
     for start, stop in zip(cuts[:-1], cuts[1:], strict=True):

@@ -61,34 +61,47 @@ def input_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int)
                                     dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups)
 
 
-def shifts(x: Array, k: int, stride: int, height: int, width: int) -> list[Array]:
-    """The k * k windows [N, height, width, C] of padded x that the kernel's taps see."""
-    return [x[:, i:i + stride * (height - 1) + 1:stride, j:j + stride * (width - 1) + 1:stride]
-            for i in range(k) for j in range(k)]
-
-
 def kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int) -> Array:
-    """d/dkernel: patches of x, transposed, times dy, summed over chunks of images in float32."""
+    """d/dkernel [k, k, C / groups, O], summed over chunks of images in float32."""
     k, _, inputs, outputs = kernel.shape
-    images, height, width, _ = dy.shape
-    pad = k // 2
+    size = images_at_a_time(len(x), 4 * x.shape[1] * dy.shape[2] * k * (x.shape[-1] + outputs))
+    chunks = tuple(part.reshape(-1, size, *part.shape[1:]) for part in (x, dy))
+    product = tap_sums if inputs == 1 and outputs == groups else tap_products
+    zeros = jnp.zeros((groups, k * inputs, k * outputs // groups), jnp.float32)
+    total, _ = lax.scan(lambda total, chunk: (total + product(*chunk, k, stride, groups), None), zeros, chunks)
+    taps = total.reshape(groups, k, inputs, k, outputs // groups)  # column, input, row, output
+    return taps.transpose(3, 1, 2, 0, 4).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def tap_products(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
+    """[groups, k * I, k * O]: the columns that the taps see of x, times the rows of x that they write to of dy.
+
+    Copies of both k times as wide as they are take less memory than copies of x k^2 times.
+    """
+    pad, (_, height, width, _) = k // 2, dy.shape
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    seen = jnp.concatenate([x[:, :, j:j + stride * (width - 1) + 1:stride] for j in range(k)], -1)
+    beyond = x.shape[1] - stride * (height - 1) - 1
+    zero = jnp.zeros((), dy.dtype)
+    written = jnp.concatenate([lax.pad(dy, zero, ((0, 0, 0), (i, beyond - i, stride - 1), (0, 0, 0), (0, 0, 0)))
+                               for i in range(k)], -1)
+    seen, written = (split_groups(part, k, groups) for part in (seen, written))
+    return jnp.matmul(seen.mT, written, preferred_element_type=jnp.float32)
 
-    def chunk_gradient(x: Array, dy: Array) -> Array:
-        rows = dy.reshape(-1, groups, outputs // groups)
-        windows = shifts(x, k, stride, height, width)
-        if inputs == 1 and outputs == groups:  # depthwise: a product of 1x1 matrices is a product of numbers
-            taps = jnp.stack([jnp.sum(window * dy, (0, 1, 2), jnp.float32) for window in windows])
-        else:
-            patches = jnp.stack(windows, -2).reshape(rows.shape[0], k * k, groups, inputs)
-            taps = jnp.einsum("rtgi,rgo->tigo", patches, rows, preferred_element_type=jnp.float32)
-        return taps.reshape(k * k, inputs, outputs)
 
-    size = images_at_a_time(images, 4 * height * width * k * k * inputs * groups)
-    chunks = tuple(part.reshape(images // size, size, *part.shape[1:]) for part in (x, dy))
-    total = lax.scan(lambda total, chunk: (total + chunk_gradient(*chunk), None),
-                     jnp.zeros((k * k, inputs, outputs), jnp.float32), chunks)[0]
-    return total.reshape(kernel.shape).astype(kernel.dtype)
+def split_groups(x: Array, k: int, groups: int) -> Array:
+    """[N, H, W, k * C] -> [groups, N * H * W, k * C / groups]."""
+    x = x.reshape(-1, k, groups, x.shape[-1] // (k * groups)).transpose(2, 0, 1, 3)
+    return x.reshape(groups, x.shape[1], -1)
+
+
+def tap_sums(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
+    """The same of a depthwise kernel, where a product of 1x1 matrices is a product of numbers."""
+    pad, (_, height, width, _) = k // 2, dy.shape
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    taps = [jnp.sum(x[:, i:i + stride * (height - 1) + 1:stride, j:j + stride * (width - 1) + 1:stride] * dy,
+                    (0, 1, 2), jnp.float32) for j in range(k) for i in range(k)]
+    return jnp.stack(taps, -1).reshape(groups, k, k)
 
 
 def images_at_a_time(images: int, bytes_per_image: int) -> int:

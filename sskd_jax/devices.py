@@ -1,0 +1,53 @@
+"""Programs on devices: the one `jax.pmap`, what it takes, and how XLA compiles it."""
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "batch"
+
+# On the CPU, XLA gives convolutions of more than 16 channels to a library that uses one core and products to one that
+# wants them transposed first. To name reductions alone as the library's share leaves both to XLA's own routines.
+OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
+
+
+@cache
+def compiler_options(platform: str) -> dict[str, str]:
+    """Those of OPTIONS, or none where another version of XLA does not know them."""
+    options = OPTIONS.get(platform, {})
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
+
+
+def mapped(program: Callable, devices: Sequence[jax.Device], shared: int = 0, donate: bool = False) -> Callable:
+    """`program` on every device; its first three arguments are stacked over the devices, the `shared` last are not."""
+    function = jax.pmap(program, AXIS, in_axes=(0, 0, 0) + (None,) * shared, devices=devices)
+    return jax.jit(function, donate_argnums=(0,) if donate else (),
+                   compiler_options=compiler_options(devices[0].platform))
+
+
+def replicated(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Every leaf [...] as [devices, ...], in the very form in which mapped programs return theirs.
+
+    In another form they would be compiled a second time for their own results.
+    """
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
+
+    def stack(leaf: Any) -> jax.Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(stack(jax.random.key_data(leaf)))
+        copy = np.asarray(leaf)[None]
+        return jax.make_array_from_callback((len(devices), *leaf.shape), sharding, lambda _: copy)
+
+    return jax.tree.map(stack, tree)
+
+
+def run_once(function: Callable, *args: Any) -> Any:
+    """function(*args), compiled without optimisation: for what runs once, compiling is most of the cost."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*args)
