@@ -55,14 +55,20 @@ def default_workdir() -> str:
     return str(pathlib.Path("runs") / ",".join(filter(None, [pathlib.Path(file).stem, arguments])))
 
 
-def main(argv: Sequence[str]) -> None:
-    logging.set_verbosity(logging.ERROR)
+def keep_programs() -> None:
+    """Compiled programs are kept for the next start; JAX_ENABLE_COMPILATION_CACHE=false turns it off."""
     import jax
 
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def main(argv: Sequence[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    keep_programs()
     from sskd_jax import train
 
-    if jax.config.jax_compilation_cache_dir is None:  # JAX_ENABLE_COMPILATION_CACHE=false turns it off
-        jax.config.update("jax_compilation_cache_dir", str(CACHE))
     try:
         train.run(CONFIG.value, WORKDIR.value or default_workdir())
     except UserError as error:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -91,6 +92,7 @@ def recipe(prefix: str, setting: ConfigDict) -> Recipe:
 
 
 def check_networks(config: ConfigDict) -> None:
+    compute_dtype(config.dtype, "cpu")
     for section in ("teacher", "student"):
         choose(MODELS, config[section].model, f"{section} architecture")
 
@@ -139,7 +141,14 @@ def count_parameters(this: Run, model: str) -> int:
 
 
 def network(this: Run, model: str) -> nn.Module:
-    return MODELS[model](num_classes=this.num_classes, axis_name=AXIS)
+    dtype = compute_dtype(this.config.dtype, this.devices[0].platform)
+    return MODELS[model](num_classes=this.num_classes, dtype=dtype, axis_name=AXIS)
+
+
+def compute_dtype(name: str, platform: str) -> Any:
+    """What networks compute in; parameters, batch statistics and losses are float32 whatever it is."""
+    auto = jnp.float32 if platform == "cpu" else jnp.bfloat16
+    return choose({"auto": auto, "float32": jnp.float32, "bfloat16": jnp.bfloat16}, name, "dtype")
 
 
 def fingerprint(tree: Params) -> str:
@@ -151,12 +160,13 @@ def fingerprint(tree: Params) -> str:
 
 
 def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weights: Mapping[str, float], about: Row,
-               student: nn.Module | None = None, teacher: nn.Module | None = None,
-               teacher_variables: Params | None = None, pretrained: Params | None = None) -> Stage:
+               student: nn.Module | None = None, teacher_variables: Params | None = None,
+               pretrained: Params | None = None) -> Stage:
     data, seed = this.config.data, this.config.seed
     split = sources.subset(this.train, section.fraction, seed)
     steps = len(split.label) // section.batch_size
     schedule = optim.milestone_schedule(section.learning_rate, section.milestones, section.decay, steps)
+    teacher = network(this, this.config.teacher.model) if teacher_variables else None
     colour = dict(views=method.views, mean=tuple(data.mean), std=tuple(data.std))
     task = Task(student, teacher, method, weights,
                 optim.sgd(schedule, momentum=section.momentum, weight_decay=section.weight_decay),
@@ -201,9 +211,13 @@ def obtain_teacher(this: Run) -> tuple[Params, Row]:
     if section.checkpoint:
         weights = load_teacher(this, pathlib.Path(section.checkpoint).expanduser())
         return weights, network_row(this, "teacher", section.model, weights, paper=paper)
-    stage = make_stage(this, "teacher", section, METHODS["scratch"](), {"ce": 1.0}, {"model": section.model},
-                       student=network(this, section.model))
-    return train_network(this, stage, section.model, paper=paper)
+    return train_network(this, teacher_stage(this), section.model, paper=paper)
+
+
+def teacher_stage(this: Run) -> Stage:
+    section = this.config.teacher
+    return make_stage(this, "teacher", section, METHODS["scratch"](), {"ce": 1.0}, {"model": section.model},
+                      student=network(this, section.model))
 
 
 def load_teacher(this: Run, path: pathlib.Path) -> Params:
@@ -223,24 +237,31 @@ def load_teacher(this: Run, path: pathlib.Path) -> Params:
 
 def distil(this: Run, recipe: Recipe, teacher: Params | None) -> Row:
     """A method's own stages, then its student; returns the student's row of the final table."""
-    model, paper = this.config.student.model, this.config.get("paper", {}).get("student")
-    given = {}
-    if recipe.method.teacher:
-        given = dict(teacher=network(this, this.config.teacher.model), teacher_variables=teacher)
-    about = {"teacher": fingerprint(teacher) if given else None}
-    pretrained = {name: pretrain(this, recipe.prefix + name, self_taught, given, about)
-                  for name, self_taught in recipe.method.pretrain.items()}
-    stage = make_stage(this, recipe.prefix + "student", this.config.student, recipe.method, recipe.weights,
-                       about | {"model": model, "pretrained": fingerprint(pretrained)},
-                       student=network(this, model), pretrained=pretrained, **given)
-    return train_network(this, stage, model, method=recipe.name, paper=paper)[1]
+    teacher = teacher if recipe.method.teacher else None
+    pretrained = {name: pretrain(this, recipe, name, teacher) for name in recipe.method.pretrain}
+    stage = student_stage(this, recipe, teacher, pretrained)
+    return train_network(this, stage, this.config.student.model, method=recipe.name,
+                         paper=this.config.get("paper", {}).get("student"))[1]
 
 
-def pretrain(this: Run, name: str, method: Method, given: Row, about: Row) -> Params:
+def pretrain(this: Run, recipe: Recipe, name: str, teacher: Params) -> Params:
     """What a method learns on the frozen teacher alone, from the last epoch or from `checkpoint`."""
-    kind = name.rsplit("/")[-1]
-    section = this.config[kind]
-    if section.checkpoint:
-        return variables(load_stage(pathlib.Path(section.checkpoint).expanduser(), kind, about))[0]["method"]
-    stage = make_stage(this, name, section, method, dict.fromkeys(method.terms, 1.0), about, **given)
+    path = this.config[name].checkpoint
+    if path:
+        about = {"teacher": fingerprint(teacher)}
+        return variables(load_stage(pathlib.Path(path).expanduser(), name, about))[0]["method"]
+    stage = pretrain_stage(this, recipe, name, teacher)
     return run_stage(stage, this.workdir, this.book, this.devices).last[0]["method"]
+
+
+def pretrain_stage(this: Run, recipe: Recipe, name: str, teacher: Params) -> Stage:
+    method = recipe.method.pretrain[name]
+    return make_stage(this, recipe.prefix + name, this.config[name], method, dict.fromkeys(method.terms, 1.0),
+                      {"teacher": fingerprint(teacher)}, teacher_variables=teacher)
+
+
+def student_stage(this: Run, recipe: Recipe, teacher: Params | None, pretrained: Params) -> Stage:
+    model = this.config.student.model
+    about = {"teacher": teacher and fingerprint(teacher), "model": model, "pretrained": fingerprint(pretrained)}
+    return make_stage(this, recipe.prefix + "student", this.config.student, recipe.method, recipe.weights, about,
+                      student=network(this, model), teacher_variables=teacher, pretrained=pretrained)

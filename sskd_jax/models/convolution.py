@@ -1,9 +1,9 @@
 """A 2-d convolution whose gradient suits XLA's CPU backend too.
 
-There, XLA's own kernel gradient takes 3 to 18 times as long as the forward pass, and inside a loop it and the input
-gradient of most layouts fall back to a naive one. On the CPU the kernel gradient is therefore a product of patches, a
-few images at a time so that they stay in the cache, and the input gradient is a convolution in the layout of the
-forward pass. The branch is chosen at lowering; programs for other platforms are what autodiff gives.
+Inside a loop, XLA's gradients fall back to a naive routine there, which takes up to a hundred times as long as the
+forward pass. On the CPU the kernel gradient is therefore a matrix product, a few images at a time so that what it reads
+stays in the cache, and the input gradient is a convolution in the layout of the forward pass. The branch is chosen at
+lowering; programs for other platforms are what autodiff gives.
 """
 from functools import partial
 
