@@ -30,11 +30,11 @@ from sskd_jax import main as cli
 from sskd_jax import stage as stages
 from sskd_jax.console import table
 from sskd_jax.data.sources import Split
-from sskd_jax.devices import mapped, replicated, run_once
+from sskd_jax.devices import mapped, replicated
 from sskd_jax.evaluate import evaluation
 from sskd_jax.logbook import environment
 from sskd_jax.stage import Stage, epoch_order
-from sskd_jax.step import initial_state, train_program, train_step
+from sskd_jax.step import forward, initial_state, train_program, train_step
 from sskd_jax.types import UserError
 
 STEPS = flags.DEFINE_integer("steps", 10, "Steps per timing, and per epoch of the training loop.", lower_bound=1)
@@ -83,17 +83,31 @@ def synthetic_run(config: ConfigDict) -> train.Run:
 
 
 def make_stages(this: train.Run) -> dict[str, Stage]:
-    """The student's stage, the teacher's and the method's own; networks and heads are as initialised."""
-    recipe = train.recipe("", this.config)
+    """The student's stage (of the last method, if there are several), the teacher's and the method's own."""
+    recipe = [train.recipe("", setting) for setting in train.settings(this.config).values()][-1]
     teacher, found, pretrained = None, {}, {}
     if recipe.method.teacher:
-        image = this.test.image[:2].astype(np.float32)
-        teacher = run_once(train.network(this, this.config.teacher.model).init, jax.random.key(0), image)
+        image = this.test.image[:2, None].astype(np.float32)
+        network = train.network(this, this.config.teacher.model)
+        teacher = arbitrary(jax.eval_shape(network.init, jax.random.key(0), image[:, 0]))
+        outputs = jax.eval_shape(partial(forward, network), teacher, image)
         found["teacher"] = train.teacher_stage(this)
-    for name in recipe.method.pretrain:
-        stage = found[name] = train.pretrain_stage(this, recipe, name, teacher)
-        pretrained[name] = initial_state(stage.task, jax.random.key(0), stage.frozen).params["method"]
+    for name, method in recipe.method.pretrain.items():
+        found[name] = train.pretrain_stage(this, recipe, name, teacher)
+        pretrained[name] = arbitrary(jax.eval_shape(partial(method.init, student=None, teacher=outputs),
+                                                    jax.random.key(0)))
     return {"student": train.student_stage(this, recipe, teacher, pretrained)} | found
+
+
+def arbitrary(shapes: Any) -> Any:
+    """Numbers in place of trained ones, of which a step takes as long: ones in vectors, He's normal in kernels."""
+    rng = np.random.default_rng(1)
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        kernel = rng.normal(0, np.sqrt(2 / max(1, np.prod(leaf.shape[:-1]))), leaf.shape)
+        return (kernel if len(leaf.shape) > 1 else np.ones(leaf.shape)).astype(leaf.dtype)
+
+    return jax.tree.map(fill, shapes)
 
 
 class Steps:
@@ -247,14 +261,14 @@ def measure(config: ConfigDict) -> list[Row]:
     steps = Steps(this, stage)
     if LAUNCH.value:
         return []
+    if PEER.value:
+        rows.append(peer_row(stage, steps))
     if "student" in ONLY.value:
         rows.append(step_row(this, "student", stage, steps))
     if "loop" in ONLY.value:
         rows += loop_rows(this, stage, steps)
     if "stages" in ONLY.value:
         rows += [step_row(this, name, other, Steps(this, other)) for name, other in found.items()]
-    if PEER.value:
-        rows.append(peer_row(stage, steps))
     return rows
 
 

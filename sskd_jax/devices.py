@@ -34,7 +34,7 @@ def compiler_options(wanted: dict[str, Any]) -> dict[str, Any]:
 def mapped(program: Callable, devices: Sequence[jax.Device], shared: int = 0, donate: bool = False) -> Callable:
     """`program` on every device; its first three arguments are stacked over the devices, the `shared` last are not."""
     function = jax.pmap(program, AXIS, in_axes=(0, 0, 0) + (None,) * shared, devices=devices)
-    return jax.jit(function, donate_argnums=(0,) if donate else (),
+    return jax.jit(lambda *args: function(*args), donate_argnums=(0,) if donate else (),
                    compiler_options=compiler_options(RUN_OFTEN.get(devices[0].platform, {})))
 
 

@@ -1,6 +1,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import sskd_frozen, sskd_start, sskd_task
@@ -73,3 +74,14 @@ def test_sums_begin_anew_with_an_epoch_of_two_steps():
 
 def test_views_differ_from_step_to_step():
     assert train(1, 0, 1, step=0)[1][0]["ce"] != train(1, 0, 1, step=2)[1][0]["ce"]
+
+
+def test_bfloat16_networks_keep_float32_parameters_statistics_and_losses(on_one_device):
+    task, device = sskd_task(steps_per_epoch=2, dtype=jnp.bfloat16), jax.devices()[:1]
+    state, frozen = (replicated(tree, device) for tree in beginning())
+    state, sums = train_program(task, device)(state, frozen, ORDER[:, None].swapaxes(0, 1), 0, 1)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats, sums))} == {jnp.dtype("float32")}
+    for name, value in train(1, 0, 1)[1][0].items():
+        if name in task.weights:
+            np.testing.assert_allclose(sums[name], value, rtol=0.05)
+            assert sums[name] != value

@@ -155,3 +155,15 @@ def test_an_unwritable_workdir(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to --workdir"):
         run(small_config(), tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(("name", "platform", "expected"), [
+    ("auto", "cpu", "float32"), ("auto", "gpu", "bfloat16"), ("auto", "tpu", "bfloat16"),
+    ("float32", "gpu", "float32"), ("bfloat16", "cpu", "bfloat16")])
+def test_networks_compute_in_bfloat16_where_there_is_hardware_for_it(name, platform, expected):
+    assert np.dtype(train.compute_dtype(name, platform)) == expected
+
+
+def test_an_unknown_dtype_is_told_before_anything_is_trained(tmp_path):
+    with pytest.raises(UserError, match="unknown dtype 'bf16'"):
+        run(small_config(dtype="bf16"), tmp_path)

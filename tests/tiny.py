@@ -1,14 +1,17 @@
 """A network that compiles in a second, and stages of it on random images."""
 from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sskd_jax import optim
 from sskd_jax.data import views
+from sskd_jax.devices import AXIS
 from sskd_jax.methods import METHODS
 from sskd_jax.models.resnet import ResNet
-from sskd_jax.step import AXIS, Frozen, Task, initial_state
+from sskd_jax.step import Frozen, Task, initial_state
 
 TinyNet = partial(ResNet, blocks=(1, 1), widths=(8, 8, 16))
 SSKD = dict(kd_temperature=4.0, tf_temperature=4.0, ss_temperature=0.5, tf_ratio=1.0, ss_ratio=0.75,
@@ -22,9 +25,9 @@ def images(count: int = 48, size: int = 8, classes: int = 10, seed: int = 0) -> 
             "label": rng.integers(0, classes, count).astype(np.int32)}
 
 
-def sskd_task(steps_per_epoch: int = 3) -> Task:
+def sskd_task(steps_per_epoch: int = 3, dtype: Any = jnp.float32) -> Task:
     colour = dict(views=4, mean=(0.5,) * 3, std=(0.25,) * 3)
-    network = TinyNet(num_classes=10, axis_name=AXIS)
+    network = TinyNet(num_classes=10, dtype=dtype, axis_name=AXIS)
     return Task(network, network, METHODS["sskd"](**SSKD), WEIGHTS, optim.sgd(lambda step: 0.05, momentum=0.9,
                                                                            weight_decay=5e-4),
                 partial(views.augment, flip=True, pad=1, **colour), partial(views.evaluate_views, **colour),

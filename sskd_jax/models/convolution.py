@@ -13,7 +13,7 @@ from jax import lax
 
 from sskd_jax.types import Array
 
-PATCH_BYTES = 2_000_000  # of patches at a time: about what a core's second-level cache holds
+PATCH_BYTES = 2_000_000  # of copies at a time, so that they stay in the cache
 
 
 def correlate(x: Array, kernel: Array, stride: int, groups: int) -> Array:
@@ -105,6 +105,6 @@ def tap_sums(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
 
 
 def images_at_a_time(images: int, bytes_per_image: int) -> int:
-    """The largest divisor of `images` whose patches fit into PATCH_BYTES; one at the least."""
+    """The largest divisor of `images` whose copies fit into PATCH_BYTES; one at the least."""
     return max(size for size in range(1, images + 1)
                if images % size == 0 and (size == 1 or size * bytes_per_image <= PATCH_BYTES))

@@ -115,7 +115,7 @@ def test_maps_need_not_be_square():
 
 @pytest.mark.parametrize("patch_bytes", [1, 14_000, 21_000, 10**9])
 def test_any_number_of_images_at_a_time(patch_bytes, monkeypatch):
-    """One, two, three or six of the six images, of 6912 bytes of patches each."""
+    """One, two, three or six of the six images, of 6144 bytes of copies each."""
     monkeypatch.setattr(module, "PATCH_BYTES", patch_bytes)
     check_random(Shape(3, 1, 1, 3, 5, 8), images=6)
 
