@@ -51,15 +51,19 @@ class BatchNorm(nn.Module):
         return x.astype(self.dtype) * gain + shift
 
     def batch_statistics(self, x: Array) -> tuple[Array, Array, int]:
-        """Mean [C], biased variance [C] and number of values of the global batch, in float32 whatever x is."""
+        """Mean [C], biased variance [C] and number of values of the global batch, in float32 whatever x is.
+
+        The variance is the mean of squared distances: E[x^2] - E[x]^2 would lose digits that the reference keeps. Its
+        derivative by the mean is zero.
+        """
         x, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-        moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
-        count = x.size // x.shape[-1]
-        if self.axis_name is not None:
-            moments = lax.pmean(moments, self.axis_name)
-            count *= lax.axis_size(self.axis_name)
-        mean, square = moments
-        return mean, jnp.maximum(square - jnp.square(mean), 0.0), count
+        mean = self.over_devices(x.mean(axes))
+        var = self.over_devices(jnp.square(x - per_channel(lax.stop_gradient(mean), x)).mean(axes))
+        devices = lax.axis_size(self.axis_name) if self.axis_name else 1
+        return mean, var, devices * x.size // x.shape[-1]
+
+    def over_devices(self, mean: Array) -> Array:
+        return lax.pmean(mean, self.axis_name) if self.axis_name else mean
 
     def moved(self, running: Array, batch: Array) -> Array:
         return self.momentum * running + (1 - self.momentum) * batch
