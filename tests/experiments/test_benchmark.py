@@ -29,7 +29,7 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_row_for_everything(tiny, monkeypatch, tmp_path):
+def test_a_row_for_everything(tiny, tmp_path):
     peer = f"{sys.executable} -c \"print('hello'); print('{{\\\"ms_per_step\\\": 1e9}}')\""
     with flagsaver.flagsaver(peer=peer, only=["student", "loop", "stages"], out=str(tmp_path / "out.json")):
         benchmark.report(tiny, benchmark.measure(tiny))
