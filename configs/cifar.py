@@ -16,8 +16,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: method, teacher, student, weights (code, eccv or arxiv) and dataset (cifar100 or cifar10)."""
     args = common.parse(arg, method="sskd", teacher="wrn_40_2", student="wrn_16_2", weights="code", dataset="cifar100")
     config = common.method(args["method"], args["weights"])
-    config.seed = 0
-    config.dtype = "auto"  # of the networks: bfloat16 on GPUs and TPUs, float32 on the CPU
+    config.update(common.RUN)
     config.data = dict(
         name=args["dataset"],
         data_dir="",  # empty: TFDS_DATA_DIR, or else where tfds keeps its datasets

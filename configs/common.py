@@ -5,6 +5,13 @@ from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
 from sskd_jax.types import UserError, choose
 
+RUN = {
+    "seed": 0,
+    "dtype": "auto",  # of the networks: bfloat16 on GPUs and TPUs, float32 on the CPU
+    "time_limit": 0.0,  # seconds after which the run saves and ends, to go on when it is called again; 0: none
+    "save_seconds": 300.0,  # between two checkpoints within an epoch; every epoch ends with one
+}
+
 # CIFAR-100 top-1 in per cent, best epoch, as the official repository prints them: tables 3 and 4 of the paper.
 BASELINES = {
     "wrn_40_2": 76.46, "resnet56": 73.44, "resnet32x4": 79.63, "vgg13": 75.38, "ResNet50": 79.10, "wrn_16_2": 73.64,

@@ -15,8 +15,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.methods = ("scratch", "kd", "sskd")
     config.settings = {name: common.method(name) for name in common.METHOD_NUMBERS}
-    config.seed = 0
-    config.dtype = "auto"  # of the networks: bfloat16 on GPUs and TPUs, float32 on the CPU
+    config.update(common.RUN)
     config.data = dict(name="digits", data_dir="", validation=0.0, flip=False, pad=1, mean=(0.31,) * 3, std=(0.38,) * 3)
     config.teacher = dict(model="resnet20", checkpoint="",
                           **common.sgd(epochs=12, milestones=(7, 9, 11), learning_rate=0.05))

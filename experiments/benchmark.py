@@ -7,6 +7,7 @@ Images are random and networks untrained. `--peer` runs another program, which p
 the same work, alternately with the student's step, and shows how many times as fast the latter is.
 """
 import json
+import math
 import os
 import pathlib
 import shlex
@@ -25,13 +26,15 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from sskd_jax import checkpoint, train
 from sskd_jax import main as cli
+from sskd_jax import settings, train
 from sskd_jax import stage as stages
+from sskd_jax.checkpoint import Checkpoints
 from sskd_jax.console import table
 from sskd_jax.data.sources import Split
-from sskd_jax.devices import mapped, replicated
+from sskd_jax.devices import Mapped, keep_programs, replicated
 from sskd_jax.evaluate import evaluation
+from sskd_jax.interruption import Interruption
 from sskd_jax.logbook import environment
 from sskd_jax.stage import Stage, epoch_order
 from sskd_jax.step import forward, initial_state, train_program, train_step
@@ -78,13 +81,13 @@ def synthetic_run(config: ConfigDict) -> train.Run:
 
     batch = max(section.batch_size for section in config.values() if "batch_size" in getattr(section, "keys", dict)())
     held_out = split(IMAGES.value)
-    return train.Run(config, pathlib.Path(), jax.local_devices(), Clock(), split(STEPS.value * batch), held_out,
-                     held_out, CLASSES.value)
+    session = stages.Session(pathlib.Path(), jax.local_devices(), Clock(), Interruption(), math.inf)
+    return train.Run(config, session, split(STEPS.value * batch), held_out, held_out, CLASSES.value)
 
 
 def make_stages(this: train.Run) -> dict[str, Stage]:
     """The student's stage (of the last method, if there are several), the teacher's and the method's own."""
-    recipe = [train.recipe("", setting) for setting in train.settings(this.config).values()][-1]
+    recipe = settings.check(this.config)[-1]._replace(prefix="")
     teacher, found, pretrained = None, {}, {}
     if recipe.method.teacher:
         image = this.test.image[:2, None].astype(np.float32)
@@ -115,23 +118,22 @@ class Steps:
 
     def __init__(self, this: train.Run, stage: Stage):
         state = initial_state(stage.task, jax.random.key(0), stage.frozen)
-        self.state, self.frozen = (replicated(tree, this.devices) for tree in (state, stage.frozen))
-        self.order = epoch_order(stage, 0, len(this.devices))
-        program = train_program(stage.task, this.devices)
-        self.program, self.costs = compiled(program, self.state, self.frozen, self.order, 0, 1)
+        self.state, self.frozen = (replicated(tree, this.session.devices) for tree in (state, stage.frozen))
+        self.order = epoch_order(stage, 0, len(this.session.devices))
+        self.program = train_program(stage.task, this.session.devices)
+        self.costs = compiled(self.program, self.state, self.frozen, self.order, 0, 1)
         jax.block_until_ready(self.run(1))
 
     def run(self, steps: int) -> Any:
-        self.state, sums = self.program(self.state, self.frozen, self.order, 0, steps)
-        return sums
+        self.state, spoiled = self.program(self.state, self.frozen, self.order, 0, steps)
+        return spoiled
 
 
-def compiled(program: Callable, *args: Any) -> tuple[Callable, Row]:
-    """The program, and the seconds that it took to make it and the memory that it needs."""
+def compiled(program: Mapped, *args: Any) -> Row:
+    """The seconds that it takes to compile the program and the memory that it needs."""
     began = time.perf_counter()
-    executable = program.lower(*args).compile()
-    memory = executable.memory_analysis()
-    return executable, {
+    memory = program.compile(*args).memory_analysis()
+    return {
         "compile_s": round(time.perf_counter() - began, 2),
         "memory_mib": round((memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20)}
 
@@ -162,8 +164,8 @@ def arithmetic(this: train.Run, stage: Stage, milliseconds: float) -> Row:
     image, task = this.test.image[:1].astype(np.float32), stage.task
     operations = 3 * forward_arithmetic(task.student, image) + forward_arithmetic(task.teacher, image)
     operations *= stage.batch_size * task.method.views
-    peak = next((value for kind, value in PEAK.items() if kind in this.devices[0].device_kind), None)
-    share = peak and round(1e3 * operations / milliseconds / (peak * len(this.devices)), 3)
+    peak = next((value for kind, value in PEAK.items() if kind in this.session.devices[0].device_kind), None)
+    share = peak and round(1e3 * operations / milliseconds / (peak * len(this.session.devices)), 3)
     return {"gflop": round(operations / 1e9, 2), "share_of_peak": share}
 
 
@@ -178,8 +180,8 @@ def forward_arithmetic(network: Any, image: np.ndarray) -> float:
 
 def alone_row(this: train.Run, stage: Stage, steps: Steps) -> Row:
     """The student's step outside of a loop, a dispatch each, as fast as they can be queued."""
-    program = mapped(partial(train_step, stage.task), this.devices, donate=True)
-    program, costs = compiled(program, steps.state, steps.frozen, steps.order[:, 0])
+    program = Mapped(partial(train_step, stage.task), this.session.devices, donate=True)
+    costs = compiled(program, steps.state, steps.frozen, steps.order[:, 0])
 
     def once() -> Any:
         for i in range(STEPS.value):
@@ -191,8 +193,8 @@ def alone_row(this: train.Run, stage: Stage, steps: Steps) -> Row:
 
 
 def evaluation_row(this: train.Run, stage: Stage, steps: Steps) -> Row:
-    program = evaluation(stage.task, this.devices, stage.batch_size)
-    held_out = steps.frozen._replace(**replicated(this.held_out._asdict(), this.devices))
+    program = evaluation(stage.task, this.session.devices, stage.batch_size)
+    held_out = steps.frozen._replace(**replicated(this.held_out._asdict(), this.session.devices))
     once = partial(program, (steps.state.params, steps.state.batch_stats), held_out)
     once()
     return row("evaluation", timed(once), IMAGES.value)
@@ -205,10 +207,10 @@ def loop_rows(this: train.Run, stage: Stage, steps: Steps) -> list[Row]:
     """
     alone, scores = alone_row(this, stage, steps), evaluation_row(this, stage, steps)
     stage = stage._replace(epochs=ROUNDS.value + 1)
-    with tempfile.TemporaryDirectory() as folder, checkpoint.manager(pathlib.Path(folder)) as manager:
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
         state = initial_state(stage.task, jax.random.key(0), stage.frozen)
-        stages.train(stage, state, manager, this.book, this.devices)
-    epochs = 1e3 * np.diff(this.book.times)[1:]  # without the one in which programs were compiled
+        stages.train(stage, state, checkpoints, this.session)
+    epochs = 1e3 * np.diff(this.session.book.times)[1:]  # without the one in which programs were compiled
     bare = STEPS.value * alone["ms"] + scores["ms"]
     epoch = row("epoch of the loop", epochs, stage.batch_size * STEPS.value,
                 of_bare=round(bare / statistics.median(epochs), 3))
@@ -282,7 +284,7 @@ def report(config: ConfigDict, rows: list[Row]) -> None:
 
 def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    cli.keep_programs()
+    keep_programs()
     try:
         rows = measure(cli.CONFIG.value)
     except UserError as error:

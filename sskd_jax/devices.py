@@ -1,13 +1,17 @@
 """Programs on devices: the one `jax.pmap`, what it takes, and how XLA compiles it."""
+import os
+import pathlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sskd_jax"
 
 # On the CPU, XLA gives convolutions of more than 16 channels to a library that uses one core, and products to one that
 # wants them transposed first. To name reductions alone as the library's share leaves both to XLA's own routines. Its
@@ -15,6 +19,13 @@ AXIS = "batch"
 RUN_OFTEN = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
                      "xla_backend_optimization_level": 2}}
 RUN_ONCE = {"xla_backend_optimization_level": 0, "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
+
+
+def keep_programs() -> None:
+    """Compiled programs are kept for the next start; JAX_ENABLE_COMPILATION_CACHE=false turns it off."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(CACHE))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @cache
@@ -31,27 +42,65 @@ def compiler_options(wanted: dict[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in wanted.items() if understood(option, value)}
 
 
-def mapped(program: Callable, devices: Sequence[jax.Device], shared: int = 0, donate: bool = False) -> Callable:
-    """`program` on every device; its first three arguments are stacked over the devices, the `shared` last are not."""
-    function = jax.pmap(program, AXIS, in_axes=(0, 0, 0) + (None,) * shared, devices=devices)
-    return jax.jit(lambda *args: function(*args), donate_argnums=(0,) if donate else (),
-                   compiler_options=compiler_options(RUN_OFTEN.get(devices[0].platform, {})))
+class Mapped:
+    """A per-device program on all devices of all processes; compiled at its first call, and only then.
+
+    Its first three arguments are stacked over the devices, [devices, ...]; the `shared` scalars behind them are not.
+    """
+
+    def __init__(self, program: Callable, devices: Sequence[jax.Device], shared: int = 0, donate: bool = False):
+        self.function = jax.pmap(program, AXIS, in_axes=(0, 0, 0) + (None,) * shared, devices=devices,
+                                 donate_argnums=(0,) if donate else ())
+        self.options = compiler_options(RUN_OFTEN.get(devices[0].platform, {}))
+        self.sharding, self.executable = stacked(devices), None
+
+    def placed(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The third argument comes from the host, where every process has it whole; scalars get a fixed type."""
+        return *args[:2], jax.tree.map(self.place, args[2]), *(np.int32(scalar) for scalar in args[3:])
+
+    def place(self, array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, self.sharding, lambda index: array[index])
+
+    def compile(self, *args: Any) -> jax.stages.Compiled:
+        self.executable = self.function.lower(*self.placed(args)).compile(self.options)
+        return self.executable
+
+    def __call__(self, *args: Any) -> Any:
+        return (self.executable or self.compile(*args))(*self.placed(args))
+
+
+def stacked(devices: Sequence[jax.Device]) -> NamedSharding:
+    """How arrays [devices, ...] lie on the devices."""
+    return NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
 
 
 def replicated(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Every leaf [...] as [devices, ...], in the very form in which mapped programs return theirs.
-
-    In another form they would be compiled a second time for their own results.
-    """
-    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
-
+    """Every leaf [...] as [devices, ...], which takes no device of another process."""
     def stack(leaf: Any) -> jax.Array:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(stack(jax.random.key_data(leaf)))
         copy = np.asarray(leaf)[None]
-        return jax.make_array_from_callback((len(devices), *leaf.shape), sharding, lambda _: copy)
+        return jax.make_array_from_callback((len(devices), *leaf.shape), stacked(devices), lambda _: copy)
 
     return jax.tree.map(stack, tree)
+
+
+def first(tree: Any) -> Any:
+    """Copies on the host of what the first device of this process holds: leaves [devices, ...] as [...]."""
+    return jax.tree.map(lambda leaf: np.array(leaf.addressable_data(0))[0], tree)
+
+
+def chief() -> bool:
+    """Whether this is the one process that reads and writes the workdir and talks to the user."""
+    return jax.process_index() == 0
+
+
+def agree(*numbers: int) -> list[int]:
+    """The largest that any process says, number by number."""
+    return numbers if jax.process_count() == 1 else process_allgather(np.int32(numbers)).max(0).tolist()
+
+
+def told_by_chief(tree: Any) -> Any:
+    """The arrays that the chief has; the others need only give some of the same shapes."""
+    return tree if jax.process_count() == 1 else broadcast_one_to_all(tree)
 
 
 def run_once(function: Callable, *args: Any) -> Any:

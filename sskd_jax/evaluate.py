@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from sskd_jax.devices import mapped
+from sskd_jax.devices import Mapped, first
 from sskd_jax.step import Frozen, Task, forward, gather, gather_outputs, teach
 from sskd_jax.types import Array, Batch, Outputs, Params, Terms
 
@@ -63,12 +63,12 @@ def padded_batches(size: int, batch_size: int, devices: int) -> tuple[np.ndarray
 def evaluation(task: Task, devices: Sequence[jax.Device],
                batch_size: int) -> Callable[[Variables, Frozen], dict[str, float]]:
     """(stacked variables, stacked frozen) -> mean of every score over all images of the split in `frozen`."""
-    program = mapped(partial(split_scores, task), devices)
+    program = Mapped(partial(split_scores, task), devices)
 
     def evaluate(variables: Variables, frozen: Frozen) -> dict[str, float]:
         size = frozen.label.shape[1]
         sums = program(variables, frozen, padded_batches(size, batch_size, len(devices)))
-        totals = jax.device_get(jax.tree.map(lambda leaf: leaf[0], sums))
+        totals = first(sums)
         missed = {name: count for name, (_, count) in totals.items() if count % size}
         assert not missed, f"evaluated {missed} rows of {size} images"
         return {name: float(total / count) for name, (total, count) in totals.items()}

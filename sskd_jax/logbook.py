@@ -1,4 +1,5 @@
 """What a run leaves on disk besides its checkpoints: config.json, env.json, metrics.jsonl and TensorBoard files."""
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -6,7 +7,8 @@ import pathlib
 import platform
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import IO, Any
 
 import jax
 
@@ -15,9 +17,10 @@ from sskd_jax.types import UserError
 
 Row = dict[str, Any]
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "clu")
+HARMLESS = ("time_limit", "save_seconds", "data.data_dir", "paper.teacher", "paper.student")  # may change in a run
 
 
-def environment(devices: list[jax.Device]) -> Row:
+def environment(devices: Sequence[jax.Device]) -> Row:
     """Versions, devices and the git revision: what a figure needs beside it to be believed."""
     git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     revision = subprocess.run(git, capture_output=True, text=True).stdout.strip()
@@ -41,52 +44,59 @@ def flatten(tree: Row, prefix: str = "") -> Row:
     return flat
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Replaces the file in one go, so that it is never there in part."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
 class Logbook:
-    """The files of one workdir.
+    """The files of one workdir, which belongs to this process until `close`.
 
     Raises:
-      UserError: the workdir can't be written, or belongs to a run with another config.
+      UserError: the workdir can't be written, is in use, or belongs to a run with another config.
     """
 
-    def __init__(self, workdir: pathlib.Path, config: Row, devices: list[jax.Device]):
-        self.workdir = workdir
+    def __init__(self, workdir: pathlib.Path, config: Row, devices: Sequence[jax.Device]):
+        self.workdir, self.tensorboard = workdir, None
         try:
             workdir.mkdir(parents=True, exist_ok=True)
+            self.lock = lock(workdir)
             self.check_config(json.loads(json.dumps(config)))
-            self.write_json("config.json", config)
-            self.write_json("env.json", environment(devices))
+            write_json(workdir / "config.json", config)
+            write_json(workdir / "env.json", environment(devices))
         except OSError as error:
             raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
-        self.tensorboard = None
-
-    def write_json(self, name: str, content: Any) -> None:
-        """Replaces the file in one go, so that it is never seen half written."""
-        part = self.workdir / f".{name}.part"
-        part.write_text(json.dumps(content, indent=2) + "\n")
-        part.replace(self.workdir / name)
 
     def check_config(self, config: Row) -> None:
         file = self.workdir / "config.json"
         if not file.exists() or not any(self.workdir.glob("**/stage.json")):  # nothing was trained yet
             return
-        old, new = flatten(json.loads(file.read_text())), flatten(config)
-        keys = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+        old, new = flatten(read_json(file)), flatten(config)
+        keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in HARMLESS]
         if keys:
             changed = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
             raise UserError(f"{self.workdir} holds a run with another config ({changed}): "
                             "give the old values, or another --workdir")
 
     def rows(self) -> list[Row]:
-        """Everything logged so far, a row per epoch."""
+        """Everything logged so far, a row per epoch; a last line that was cut short is none."""
         file = self.workdir / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        try:
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except ValueError as error:
+            raise UserError(f"{file} is damaged ({error}): mend or delete it, the checkpoints are kept") from error
 
     def rewind(self, stage: str, step: int) -> None:
         """Forgets the rows that a stage wrote after the `step` that it goes on from: it writes them again."""
         kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= step]
-        part = self.workdir / ".metrics.jsonl.part"
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        part.replace(self.workdir / "metrics.jsonl")
+        write_text(self.workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, row: Row) -> None:
         with (self.workdir / "metrics.jsonl").open("a") as file:
@@ -97,9 +107,48 @@ class Logbook:
             scalars = {f"{row['stage']}/{name}": value for name, value in row.items() if isinstance(value, float)}
             self.tensorboard.write_scalars(row["step"], scalars)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Logbook":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self.tensorboard:
             self.tensorboard.close()
+        self.lock.close()
+
+
+class NoLogbook:
+    """The logbook of the processes that write nothing."""
+
+    def rewind(self, stage: str, step: int) -> None:
+        pass
+
+    def write(self, row: Row) -> None:
+        pass
+
+    def __enter__(self) -> "NoLogbook":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def lock(workdir: pathlib.Path) -> IO[str]:
+    """A file that keeps other processes out of the workdir while it is open; the system closes it if this one dies."""
+    file = (workdir / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"another process trains in --workdir={workdir}: wait for it, or give another one") from error
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
+def read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): put a copy of it back, or delete its folder") from error
 
 
 def summary_writer(folder: pathlib.Path) -> Any:

@@ -1,5 +1,5 @@
 """python -m sskd_jax.main --config=configs/cifar.py --workdir=DIR [--config.KEY=VALUE ...]"""
-import os
+import contextlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from sskd_jax.types import UserError
+from sskd_jax import distributed
+from sskd_jax.types import Stopped, UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to train, such as configs/cifar.py:method=kd.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints and results, from which a run that stopped goes on. Default: runs/CONFIG.")
-CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sskd_jax"
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, f"This is one of several processes: {distributed.HOW}.")
 
 
 def fail(message: str) -> NoReturn:
@@ -55,24 +56,18 @@ def default_workdir() -> str:
     return str(pathlib.Path("runs") / ",".join(filter(None, [pathlib.Path(file).stem, arguments])))
 
 
-def keep_programs() -> None:
-    """Compiled programs are kept for the next start; JAX_ENABLE_COMPILATION_CACHE=false turns it off."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
 def main(argv: Sequence[str]) -> None:
-    logging.set_verbosity(logging.ERROR)
-    keep_programs()
-    from sskd_jax import train
-
+    logging.set_verbosity(logging.FATAL)  # libraries log errors that they also raise
     try:
-        train.run(CONFIG.value, WORKDIR.value or default_workdir())
-    except UserError as error:
+        with distributed.membership() if DISTRIBUTED.value else contextlib.nullcontext():
+            from sskd_jax import train
+
+            train.run(CONFIG.value, WORKDIR.value or default_workdir())
+    except (UserError, OSError) as error:
         fail(str(error))
+    except Stopped as stop:
+        print("stopped:", stop, file=sys.stderr)
+        sys.exit(distributed.GO_ON)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""TensorFlow where it is needed, without its chatter and without the GPU memory that it would take from JAX."""
+"""Libraries without their chatter, and TensorFlow without the GPU memory that it would take from JAX."""
 import contextlib
+import logging
 import os
+import sys
 from collections.abc import Iterator
 
 
@@ -27,3 +29,16 @@ def import_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.set_visible_devices([], "GPU")
+
+
+def silence_checkpoint_errors() -> None:
+    """What orbax and tensorstore tell about errors that they also raise."""
+    show = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":  # of transfers that went on when another one failed
+            show(unraisable)
+
+    sys.unraisablehook = hook
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -6,7 +6,7 @@ import jax
 
 from sskd_jax.console import console, table
 from sskd_jax.data.sources import Dataset
-from sskd_jax.logbook import Logbook
+from sskd_jax.logbook import Logbook, write_json
 
 Row = dict[str, Any]
 
@@ -28,7 +28,7 @@ def percent(value: float | None) -> str:
 
 def finish(book: Logbook, rows: list[Row]) -> None:
     """Prints the results, writes results.json and draws curves.png."""
-    book.write_json("results.json", rows)
+    write_json(book.workdir / "results.json", rows)
     shown = [[row["stage"], row["network"], f"{row['parameters']:,}", percent(row["top1"]), percent(row["top5"]),
               percent(row.get("best_top1")), str(row.get("best_epoch", "")), str(row.get("paper") or "-")]
              for row in rows]

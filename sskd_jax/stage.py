@@ -1,5 +1,5 @@
 """One stage of training: restore, epochs of dispatches, evaluation, checkpoints."""
-import json
+import contextlib
 import pathlib
 import time
 import zlib
@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import serialization
 
-from sskd_jax import checkpoint
+from sskd_jax.checkpoint import Checkpoints
 from sskd_jax.console import StageProgress, console
 from sskd_jax.data.sources import Split
-from sskd_jax.devices import replicated
+from sskd_jax.devices import agree, chief, first, replicated, told_by_chief
 from sskd_jax.evaluate import Variables, evaluation
-from sskd_jax.logbook import Logbook
+from sskd_jax.interruption import Interruption
+from sskd_jax.logbook import Logbook, read_json, write_json
 from sskd_jax.step import Frozen, Task, TrainState, initial_state, train_program
-from sskd_jax.types import Array, UserError
+from sskd_jax.types import Array, Stopped, UserError
 
 DISPATCH_SECONDS = 1.0  # work per dispatch: long enough to hide its cost, short enough to show progress
-SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
 
 
 class Stage(NamedTuple):
@@ -63,7 +64,7 @@ def stage_seed(seed: int, name: str) -> list[int]:
 
 
 def stage_key(seed: int, name: str) -> Array:
-    return jax.random.fold_in(jax.random.key(seed), stage_seed(seed, name)[1])
+    return jax.random.fold_in(jax.random.PRNGKey(seed), stage_seed(seed, name)[1])
 
 
 def epoch_order(stage: Stage, epoch: int, devices: int) -> np.ndarray:
@@ -77,38 +78,76 @@ def epoch_order(stage: Stage, epoch: int, devices: int) -> np.ndarray:
     return order.swapaxes(0, 1).astype(np.int32)
 
 
+class Session(NamedTuple):
+    """Where the stages of a run are trained, and what they share.
+
+    Attributes:
+      workdir: of which every stage has a folder.
+      devices: of all processes.
+      book: the chief's, or one that writes nothing.
+      interruption: asked before every dispatch.
+      save_seconds: between two checkpoints within an epoch.
+    """
+
+    workdir: pathlib.Path
+    devices: Sequence[jax.Device]
+    book: Logbook
+    interruption: Interruption
+    save_seconds: float
+
+
 class Dispatcher:
     """Runs steps, as many per dispatch as take about a second, and queues a dispatch before the last one is done."""
 
-    def __init__(self, task: Task, devices: Sequence[jax.Device]):
-        self.program, self.steps = train_program(task, devices), 1
+    def __init__(self, stage: Stage, session: Session):
+        self.program, self.steps = train_program(stage.task, session.devices), 1
+        self.stage, self.interruption = stage, session.interruption
 
     def run(self, state: TrainState, frozen: Frozen, order: np.ndarray,
             start: int) -> Iterator[tuple[int, TrainState]]:
-        """Yields (steps of the epoch that are done or queued, state) after every dispatch."""
+        """Yields (steps of the epoch that are done or queued, state) after every dispatch.
+
+        Ends with the epoch, or before it where a stop is due.
+        """
         total, pending = order.shape[1], None
-        while start < total:
+        while start < total and not self.stop_is_due():
             began, stop = time.perf_counter(), min(start + self.steps, total)
-            state, sums = self.program(state, frozen, order, start, stop)
+            state, spoiled = self.program(state, frozen, order, start, stop)
             if pending is not None:
-                jax.block_until_ready(pending[0])
+                check_finite(self.stage, pending[0])
                 seconds = (time.perf_counter() - began) / pending[1]
                 self.steps = int(np.clip(DISPATCH_SECONDS / seconds, 1, 2 * self.steps))
-            pending, start = (sums, stop - start), stop
+            pending, start = (spoiled, stop - start), stop
             yield stop, state
-        jax.block_until_ready(pending)
+        if pending is not None:
+            check_finite(self.stage, pending[0])
+
+    def stop_is_due(self) -> bool:
+        """All processes must stop before the same dispatch, and agree on how long one is."""
+        self.steps, due = agree(self.steps, self.interruption.due())
+        return bool(due)
+
+
+def check_finite(stage: Stage, spoiled: dict[str, Array]) -> None:
+    """Waits for a dispatch, of which these are the steps that spoiled something, and ends training where one did."""
+    found = {name: int(step) for name, step in first(spoiled).items() if step}
+    if found:
+        step = min(found.values())
+        names = ", ".join(name for name in found if found[name] == step)
+        raise UserError(f"{stage.name} diverged: not finite in step {step}: {names}. The checkpoints before it are "
+                        "kept; try a lower learning rate in another --workdir")
 
 
 def describe(folder: pathlib.Path, about: dict[str, Any]) -> None:
     """Writes down what the checkpoints of a folder belong to."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "stage.json").exists():
-        (folder / "stage.json").write_text(json.dumps(about, indent=2) + "\n")
+        write_json(folder / "stage.json", about)
 
 
 def check_description(folder: pathlib.Path, about: dict[str, Any], advice: str) -> None:
     """Refuses checkpoints that belong to something else than `about`."""
-    written = json.loads((folder / "stage.json").read_text())
+    written = read_json(folder / "stage.json")
     for key, value in about.items():
         if written.get(key) != value:
             raise UserError(f"{folder} was trained with {key} {written.get(key)}, and this run has {value}: {advice}")
@@ -125,67 +164,92 @@ def load_stage(path: pathlib.Path, kind: str, about: dict[str, Any]) -> dict[str
     if not folders:
         raise UserError(f"{path} holds no {kind}: give a workdir of a run that trained one")
     check_description(folders[0], about, f"give the config that it was trained with, or another {kind}")
-    with checkpoint.manager(folders[0]) as manager:
-        step, steps = manager.latest_step(), json.loads((folders[0] / "stage.json").read_text())["steps"]
-        if step != steps:
-            raise UserError(f"{folders[0]} is at step {step or 0} of {steps}: finish that run first")
-        return checkpoint.restore(manager, step)
+    with Checkpoints(folders[0]) as checkpoints:
+        state, steps = checkpoints.newest(), read_json(folders[0] / "stage.json")["steps"]
+    done = int(state["step"]) if state else 0
+    if done != steps:
+        raise UserError(f"{folders[0]} is at step {done} of {steps}: finish that run first")
+    return state
 
 
-def run_stage(stage: Stage, workdir: pathlib.Path, book: Logbook, devices: Sequence[jax.Device]) -> Trained:
+def run_stage(stage: Stage, session: Session) -> Trained:
     """Trains a stage from its newest checkpoint, or from the start, to its end; a finished one is only loaded."""
+    start = initial_state(stage.task, stage_key(stage.seed, stage.name), stage.frozen)
+    with open_checkpoints(stage, session.workdir) if chief() else contextlib.nullcontext() as checkpoints:
+        state = restored(checkpoints and checkpoints.newest(), start)
+        if step := int(state.step):
+            console.print(f"{stage.name}  {'done' if step == stage.total_steps else 'goes on'} at step {step}")
+        if step < stage.total_steps:
+            train(stage, state, checkpoints, session)
+        last, best = (restored(checkpoints and read(), start) for read in (checkpoints.newest, checkpoints.best))
+    return Trained(variables(last), variables(best), int(best.step) // stage.task.steps_per_epoch)
+
+
+def open_checkpoints(stage: Stage, workdir: pathlib.Path) -> Checkpoints:
     folder = workdir / stage.name
     describe(folder, stage.about)
     check_description(folder, stage.about, "give another --workdir, or delete the folder to train it again")
-    manager = checkpoint.manager(folder)
-    state = initial_state(stage.task, stage_key(stage.seed, stage.name), stage.frozen)
-    try:
-        if (step := manager.latest_step()) is not None:
-            state = checkpoint.restore(manager, step, state)
-            console.print(f"{stage.name}  {'done' if step == stage.total_steps else 'goes on'} at step {step}")
-        if int(state.step) < stage.total_steps:
-            train(stage, state, manager, book, devices)
-        manager.wait_until_finished()
-        last, best = (checkpoint.restore(manager, step) for step in (manager.latest_step(), manager.best_step()))
-    finally:
-        manager.close()
-    return Trained(variables(last), variables(best), int(best["step"]) // stage.task.steps_per_epoch)
+    return Checkpoints(folder)
 
 
-def variables(state: Mapping[str, Any]) -> Variables:
-    return state["params"], state["batch_stats"]
+def restored(stored: Mapping[str, Any] | None, start: TrainState) -> TrainState:
+    """What the chief has read, for all processes; `start` where there is nothing."""
+    return told_by_chief(serialization.from_state_dict(start, stored) if stored else start)
 
 
-def train(stage: Stage, state: TrainState, manager: Any, book: Logbook, devices: Sequence[jax.Device]) -> None:
-    """From `state` to the last epoch: after every epoch an evaluation, a row in the logbook and a checkpoint."""
+def variables(state: TrainState) -> Variables:
+    return state.params, state.batch_stats
+
+
+def train(stage: Stage, state: TrainState, checkpoints: Checkpoints | None, session: Session) -> None:
+    """From `state` to the last epoch: after every epoch an evaluation, a row in the logbook and a checkpoint.
+
+    Raises:
+      Stopped: a stop was due; everything is saved.
+      UserError: training diverged.
+    """
     steps, step = stage.task.steps_per_epoch, int(state.step)
-    book.rewind(stage.name, step)
-    state, frozen = (replicated(tree, devices) for tree in (state, stage.frozen))
-    held_out = frozen._replace(**replicated(stage.held_out._asdict(), devices))
-    evaluate = evaluation(stage.task, devices, stage.batch_size)
-    dispatcher, saved = Dispatcher(stage.task, devices), time.monotonic()
-    with StageProgress(stage.name, step, stage.total_steps, stage.batch_size) as progress:
+    session.book.rewind(stage.name, step)
+    state, frozen = (replicated(tree, session.devices) for tree in (state, stage.frozen))
+    held_out = frozen._replace(**replicated(stage.held_out._asdict(), session.devices))
+    evaluate = evaluation(stage.task, session.devices, stage.batch_size)
+    dispatcher, saved = Dispatcher(stage, session), time.monotonic()
+    progress = StageProgress(stage.name, step, stage.total_steps, stage.batch_size)
+    with progress, session.interruption.deferred():
         for epoch in range(step // steps, stage.epochs):
-            order = epoch_order(stage, epoch, len(devices))
+            order = epoch_order(stage, epoch, len(session.devices))
             for done, state in dispatcher.run(state, frozen, order, step % steps):  # noqa: B020
                 step = epoch * steps + done
                 progress.advance(step)
-                if done < steps and time.monotonic() - saved > SAVE_SECONDS:
-                    checkpoint.save(manager, step, state)
+                if done < steps and time.monotonic() - saved > session.save_seconds:
+                    save(stage, checkpoints, state)
                     saved = time.monotonic()
+            if step < (epoch + 1) * steps:
+                save(stage, checkpoints, state, wait=True)
+                raise Stopped(f"{session.interruption.reason or 'another process stops'}: {stage.name} is saved at "
+                              f"step {step} of {stage.total_steps}; the same command goes on from there")
             progress.evaluating()
             figures = epoch_figures(stage, state, evaluate((state.params, state.batch_stats), held_out))
-            book.write({"stage": stage.name, "epoch": epoch + 1, "step": step, "learning_rate":
-                        float(stage.learning_rate(step - 1)), **figures})
-            checkpoint.save(manager, step, state, headline(stage, figures))
+            session.book.write({"stage": stage.name, "epoch": epoch + 1, "step": step, "learning_rate":
+                                float(stage.learning_rate(step - 1)), **figures})
+            save(stage, checkpoints, state, headline(stage, figures))
             saved = time.monotonic()
             progress.epoch(epoch + 1, stage.epochs, figures)
 
 
+def save(stage: Stage, checkpoints: Checkpoints | None, state: TrainState, score: float | None = None,
+         wait: bool = False) -> None:
+    """Saves `state`, stacked over the devices, if it is sound and if this is the process that saves."""
+    check_finite(stage, state.spoiled)
+    if checkpoints:
+        checkpoints.save(first(state), score)
+        if wait:
+            checkpoints.wait()
+
+
 def epoch_figures(stage: Stage, state: TrainState, scores: dict[str, float]) -> dict[str, float]:
     """The epoch's means: of the loss, its terms and figures under train/, of the evaluation under its split's name."""
-    sums = jax.device_get(jax.tree.map(lambda leaf: leaf.addressable_data(0), state.sums))
-    return ({f"train/{name}": float(total[0]) / stage.task.steps_per_epoch for name, total in sums.items()}
+    return ({f"train/{name}": float(total) / stage.task.steps_per_epoch for name, total in first(state.sums).items()}
             | {f"{stage.held_out_name}/{name}": value for name, value in scores.items()})
 
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax import lax
 
 from sskd_jax.data import views
-from sskd_jax.devices import AXIS, mapped, run_once
+from sskd_jax.devices import AXIS, Mapped, run_once
 from sskd_jax.types import Array, Batch, Method, Outputs, Params
 
 
@@ -52,6 +52,7 @@ class TrainState(NamedTuple):
       batch_stats: of the student's batch norms.
       opt_state: of the optimizer.
       sums: of the loss, its terms and the method's figures over this epoch's steps, by name.
+      spoiled: i32[], the step, counted from 1, in which each of them and the gradient was first not finite; 0: none.
     """
 
     step: Array
@@ -59,13 +60,14 @@ class TrainState(NamedTuple):
     batch_stats: Params
     opt_state: optax.OptState
     sums: dict[str, Array]
+    spoiled: dict[str, Array]
 
 
 class Frozen(NamedTuple):
     """What a stage reads and never changes; replicated, not donated, in no optimizer.
 
     Attributes:
-      key: of everything random in the stage.
+      key: u32[2], of everything random in the stage.
       image: u8[M, H, W, C], the whole split.
       label: i32[M].
       teacher: variables of the teacher.
@@ -92,7 +94,8 @@ def initial_state(task: Task, key: Array, frozen: Frozen) -> TrainState:
     values = jax.eval_shape(task.method.loss, params["method"], frozen.pretrained, student, teacher, batch)
     names = ("loss", *values[0], *values[1])
     return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}),
-                      run_once(task.optimizer.init, params), {name: jnp.zeros(()) for name in names})
+                      run_once(task.optimizer.init, params), {name: jnp.zeros(()) for name in names},
+                      {name: jnp.zeros((), jnp.int32) for name in (*names, "gradient")})
 
 
 def forward(network: nn.Module, variables: Params, image: Array) -> Outputs:
@@ -143,18 +146,21 @@ def train_step(task: Task, state: TrainState, frozen: Frozen, index: Array) -> T
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     new_epoch = state.step % task.steps_per_epoch == 0
     sums = {name: jnp.where(new_epoch, 0, state.sums[name]) + value for name, value in values.items()}
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state, sums)
+    spoiled = {name: jnp.where((state.spoiled[name] == 0) & ~jnp.isfinite(value), state.step + 1, state.spoiled[name])
+               for name, value in (values | {"gradient": sum(map(jnp.sum, jax.tree.leaves(grads)))}).items()}
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, batch_stats, opt_state, sums, spoiled)
 
 
 def train_steps(task: Task, state: TrainState, frozen: Frozen, order: Array, start: Array,
                 stop: Array) -> tuple[TrainState, dict[str, Array]]:
     """Steps start ... stop - 1 of an epoch in one dispatch; `order` [steps, n] are this device's images.
 
-    Returns the state and a second copy of its sums, which outlives the donation of the state to the next dispatch.
+    Returns the state and a copy of `spoiled`, which outlives the donation of the state to the next dispatch.
     """
     state = lax.fori_loop(start, stop, lambda i, state: train_step(task, state, frozen, order[i]), state)
-    return state, jax.tree.map(jnp.copy, state.sums)
+    return state, jax.tree.map(jnp.copy, state.spoiled)
 
 
-def train_program(task: Task, devices: Sequence[jax.Device]) -> Callable:
-    return mapped(partial(train_steps, task), devices, shared=2, donate=True)
+def train_program(task: Task, devices: Sequence[jax.Device]) -> Mapped:
+    return Mapped(partial(train_steps, task), devices, shared=2, donate=True)

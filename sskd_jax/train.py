@@ -1,6 +1,5 @@
 """The story of a run: data, teacher, the method's own stages, student, results."""
 import pathlib
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,15 +10,20 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from sskd_jax import optim, report
+from sskd_jax import optim, report, settings
+from sskd_jax.checkpoint import checksum
+from sskd_jax.console import console
 from sskd_jax.data import sources, views
 from sskd_jax.data.sources import Split
-from sskd_jax.devices import AXIS, replicated
+from sskd_jax.devices import AXIS, chief, keep_programs, replicated
 from sskd_jax.evaluate import evaluation
-from sskd_jax.logbook import Logbook
+from sskd_jax.interruption import Interruption
+from sskd_jax.logbook import Logbook, NoLogbook
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
-from sskd_jax.stage import Stage, load_stage, run_stage, stage_key, variables
+from sskd_jax.quiet import silence_checkpoint_errors
+from sskd_jax.settings import Recipe
+from sskd_jax.stage import Session, Stage, load_stage, run_stage, stage_key
 from sskd_jax.step import Frozen, Task
 from sskd_jax.types import Method, Params, UserError, choose
 
@@ -30,22 +34,11 @@ class Run(NamedTuple):
     """What the stages of a run share. `held_out` is what epochs are compared on: validation or test images."""
 
     config: ConfigDict
-    workdir: pathlib.Path
-    devices: Sequence[jax.Device]
-    book: Logbook
+    session: Session
     train: Split
     held_out: Split
     test: Split
     num_classes: int
-
-
-class Recipe(NamedTuple):
-    """A method of this run: the prefix of its folders, its name, functions and weights."""
-
-    prefix: str
-    name: str
-    method: Method
-    weights: Mapping[str, float]
 
 
 def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None) -> list[Row]:
@@ -53,48 +46,37 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
 
     Raises:
       UserError: whatever the user can mend, before anything is trained where it can be known before.
+      Stopped: a signal or `config.time_limit` ended it; the same call goes on.
     """
-    devices = list(devices or jax.local_devices())
-    recipes = [recipe(prefix, setting) for prefix, setting in settings(config).items()]
-    check_networks(config)
-    data, train, held_out = load_data(config)
-    check_batches(config, recipes, train, len(devices))
-    book = Logbook(pathlib.Path(workdir), config.to_dict(), devices)
-    this = Run(config, pathlib.Path(workdir), devices, book, train, held_out, data.test, data.num_classes)
-    report.announce(devices, data, len(train.label), plan(this, recipes))
-    teacher, rows = None, []
-    try:
-        if any(recipe.method.teacher for recipe in recipes):
-            teacher, row = obtain_teacher(this)
-            rows.append(row)
-        rows += [distil(this, recipe, teacher) for recipe in recipes]
-    finally:
-        book.close()
-    report.finish(book, rows)
+    keep_programs()
+    silence_checkpoint_errors()
+    devices, recipes = list(devices or jax.devices()), settings.check(config)
+    console.quiet = not chief()
+    with Interruption(config.time_limit) as interruption:
+        compute_dtype(config.dtype, "cpu")
+        data, train, held_out = load_data(config)
+        check_batches(config, recipes, train, len(devices))
+        with open_logbook(config, pathlib.Path(workdir), devices) as book:
+            session = Session(pathlib.Path(workdir), devices, book, interruption, config.save_seconds)
+            this = Run(config, session, train, held_out, data.test, data.num_classes)
+            report.announce(devices, data, len(train.label), plan(this, recipes))
+            rows = networks(this, recipes)
+            if chief():
+                report.finish(book, rows)
     return rows
 
 
-def settings(config: ConfigDict) -> dict[str, ConfigDict]:
-    """{folder prefix: {method, weights}}: those of config.methods, or the config's only one."""
-    if "methods" not in config:
-        return {"": config}
-    return {f"{name}/": choose(config.settings, name, "method") for name in config.methods}
+def networks(this: Run, recipes: Sequence[Recipe]) -> list[Row]:
+    """The teacher, where a method needs one, and the students: their rows of the final table."""
+    teacher, rows = None, []
+    if any(recipe.method.teacher for recipe in recipes):
+        teacher, row = obtain_teacher(this)
+        rows.append(row)
+    return rows + [distil(this, recipe, teacher) for recipe in recipes]
 
 
-def recipe(prefix: str, setting: ConfigDict) -> Recipe:
-    numbers = setting.method.to_dict()
-    name = numbers.pop("name")
-    method = choose(METHODS, name, "method")(**numbers)
-    for term in sorted(set(method.terms) ^ set(setting.weights)):
-        state = "has no weight" if term in method.terms else "is not one of its terms"
-        raise UserError(f"weights of {name}: {term} {state}; it needs {', '.join(method.terms)}")
-    return Recipe(prefix, name, method, setting.weights.to_dict())
-
-
-def check_networks(config: ConfigDict) -> None:
-    compute_dtype(config.dtype, "cpu")
-    for section in ("teacher", "student"):
-        choose(MODELS, config[section].model, f"{section} architecture")
+def open_logbook(config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device]) -> Logbook | NoLogbook:
+    return Logbook(workdir, config.to_dict(), devices) if chief() else NoLogbook()
 
 
 def load_data(config: ConfigDict) -> tuple[sources.Dataset, Split, Split]:
@@ -141,7 +123,7 @@ def count_parameters(this: Run, model: str) -> int:
 
 
 def network(this: Run, model: str) -> nn.Module:
-    dtype = compute_dtype(this.config.dtype, this.devices[0].platform)
+    dtype = compute_dtype(this.config.dtype, this.session.devices[0].platform)
     return MODELS[model](num_classes=this.num_classes, dtype=dtype, axis_name=AXIS)
 
 
@@ -153,10 +135,7 @@ def compute_dtype(name: str, platform: str) -> Any:
 
 def fingerprint(tree: Params) -> str:
     """A check sum of weights, to tell that a head was trained on the very teacher that it is used with."""
-    crc = 0
-    for leaf in jax.tree.leaves(tree):
-        crc = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), crc)
-    return f"{crc:08x}"
+    return f"{checksum(tree):08x}"
 
 
 def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weights: Mapping[str, float], about: Row,
@@ -190,15 +169,15 @@ def classify(this: Run, model: nn.Module, weights: Params) -> dict[str, float]:
     data = this.config.data
     plain = partial(views.evaluate_views, views=1, mean=tuple(data.mean), std=tuple(data.std))
     task = Task(model, None, METHODS["scratch"](), {}, None, None, plain, 1)
-    frozen = Frozen(jax.random.key(0), this.test.image, this.test.label, {}, {})
+    frozen = Frozen(jax.random.PRNGKey(0), this.test.image, this.test.label, {}, {})
     state = ({"student": weights["params"], "method": {}}, weights["batch_stats"])
-    evaluate = evaluation(task, this.devices, 128 * len(this.devices))
-    return evaluate(*(replicated(tree, this.devices) for tree in (state, frozen)))
+    evaluate = evaluation(task, this.session.devices, 128 * len(this.session.devices))
+    return evaluate(*(replicated(tree, this.session.devices) for tree in (state, frozen)))
 
 
 def train_network(this: Run, stage: Stage, model: str, **more: Any) -> tuple[Params, Row]:
     """Runs a stage in which a network learns: (its last weights, its row of the final table)."""
-    trained = run_stage(stage, this.workdir, this.book, this.devices)
+    trained = run_stage(stage, this.session)
     last, best = ({"params": params["student"], "batch_stats": stats} for params, stats in (trained.last, trained.best))
     best_score = classify(this, stage.task.student, best)
     return last, network_row(this, stage.name, model, last, best_top1=best_score["top1"],
@@ -231,8 +210,8 @@ def load_teacher(this: Run, path: pathlib.Path) -> Params:
             raise UserError(f"{path} tells {num_classes} classes apart, {this.config.data.name} has "
                             f"{this.num_classes}: give a teacher of this dataset")
         return weights
-    params, batch_stats = variables(load_stage(path, "teacher", {"model": model, "num_classes": this.num_classes}))
-    return {"params": params["student"], "batch_stats": batch_stats}
+    state = load_stage(path, "teacher", {"model": model, "num_classes": this.num_classes})
+    return {"params": state["params"]["student"], "batch_stats": state["batch_stats"]}
 
 
 def distil(this: Run, recipe: Recipe, teacher: Params | None) -> Row:
@@ -249,9 +228,9 @@ def pretrain(this: Run, recipe: Recipe, name: str, teacher: Params) -> Params:
     path = this.config[name].checkpoint
     if path:
         about = {"teacher": fingerprint(teacher)}
-        return variables(load_stage(pathlib.Path(path).expanduser(), name, about))[0]["method"]
+        return load_stage(pathlib.Path(path).expanduser(), name, about)["params"]["method"]
     stage = pretrain_stage(this, recipe, name, teacher)
-    return run_stage(stage, this.workdir, this.book, this.devices).last[0]["method"]
+    return run_stage(stage, this.session).last[0]["method"]
 
 
 def pretrain_stage(this: Run, recipe: Recipe, name: str, teacher: Params) -> Stage:

@@ -19,6 +19,10 @@ class UserError(Exception):
     """A mistake that the user can mend; its text is the one line that they are shown."""
 
 
+class Stopped(Exception):
+    """The run ended before its end and can go on; its text says why and from where."""
+
+
 class Outputs(NamedTuple):
     """One forward pass of a network over B rows.
 

@@ -1,7 +1,7 @@
 import pytest
 
 from configs import cifar, common, quickstart
-from sskd_jax import train
+from sskd_jax import settings
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
 from sskd_jax.types import UserError
@@ -11,7 +11,7 @@ from sskd_jax.types import UserError
 def test_every_method_has_numbers_and_a_weight_for_every_term(method):
     for preset in common.WEIGHTS[method]:
         config = cifar.get_config(f"method={method},weights={preset}")
-        built = train.recipe("", config)
+        built = settings.recipe("", config)
         assert set(built.weights) == set(built.method.terms)
         assert all(name in config for name in built.method.pretrain)
 
@@ -41,7 +41,7 @@ def test_the_reference_schedule():
 def test_the_quickstart_takes_any_method():
     config = quickstart.get_config()
     config.methods = tuple(METHODS)
-    assert len(train.settings(config)) == len(METHODS)
+    assert len(settings.settings(config)) == len(METHODS)
 
 
 @pytest.mark.parametrize("argument,message", [("metod=kd", "did you mean 'method'"), ("method", "write method=sskd"),

@@ -59,14 +59,16 @@ def make_task(teacher: str, student: str, rate: float) -> Task:
 def make_frozen(golden: Golden, teacher: str, seed: int, label: np.ndarray) -> Frozen:
     variables = torch_bridge.from_state_dict(teacher, golden.state_dict(teacher, seed, "backbone."))
     pretrained = {"head": head(golden, golden.models[teacher]["pooled_dim"], seed)}
-    return Frozen(jax.random.key(0), golden.images(seed + 3, len(label)), label.astype(np.int32), variables, pretrained)
+    image, key = golden.images(seed + 3, len(label)), np.zeros(2, np.uint32)
+    return Frozen(key, image, label.astype(np.int32), variables, pretrained)
 
 
 def make_state(golden: Golden, task: Task, student: str, seed: int) -> TrainState:
     variables = torch_bridge.from_state_dict(student, golden.state_dict(student, seed, "backbone."))
     params = {"student": variables["params"], "method": head(golden, golden.models[student]["pooled_dim"], seed)}
     sums = dict.fromkeys(("loss", *task.method.terms, "accuracy", "contrastive"), np.float32(0))
-    return TrainState(np.int32(0), params, variables["batch_stats"], task.optimizer.init(params), sums)
+    return TrainState(np.int32(0), params, variables["batch_stats"], task.optimizer.init(params), sums,
+                      {name: np.int32(0) for name in (*sums, "gradient")})
 
 
 @pytest.fixture(scope="module", ids=" to ".join, params=[
@@ -80,7 +82,7 @@ def steps(request, shared) -> Steps:
     device = jax.devices()[:1]
     program, order = train_program(task, device), np.arange(len(gold["label"]), dtype=np.int32)[None, None]
     state, shared_frozen = (replicated(tree, device) for tree in (before, frozen))
-    program = program.lower(state, shared_frozen, order, 0, 1).compile(OPTIMISED if student == "MobileNetV2" else FAST)
+    program.options = OPTIMISED if student == "MobileNetV2" else FAST
     states = []
     for _ in gold["losses"]:
         state, _ = program(state, shared_frozen, order, 0, 1)

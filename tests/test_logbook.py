@@ -1,4 +1,6 @@
+import contextlib
 import json
+from collections.abc import Iterator
 
 import jax
 import pytest
@@ -9,38 +11,88 @@ from sskd_jax.types import UserError
 CONFIG = {"seed": 0, "data": {"mean": (0.5, 0.5, 0.5)}}
 
 
-def book(workdir, config=CONFIG) -> Logbook:
-    made = Logbook(workdir, config, jax.devices())
-    made.tensorboard = False
-    return made
+@contextlib.contextmanager
+def book(workdir, config=CONFIG) -> Iterator[Logbook]:
+    with Logbook(workdir, config, jax.devices()) as made:
+        made.tensorboard = False
+        yield made
 
 
 def test_a_row_is_a_line(tmp_path):
-    made = book(tmp_path)
-    for step in (3, 6):
-        made.write({"stage": "teacher", "step": step, "train/ce": 0.1})
-    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
-    assert made.rows()[1] == {"stage": "teacher", "step": 6, "train/ce": 0.1}
+    with book(tmp_path) as made:
+        for step in (3, 6):
+            made.write({"stage": "teacher", "step": step, "train/ce": 0.1})
+        assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+        assert made.rows()[1] == {"stage": "teacher", "step": 6, "train/ce": 0.1}
 
 
 def test_rewind_forgets_later_rows_of_that_stage_alone(tmp_path):
-    made = book(tmp_path)
-    for stage in ("teacher", "student"):
-        for step in (3, 6, 9):
-            made.write({"stage": stage, "step": step})
-    made.rewind("student", 6)
-    assert [(row["stage"], row["step"]) for row in made.rows()] == [
-        ("teacher", 3), ("teacher", 6), ("teacher", 9), ("student", 3), ("student", 6)]
+    with book(tmp_path) as made:
+        for stage in ("teacher", "student"):
+            for step in (3, 6, 9):
+                made.write({"stage": stage, "step": step})
+        made.rewind("student", 6)
+        assert [(row["stage"], row["step"]) for row in made.rows()] == [
+            ("teacher", 3), ("teacher", 6), ("teacher", 9), ("student", 3), ("student", 6)]
+
+
+def test_a_row_that_was_cut_short_is_forgotten(tmp_path):
+    with book(tmp_path) as made:
+        for step in (3, 6):
+            made.write({"stage": "teacher", "step": step})
+        file = tmp_path / "metrics.jsonl"
+        whole = file.read_bytes()
+        for size in range(len(whole) // 2, len(whole)):  # within the second row
+            file.write_bytes(whole[:size])
+            made.rewind("teacher", 9)
+            assert file.read_bytes() == whole[:len(whole) // 2]
+
+
+def test_damaged_rows_are_told_and_kept(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("no json\n")
+    with book(tmp_path) as made, pytest.raises(UserError, match="metrics.jsonl is damaged"):
+        made.rewind("teacher", 0)
+    assert (tmp_path / "metrics.jsonl").read_text() == "no json\n"
+
+
+def trained(workdir) -> None:
+    (workdir / "teacher").mkdir()
+    (workdir / "teacher" / "stage.json").write_text("{}")
 
 
 def test_a_changed_config_is_refused_once_something_was_trained(tmp_path):
-    book(tmp_path)
-    book(tmp_path, {**CONFIG, "seed": 1})  # nothing trained yet: the new config holds
-    (tmp_path / "teacher").mkdir()
-    (tmp_path / "teacher" / "stage.json").write_text("{}")
-    with pytest.raises(UserError, match="seed was 1, is 0"):
-        book(tmp_path)
+    with book(tmp_path):
+        pass
+    with book(tmp_path, {**CONFIG, "seed": 1}):  # nothing trained yet: the new config holds
+        pass
+    trained(tmp_path)
+    with pytest.raises(UserError, match="seed was 1, is 0"), book(tmp_path):
+        pass
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
+def test_keys_that_change_no_number_may_change(tmp_path):
+    with book(tmp_path):
+        trained(tmp_path)
+    config = {**CONFIG, "time_limit": 60.0, "save_seconds": 1.0, "data": {**CONFIG["data"], "data_dir": "/elsewhere"}}
+    with book(tmp_path, config):
+        pass
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config))
+
+
+def test_a_workdir_belongs_to_one_process_at_a_time(tmp_path):
+    with book(tmp_path), pytest.raises(UserError, match="another process trains in"), book(tmp_path):
+        pass
+    with book(tmp_path):
+        pass
+
+
+def test_a_damaged_config_is_told(tmp_path):
+    with book(tmp_path):
+        trained(tmp_path)
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(UserError, match="config.json is damaged"), book(tmp_path):
+        pass
 
 
 def test_environment_says_what_a_figure_needs():

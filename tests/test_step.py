@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import sskd_frozen, sskd_start, sskd_task
 
-from sskd_jax.devices import replicated
+from sskd_jax.devices import first, replicated
 from sskd_jax.step import train_program
 
 ORDER = np.random.default_rng(0).permutation(48).reshape(3, 16).astype(np.int32)
@@ -25,13 +25,13 @@ def beginning():
 
 
 def train(devices: int, *cuts: int, step: int = 0):
-    """Steps of 16 images on so many devices, dispatched from cut to cut: (state, sums of every dispatch)."""
+    """Steps of 16 images on so many devices, dispatched from cut to cut: (state, its sums after every dispatch)."""
     state, frozen = (replicated(tree, jax.devices()[:devices]) for tree in beginning())
     state = state._replace(step=state.step + step)
     order, sums = ORDER.reshape(3, devices, -1).swapaxes(0, 1), []
     for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-        state, latest = program(devices)(state, frozen, order, start, stop)
-        sums.append(latest)
+        state, _ = program(devices)(state, frozen, order, start, stop)
+        sums.append(first(state.sums))
     return jax.device_get((state, sums))
 
 
@@ -43,7 +43,8 @@ def on_one_device():
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 8])
 def test_same_numbers_on_any_number_of_devices(devices, on_one_device):
-    for one, many in zip(jax.tree.leaves(on_one_device), jax.tree.leaves(train(devices, 0, 3)), strict=True):
+    state = train(devices, 0, 3)[0]
+    for one, many in zip(jax.tree.leaves(on_one_device[0]), jax.tree.leaves(state), strict=True):
         for device in range(devices):
             np.testing.assert_allclose(many[device], one[0], rtol=2e-4, atol=2e-6)
 
@@ -63,12 +64,12 @@ def test_everything_that_learns_moves(on_one_device):
 def test_sums_are_named_and_weighted():
     (sums,) = train(1, 0, 2)[1]
     assert {"loss", "ce", "kd", "tf", "ss", "accuracy", "contrastive"} == set(sums)
-    weighted = sum(TASK.weights[name] * sums[name][0] for name in TASK.weights)
-    np.testing.assert_allclose(sums["loss"][0], weighted, rtol=1e-5)
+    weighted = sum(TASK.weights[name] * sums[name] for name in TASK.weights)
+    np.testing.assert_allclose(sums["loss"], weighted, rtol=1e-5)
 
 
 def test_sums_begin_anew_with_an_epoch_of_two_steps():
-    one, two, three = (sums["ce"][0] for sums in train(1, 0, 1, 2, 3)[1])
+    one, two, three = (sums["ce"] for sums in train(1, 0, 1, 2, 3)[1])
     assert two > 1.5 * one and three < 0.75 * two
 
 
@@ -79,7 +80,8 @@ def test_views_differ_from_step_to_step():
 def test_bfloat16_networks_keep_float32_parameters_statistics_and_losses(on_one_device):
     task, device = sskd_task(steps_per_epoch=2, dtype=jnp.bfloat16), jax.devices()[:1]
     state, frozen = (replicated(tree, device) for tree in beginning())
-    state, sums = train_program(task, device)(state, frozen, ORDER[:, None].swapaxes(0, 1), 0, 1)
+    state, _ = train_program(task, device)(state, frozen, ORDER[:, None].swapaxes(0, 1), 0, 1)
+    sums = first(state.sums)
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats, sums))} == {jnp.dtype("float32")}
     for name, value in train(1, 0, 1)[1][0].items():
         if name in task.weights:

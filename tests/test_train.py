@@ -8,7 +8,8 @@ import pytest
 from tiny import TinyNet
 
 from configs import cifar, quickstart
-from sskd_jax import checkpoint, train
+from sskd_jax import train
+from sskd_jax.checkpoint import Checkpoints
 from sskd_jax.models import MODELS
 from sskd_jax.types import UserError
 
@@ -39,8 +40,8 @@ def rows(workdir: pathlib.Path) -> list[dict]:
 
 
 def final_state(workdir: pathlib.Path, stage: str):
-    with checkpoint.manager(workdir / stage) as manager:
-        return checkpoint.restore(manager, manager.latest_step())
+    with Checkpoints(workdir / stage) as checkpoints:
+        return checkpoints.newest()
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +81,19 @@ def test_a_finished_run_is_not_run_again(finished, capsys):
 def test_a_restart_changes_no_bit(finished, tmp_path, monkeypatch):
     """Stops in the middle of the last stage's second epoch, behind a checkpoint within it, and goes on."""
     workdir, table = finished
-    monkeypatch.setattr("sskd_jax.stage.SAVE_SECONDS", 0.0)
     monkeypatch.setattr("sskd_jax.stage.DISPATCH_SECONDS", 0.0)
-    save = checkpoint.save
+    save = Checkpoints.save
 
-    def save_and_stop(manager, step, state, score=None):
-        save(manager, step, state, score)
-        if step == 4 and manager.directory.parent.name == "sskd" and manager.directory.name == "student":
-            manager.wait_until_finished()
+    def save_and_stop(self, state, score=None):
+        save(self, state, score)
+        if int(state.step) == 4 and self.folder.parts[-2:] == ("sskd", "student"):
+            self.wait()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save", save_and_stop)
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        run(small_config(), tmp_path)
-    monkeypatch.setattr(checkpoint, "save", save)
+        run(small_config(save_seconds=0.0), tmp_path)
+    monkeypatch.setattr(Checkpoints, "save", save)
     assert run(small_config(), tmp_path) == table
     assert rows(tmp_path) == rows(workdir)
     for stage in STAGES:

@@ -36,7 +36,7 @@ def sskd_task(steps_per_epoch: int = 3, dtype: Any = jnp.float32) -> Task:
 
 def sskd_frozen(task: Task, count: int = 48) -> Frozen:
     """Random images, a random teacher and its random head."""
-    frozen = Frozen(jax.random.key(1), **images(count), teacher={}, pretrained={})
+    frozen = Frozen(jax.random.PRNGKey(1), **images(count), teacher={}, pretrained={})
     teacher = task.teacher.init(jax.random.key(2), np.zeros((1, 8, 8, 3), np.float32))
     outputs = jax.eval_shape(task.teacher.apply, teacher, np.zeros((1, 8, 8, 3), np.float32))
     head = task.method.pretrain["head"].init(jax.random.key(3), None, outputs)

@@ -115,8 +115,11 @@ def head(*, temperature: float) -> Method:
                                                                                       batch["mask"]))
 
 
-def sskd(*, head_temperature: float, **knobs: float) -> Method:
-    """Stage 3: the student and its own head imitate the teacher; `knobs` are those of `distillation_terms`."""
+def sskd(*, head_temperature: float, kd_temperature: float, tf_temperature: float, ss_temperature: float,
+         tf_ratio: float, ss_ratio: float) -> Method:
+    """Stage 3: the student and its own head imitate the teacher; all but the first are for `distillation_terms`."""
+    knobs = dict(kd_temperature=kd_temperature, tf_temperature=tf_temperature, ss_temperature=ss_temperature,
+                 tf_ratio=tf_ratio, ss_ratio=ss_ratio)
 
     def loss(params: Params, pretrained: Params, student: Outputs, teacher: Outputs,
              batch: Batch) -> tuple[Terms, Terms]:

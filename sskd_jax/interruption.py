@@ -1,0 +1,53 @@
+"""Stopping on request: a signal or a time limit ends training at the next step, with everything saved."""
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from sskd_jax.types import Stopped
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interruption:
+    """SIGTERM, SIGINT and a limit in seconds from now on. Catches signals within `with`, in the main thread.
+
+    Attributes:
+      reason: of the stop that is due, or "".
+    """
+
+    def __init__(self, time_limit: float = 0.0):
+        self.reason, self.deferring = "", False
+        self.limit, self.deadline = time_limit, time.monotonic() + (time_limit or math.inf)
+
+    def __enter__(self) -> "Interruption":
+        self.previous = {}
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {number: signal.signal(number, self.receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """While something is deferred, a signal only says that a stop is due; otherwise, or again, it stops at once."""
+        again, self.reason = self.reason, signal.Signals(number).name
+        if again or not self.deferring:
+            raise Stopped(f"{self.reason}: the same command goes on from the last checkpoint")
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        self.deferring = True
+        try:
+            yield
+        finally:
+            self.deferring = False
+
+    def due(self) -> bool:
+        if time.monotonic() > self.deadline:
+            self.reason = self.reason or f"time limit of {self.limit:g} s"
+        return bool(self.reason)
