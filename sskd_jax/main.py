@@ -2,6 +2,7 @@
 import contextlib
 import pathlib
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -44,10 +45,12 @@ def reason(error: BaseException) -> str:
     for link in reversed(chain):
         if isinstance(link, UserError):
             return str(link)
+        for frame in traceback.extract_tb(link.__traceback__):
+            if frame.name == "get_config":
+                return f"{frame.filename}, line {frame.lineno}: {type(link).__name__}: {link}"
     while error.args and isinstance(error.args[0], BaseException):  # ml_collections puts one error into another
         error = error.args[0]
-    kind = "unknown config key " if isinstance(error, KeyError) else ""
-    return kind + str(error.args[0] if error.args else error)
+    return f"unknown config key {error.args[0]}" if isinstance(error, KeyError) else str(error)
 
 
 def default_workdir() -> str:

@@ -80,55 +80,52 @@ def check(config: ConfigDict) -> list[Recipe]:
     Raises:
       UserError: a key is missing or unknown, or its value can't be.
     """
-    check_keys("config", config, RUN, allowed=("method", "weights", "methods", "settings", "paper"))
-    check_keys("data", section(config, "data"), DATA)
+    check_keys("", config, RUN, allowed=("method", "weights", "methods", "settings", "paper"))
+    check_keys("data.", section(config, "data"), DATA)
     recipes = [recipe(prefix, setting) for prefix, setting in settings(config).items()]
     own = {name: OWN_STAGE for recipe in recipes for name in recipe.method.pretrain}
     for name, rules in (STAGES | own).items():
-        check_keys(name, section(config, name), rules)
+        check_keys(f"{name}.", section(config, name), rules)
     for name in STAGES:
         choose(MODELS, config[name].model, f"{name} architecture")
     return recipes
 
 
-def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def section(config: Mapping[str, Any], name: str, where: str = "") -> Mapping[str, Any]:
     """A part of the config that must be there and have keys."""
     if not isinstance(config.get(name), ConfigDict):
-        raise UserError(f"the config lacks the section {name}: see configs/common.py for what belongs there")
+        raise UserError(f"the config lacks the section {where}{name}: configs/cifar.py shows what belongs there")
     return config[name]
 
 
 def check_keys(where: str, values: Mapping[str, Any], rules: Mapping[str, Rule], allowed: Collection[str] = ()) -> None:
-    """All of the keys that have rules, with fitting values, and besides them only those `allowed`, and sections."""
-    prefix = "" if where == "config" else f"{where}."
+    """All of the keys that have rules, with fitting values, and besides them only sections and those `allowed`."""
     for key, (fits, text) in rules.items():
         if key not in values:
-            raise UserError(f"the config lacks {prefix}{key}: it is {text}")
+            raise UserError(f"the config lacks {where}{key}: give {text}")
         if not fits(values[key]):
-            raise UserError(f"{prefix}{key} is {values[key]!r}: it must be {text}")
+            raise UserError(f"{where}{key} is {values[key]!r}: give {text}")
     for key, value in values.items():
-        if not isinstance(value, ConfigDict):
-            choose(dict.fromkeys([*rules, *allowed]), key, f"config key in {where}:")
+        if not isinstance(value, ConfigDict) and key not in rules:
+            choose(dict.fromkeys(where + known for known in (*rules, *allowed)), where + key, "config key")
 
 
 def settings(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
     """{folder prefix: {method, weights}}: those of config.methods, or the config's only one."""
     if "methods" not in config:
         return {"": config}
-    check_keys("config", config, {"methods": NAMES}, config)
+    check_keys("", {"methods": config.methods}, {"methods": NAMES})
     return {f"{name}/": choose(section(config, "settings"), name, "method") for name in config.methods}
 
 
 def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
-    knobs = section(setting, "method").to_dict()
-    weights = section(setting, "weights").to_dict()
+    """The method of one setting; `prefix` as in `settings`."""
+    where = prefix and f"settings.{prefix[:-1]}."
+    knobs, weights = (section(setting, name, where).to_dict() for name in ("method", "weights"))
     name = knobs.pop("name", None)
     factory = choose(METHODS, name, "method")
-    check_keys(f"{prefix}method", knobs, {key: KNOBS.get(key.rsplit("_")[-1], NUMBER)
+    check_keys(f"{where}method.", knobs, {key: KNOBS.get(key.rsplit("_")[-1], NUMBER)
                                           for key in inspect.signature(factory).parameters})
     method = factory(**knobs)
-    for term in sorted(set(method.terms) ^ set(weights)):
-        state = "has no weight" if term in method.terms else "is not one of its terms"
-        raise UserError(f"weights of {name}: {term} {state}; it needs {', '.join(method.terms)}")
-    check_keys(f"{prefix}weights", weights, dict.fromkeys(method.terms, NOT_NEGATIVE))
+    check_keys(f"{where}weights.", weights, dict.fromkeys(method.terms, NOT_NEGATIVE))
     return Recipe(prefix, name, method, weights)

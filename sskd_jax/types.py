@@ -71,4 +71,5 @@ def choose(registry: Mapping[str, Any], name: str, what: str) -> Any:
         return registry[name]
     close = difflib.get_close_matches(str(name), registry, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UserError(f"unknown {what} {name!r}: {hint}choose from {', '.join(registry)}")
+    choices = f"choose from {', '.join(registry)}" if registry else "there is none"
+    raise UserError(f"unknown {what} {name!r}: {hint}{choices}")

@@ -70,7 +70,7 @@ def flip(data: bytes) -> bytes:
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:len(data) // 2], flip],
                          ids=["emptied", "truncated", "flipped"])
 def test_damage_is_never_read(folder, damage, tmp_path_factory, capsys):
-    """Whatever file of the newest checkpoint it hits: the numbers are whole, or those before are used and it is told."""
+    """Whatever file of the newest checkpoint it hits: the numbers are whole, or it is told and others are used."""
     used = set()
     for i, name in enumerate(contents(folder / "4")):
         spoiled = tmp_path_factory.mktemp("spoiled") / str(i)

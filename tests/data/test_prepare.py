@@ -1,83 +1,23 @@
 """Preparing tfds datasets from official files: tiny ones, pickled as Python 2 and numpy 1 did, and the real one."""
-import io
-import os
 import pickle
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from official_files import FOLDERS, Evil, archive, batch, cifar10, cifar100, dump
 
 from sskd_jax.data import official, prepare, sources
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"  # beside the repository, where the real files can be restored
-FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes strings as Python 2 did: as bytes, whatever they are."""
-
-    dispatch = dict(pickle._Pickler.dispatch)
-
-    def save_string(self, value: str | bytes) -> None:
-        value = value.encode() if isinstance(value, str) else value
-        self.write(pickle.BINSTRING + len(value).to_bytes(4, "little") + value)
-
-    dispatch[str] = dispatch[bytes] = save_string
-
-
-def dump(path: Path, content: dict[str, object]) -> None:
-    stream = io.BytesIO()
-    Python2Pickler(stream, protocol=2).dump(content)
-    path.write_bytes(stream.getvalue().replace(b"numpy._core.", b"numpy.core."))
-
-
-def batch(count: int, seed: int, name: str = "cifar100") -> dict[str, object]:
-    """What one official file of images holds."""
-    random = np.random.default_rng(seed)
-    content = {"data": random.integers(0, 256, (count, 3072), np.uint8), "batch_label": "a batch"}
-    if name == "cifar10":
-        return content | {"labels": random.integers(0, 10, count).tolist()}
-    fine, coarse = random.integers(0, 100, count).tolist(), random.integers(0, 20, count).tolist()
-    return content | {"fine_labels": fine, "coarse_labels": coarse}
-
-
-def cifar100(parent: Path, **train: object) -> Path:
-    """An official folder with 30 and 12 images; `train` replaces what the file train holds."""
-    folder = parent / FOLDERS["cifar100"]
-    folder.mkdir()
-    dump(folder / "train", batch(30, 0) | train)
-    dump(folder / "test", batch(12, 1))
-    names = {"fine_label_names": [f"fine {i}" for i in range(100)], "coarse_label_names": [f"c {i}" for i in range(20)]}
-    dump(folder / "meta", names)
-    return folder
-
-
-def cifar10(parent: Path) -> Path:
-    """An official folder with five times 6 images and 12."""
-    folder = parent / FOLDERS["cifar10"]
-    folder.mkdir()
-    for i in range(1, 6):
-        dump(folder / f"data_batch_{i}", batch(6, i, "cifar10"))
-    dump(folder / "test_batch", batch(12, 6, "cifar10"))
-    dump(folder / "batches.meta", {"label_names": [f"class {i}" for i in range(10)], "num_vis": 3072})
-    return folder
 
 
 def pixels(*batches: dict[str, object]) -> np.ndarray:
     """uint8[N, 32, 32, 3] of the batches in a row, pixel by pixel."""
     rows = np.concatenate([content["data"] for content in batches])
     return np.stack([rows[:, 1024 * c : 1024 * (c + 1)].reshape(-1, 32, 32) for c in range(3)], axis=-1)
-
-
-def archive(folder: Path) -> Path:
-    path = folder.with_name(f"{folder.name}.tar.gz")
-    with tarfile.open(path, "w:gz") as file:
-        file.add(folder, folder.name)
-    return path
 
 
 def run(source: Path, data_dir: Path, name: str = "cifar100") -> int:
@@ -146,16 +86,6 @@ def test_parent_and_archive_hold_the_same_as_the_folder(tmp_path):
 def test_column_major_arrays(tmp_path):
     folder = cifar100(tmp_path, data=np.asfortranarray(batch(30, 0)["data"]))
     np.testing.assert_array_equal(official.read("cifar100", folder)[0]["train"].image, pixels(batch(30, 0)))
-
-
-class Evil:
-    """Leaves a trace where a pickle's wish is granted."""
-
-    def __init__(self, trace: Path):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.trace),)
 
 
 @pytest.mark.parametrize("packed", [False, True])
