@@ -4,10 +4,11 @@ import ctypes
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
-from sskd_jax.types import UserError
+from sskd_jax.types import Stopped, UserError
 
 HOW = ("set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=0...N-1 for every process, "
        "or start it on a TPU pod, with Slurm's srun or on Kubernetes, where nothing needs to be set")
@@ -31,7 +32,8 @@ def arguments(environment: Mapping[str, str]) -> dict[str, str | int | None]:
 def membership() -> Iterator[None]:
     """Joins the other processes of the run: within, `jax.devices()` are those of all of them.
 
-    An error ends this process at once, and so the others, instead of waiting for them until a time-out.
+    An error ends this process at once, and so the others; they would wait for each other until a time-out. `Stopped`,
+    which all of them raise, leaves them the time to finish what they write.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what is fatal is still told
     import jax
@@ -43,6 +45,11 @@ def membership() -> Iterator[None]:
         end(f"error: {error}", 2)
     except jax.errors.JaxRuntimeError as error:
         end(f"{LOST} ({str(error).splitlines()[0][:200]})", GO_ON)
+    except Stopped:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def join() -> None:

@@ -17,10 +17,11 @@ class Interruption:
 
     Attributes:
       reason: of the stop that is due, or "".
+      deferring: whether a first signal waits until it is asked whether a stop is due.
     """
 
-    def __init__(self, time_limit: float = 0.0):
-        self.reason, self.deferring = "", False
+    def __init__(self, time_limit: float = 0.0, deferring: bool = False):
+        self.reason, self.deferring = "", deferring
         self.limit, self.deadline = time_limit, time.monotonic() + (time_limit or math.inf)
 
     def __enter__(self) -> "Interruption":
@@ -34,18 +35,18 @@ class Interruption:
             signal.signal(number, handler)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """While something is deferred, a signal only says that a stop is due; otherwise, or again, it stops at once."""
+        """The first signal may wait; otherwise it stops at once."""
         again, self.reason = self.reason, signal.Signals(number).name
         if again or not self.deferring:
             raise Stopped(f"{self.reason}: the same command goes on from the last checkpoint")
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        self.deferring = True
+        before, self.deferring = self.deferring, True
         try:
             yield
         finally:
-            self.deferring = False
+            self.deferring = before
 
     def due(self) -> bool:
         if time.monotonic() > self.deadline:

@@ -3,7 +3,7 @@ import contextlib
 import pathlib
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -176,12 +176,12 @@ def run_stage(stage: Stage, session: Session) -> Trained:
     """Trains a stage from its newest checkpoint, or from the start, to its end; a finished one is only loaded."""
     start = initial_state(stage.task, stage_key(stage.seed, stage.name), stage.frozen)
     with open_checkpoints(stage, session.workdir) if chief() else contextlib.nullcontext() as checkpoints:
-        state = restored(checkpoints and checkpoints.newest(), start)
+        state = restored(checkpoints, Checkpoints.newest, start)
         if step := int(state.step):
             console.print(f"{stage.name}  {'done' if step == stage.total_steps else 'goes on'} at step {step}")
         if step < stage.total_steps:
             train(stage, state, checkpoints, session)
-        last, best = (restored(checkpoints and read(), start) for read in (checkpoints.newest, checkpoints.best))
+        last, best = (restored(checkpoints, read, start) for read in (Checkpoints.newest, Checkpoints.best))
     return Trained(variables(last), variables(best), int(best.step) // stage.task.steps_per_epoch)
 
 
@@ -192,8 +192,10 @@ def open_checkpoints(stage: Stage, workdir: pathlib.Path) -> Checkpoints:
     return Checkpoints(folder)
 
 
-def restored(stored: Mapping[str, Any] | None, start: TrainState) -> TrainState:
-    """What the chief has read, for all processes; `start` where there is nothing."""
+def restored(checkpoints: Checkpoints | None, read: Callable[[Checkpoints], dict[str, Any] | None],
+             start: TrainState) -> TrainState:
+    """What the chief reads, in all processes; `start` where there is nothing."""
+    stored = checkpoints and read(checkpoints)
     return told_by_chief(serialization.from_state_dict(start, stored) if stored else start)
 
 

@@ -52,7 +52,7 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
     silence_checkpoint_errors()
     devices, recipes = list(devices or jax.devices()), settings.check(config)
     console.quiet = not chief()
-    with Interruption(config.time_limit) as interruption:
+    with Interruption(config.time_limit, deferring=jax.process_count() > 1) as interruption:  # several stop together
         compute_dtype(config.dtype, "cpu")
         data, train, held_out = load_data(config)
         check_batches(config, recipes, train, len(devices))
@@ -91,7 +91,7 @@ def check_batches(config: ConfigDict, recipes: Sequence[Recipe], train: Split, d
     """Every stage needs whole batches that the devices divide."""
     sections = {"teacher", "student"} | {name for recipe in recipes for name in recipe.method.pretrain}
     for name in sorted(sections):
-        size, images = config[name].batch_size, round(len(train.label) * config[name].fraction)
+        size, images = config[name].batch_size, sources.subset_size(train, config[name].fraction)
         if size % devices:
             raise UserError(f"{devices} devices do not divide {name}.batch_size={size}: "
                             f"use --config.{name}.batch_size={max(1, round(size / devices)) * devices}")
@@ -110,7 +110,7 @@ def plan(this: Run, recipes: Sequence[Recipe]) -> list[Row]:
 
 
 def stage_row(this: Run, name: str, section: ConfigDict, model: str) -> Row:
-    images = round(len(this.train.label) * section.fraction)
+    images = sources.subset_size(this.train, section.fraction)
     steps = section.epochs * (images // section.batch_size)
     source = section.get("checkpoint")
     return {"stage": name, "network": model, "parameters": count_parameters(this, model), "images": images,

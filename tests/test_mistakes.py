@@ -177,9 +177,8 @@ def damaged_datasets(folder: Path) -> None:
 def command(monkeypatch, tmp_path, capsys):
     """Runs the command in this process, which has loaded its libraries: (exit code, stdout, stderr)."""
     for name, arrays in DATASETS.items():
-        test = sources.Split(**FINE)
-        monkeypatch.setitem(sources.LOADERS, name,
-                            lambda _, arrays=arrays: sources.Dataset(sources.Split(**arrays), test, 10))
+        data = sources.Dataset(sources.Split(**arrays), sources.Split(**FINE), 10)
+        monkeypatch.setitem(sources.LOADERS, name, lambda _, data=data: data)
     monkeypatch.setattr("sskd_jax.data.cifar._reachable", lambda: False)
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
 

@@ -42,6 +42,11 @@ def subset(split: Split, fraction: float, seed: int) -> Split:
     return split if fraction == 1 else _take(split, _draw(split.label, fraction, seed))
 
 
+def subset_size(split: Split, fraction: float) -> int:
+    """The number of images that `subset` keeps."""
+    return sum(_share(fraction, count) for count in np.unique(split.label, return_counts=True)[1])
+
+
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Splits (train, validation), where validation is a random `fraction` of every class, one image at least."""
     if not 0 < fraction < 1:
@@ -70,8 +75,12 @@ def _draw(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     random, chosen = np.random.RandomState(seed), np.zeros(len(label), bool)
     for value in np.unique(label):
         member = random.permutation(np.flatnonzero(label == value))
-        chosen[member[: max(1, round(fraction * len(member)))]] = True
+        chosen[member[:_share(fraction, len(member))]] = True
     return chosen
+
+
+def _share(fraction: float, count: int) -> int:
+    return max(1, round(fraction * count))
 
 
 def _take(split: Split, chosen: np.ndarray) -> Split:
