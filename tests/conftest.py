@@ -10,6 +10,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # now, before a test changes the environment for the processes that it starts
 PROGRAMS = tempfile.TemporaryDirectory()  # the same programs are compiled once for all tests
 jax.config.update("jax_compilation_cache_dir", PROGRAMS.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

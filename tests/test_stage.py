@@ -1,15 +1,32 @@
+import math
 import pathlib
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from tiny import images, sskd_task
+from tiny import TinyNet, images, sskd_task
 
+from sskd_jax import optim
+from sskd_jax.checkpoint import Checkpoints
 from sskd_jax.console import show
+from sskd_jax.data import views
 from sskd_jax.data.sources import Split
-from sskd_jax.stage import Stage, check_description, describe, epoch_order, load_stage
-from sskd_jax.step import Frozen
-from sskd_jax.types import UserError
+from sskd_jax.devices import AXIS
+from sskd_jax.interruption import Interruption
+from sskd_jax.methods import METHODS
+from sskd_jax.stage import (
+    Session,
+    Stage,
+    check_description,
+    check_finite,
+    describe,
+    epoch_order,
+    load_stage,
+    run_stage,
+)
+from sskd_jax.step import Frozen, Task
+from sskd_jax.types import Stopped, UserError
 
 
 def stage(name: str = "student", seed: int = 0) -> Stage:
@@ -54,3 +71,75 @@ def test_an_unfinished_stage_is_no_teacher(tmp_path):
                                              ("train/ss", 0.012345, "0.0123")])
 def test_figures_as_people_read_them(name, value, text):
     assert show(name, value) == text
+
+
+class Book:
+    """A logbook in memory."""
+
+    def __init__(self):
+        self.rows = []
+
+    def rewind(self, stage: str, step: int) -> None:
+        self.rows = [row for row in self.rows if row["step"] <= step]
+
+    def write(self, row: dict) -> None:
+        self.rows.append(row)
+
+
+class StopAfter(Interruption):
+    """Wants to stop once it was asked so many times."""
+
+    def __init__(self, times: int):
+        super().__init__()
+        self.times = times
+
+    def due(self) -> bool:
+        self.times -= 1
+        self.reason = "enough" if self.times < 0 else ""
+        return bool(self.reason)
+
+
+def session(workdir: pathlib.Path, interruption: Interruption | None = None) -> Session:
+    return Session(workdir, jax.devices()[:1], Book(), interruption or Interruption(), math.inf)
+
+
+def small_stage(learning_rate: float = 0.05) -> Stage:
+    """Two steps in each of three epochs, of a student that learns from labels."""
+    network = TinyNet(num_classes=10, axis_name=AXIS)
+    colour = dict(views=1, mean=(0.5,) * 3, std=(0.25,) * 3)
+    task = Task(network, None, METHODS["scratch"](), {"ce": 1.0},
+                optim.sgd(lambda step: learning_rate, momentum=0.9, weight_decay=5e-4),
+                partial(views.augment, flip=True, pad=1, **colour), partial(views.evaluate_views, **colour), 2)
+    return stage("student")._replace(task=task, learning_rate=lambda step: learning_rate)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    here = session(tmp_path_factory.mktemp("whole"))
+    return run_stage(small_stage(), here), here.book.rows
+
+
+@pytest.mark.parametrize("dispatches", range(6))
+def test_a_stop_anywhere_changes_no_bit(dispatches, whole, tmp_path, monkeypatch):
+    """Steps are dispatched one by one; before each of the six the run is stopped, saved, and called again."""
+    monkeypatch.setattr("sskd_jax.stage.DISPATCH_SECONDS", 0.0)
+    here = session(tmp_path, StopAfter(dispatches))
+    with pytest.raises(Stopped, match=f"enough: student is saved at step {dispatches} of 6; the same command goes on"):
+        run_stage(small_stage(), here)
+    jax.tree.map(np.testing.assert_array_equal, run_stage(small_stage(), here._replace(interruption=Interruption())),
+                 whole[0])
+    assert here.book.rows == whole[1]
+
+
+def test_what_is_not_finite_stops_the_stage_and_leaves_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(UserError, match=r"student diverged: not finite in step \d: .*gradient. The checkpoints before"):
+        run_stage(small_stage(learning_rate=1e30), session(tmp_path))
+    with Checkpoints(tmp_path / "student") as checkpoints:
+        newest = checkpoints.newest()
+    assert newest is None or all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(newest["params"]))
+
+
+def test_the_first_step_that_spoiled_something_is_named():
+    spoiled = {name: np.int32([step, step]) for name, step in {"ce": 0, "kd": 7, "loss": 7, "gradient": 9}.items()}
+    with pytest.raises(UserError, match="student diverged: not finite in step 7: kd, loss. The"):
+        check_finite(stage(), jax.tree.map(lambda leaf: jax.device_put(leaf), spoiled))

@@ -78,6 +78,17 @@ def test_a_finished_run_is_not_run_again(finished, capsys):
 
 
 @pytest.mark.slow
+def test_the_same_run_again_gives_the_same_bits(finished, tmp_path):
+    workdir, table = finished
+    config = small_config()
+    config.methods = ("sskd",)
+    assert run(config, tmp_path) == [table[0], table[-1]]
+    assert rows(tmp_path) == [row for row in rows(workdir) if row["stage"] in ("teacher", "sskd/head", "sskd/student")]
+    for stage in ("teacher", "sskd/head", "sskd/student"):
+        jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path, stage), final_state(workdir, stage))
+
+
+@pytest.mark.slow
 def test_a_restart_changes_no_bit(finished, tmp_path, monkeypatch):
     """Stops in the middle of the last stage's second epoch, behind a checkpoint within it, and goes on."""
     workdir, table = finished
@@ -124,7 +135,7 @@ def test_another_config_or_teacher_is_refused(finished, tmp_path):
 
 MISTAKES = [
     ({"student.batch_size": 12}, "8 devices do not divide student.batch_size=12: use --config.student.batch_size=16"),
-    ({"student.batch_size": 512}, "student.batch_size=512 is more than the 108 training images"),
+    ({"student.batch_size": 512}, "student.batch_size=512 is more than the 109 training images"),
     ({"student.model": "resnet57"}, "unknown student architecture 'resnet57': did you mean 'resnet56'"),
     ({"data.name": "cifar101"}, "unknown dataset 'cifar101': did you mean 'cifar10"),
     ({"teacher.checkpoint": "/nowhere"}, "/nowhere cannot be read: No such file"),
