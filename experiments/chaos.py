@@ -12,6 +12,7 @@ import collections
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -58,11 +59,12 @@ def start(flags: Sequence[str], workdir: pathlib.Path) -> subprocess.Popen:
     return subprocess.Popen(command(flags, workdir), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen) -> None:
-    """Waits for a run that must end by itself, and well."""
+def finish(process: subprocess.Popen) -> int:
+    """Waits for the end of a run, which must come well or by a kill, and returns its exit code."""
     complaint = process.communicate()[1]
-    if process.returncode:
+    if process.returncode not in (0, -signal.SIGKILL):
         sys.exit(f"error: a run ended with exit code {process.returncode}: {complaint[-2000:]}")
+    return process.returncode
 
 
 def wait(process: subprocess.Popen, workdir: pathlib.Path, rng: random.Random, longest: float) -> None:
@@ -79,11 +81,13 @@ def wait(process: subprocess.Popen, workdir: pathlib.Path, rng: random.Random, l
     time.sleep(rng.uniform(0, 0.03))
 
 
-def kill(process: subprocess.Popen, workdir: pathlib.Path) -> Kill:
+def kill(process: subprocess.Popen, workdir: pathlib.Path, began: float) -> Kill | None:
+    """Kills a process that was started at the time `began`; None where it has just ended by itself."""
     process.kill()
-    process.communicate()
+    if not finish(process):
+        return None
     newest = max(stages(workdir), key=lambda stage: (workdir / stage).stat().st_mtime, default="before any")
-    return Kill(newest, bool(find(workdir, UNFINISHED)))
+    return Kill(newest, any(path.stat().st_mtime > began for path in find(workdir, UNFINISHED)))
 
 
 def differences(found: pathlib.Path, expected: pathlib.Path) -> list[str]:
@@ -112,13 +116,13 @@ def torment(flags: Sequence[str], folder: pathlib.Path, kills: int, rng: random.
     while len(done) < kills:
         workdir, runs = folder / f"killed{runs}", runs + 1
         while len(done) < kills:
-            process = start(flags, workdir)
+            began, process = time.time(), start(flags, workdir)
             wait(process, workdir, rng, longest)
-            if process.poll() is not None:
+            if (killed := kill(process, workdir, began)) is None:
                 break
-            done.append(kill(process, workdir))
-            console.print(f"kill {len(done)}/{kills}  {done[-1].stage}{', writing' if done[-1].writing else ''}")
-        finish(process if process.returncode != -9 else start(flags, workdir))
+            done.append(killed)
+            console.print(f"kill {len(done)}/{kills}  {killed.stage}{', writing' if killed.writing else ''}")
+        finish(start(flags, workdir))
         wrong += [f"{workdir.name}: {name}" for name in differences(workdir, folder / "whole")]
     return done, wrong
 

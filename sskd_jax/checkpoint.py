@@ -43,7 +43,7 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = pathlib.Path(folder).absolute()
-        for step in self.steps():
+        for step in _steps(self.folder):
             if _without_content(self.folder / str(step)):
                 self._set_aside(step)
         self.manager = _manager(self.folder)
@@ -54,9 +54,6 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         with contextlib.suppress(Exception) if kind else self._writing():  # the first error is the one to see
             self.manager.close()
-
-    def steps(self) -> list[int]:
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
     def save(self, state: Any, score: float | None = None) -> None:
         """Writes `state` with its field `step`, on the host, in the background; what is there already stays."""
@@ -83,8 +80,8 @@ class Checkpoints:
         """The first checkpoint that `pick` gives and that is whole."""
         self.wait()
         while (step := pick()) is not None:
-            with quiet(), contextlib.suppress(Exception):  # whatever damage provokes in orbax and tensorstore
-                return _read(self.folder / str(step) / "default")
+            if (state := _read_whole(self.folder / str(step))) is not None:
+                return state
             self.manager.close()
             self._set_aside(step)
             self.manager = _manager(self.folder)
@@ -93,7 +90,7 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         """Renames a damaged checkpoint, so that the one before it is the newest."""
         damaged = self.folder / str(step)
-        if self.steps() == [step]:
+        if _steps(self.folder) == [step]:
             raise UserError(f"the checkpoint {damaged} is damaged and there is no other: put a copy of it back, or "
                             f"delete {self.folder} to train this stage again")
         shutil.rmtree(self.folder / f"damaged-{step}", ignore_errors=True)
@@ -112,6 +109,20 @@ class Checkpoints:
                             "command again; it goes on from the checkpoint before") from error
 
 
+def read_newest(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The newest state in a folder that may be another run's: nothing in it is changed.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    if not (steps := _steps(folder)):
+        return None
+    newest = folder / str(steps[-1])
+    if (state := _read_whole(newest)) is None:
+        raise UserError(f"the checkpoint {newest} is damaged: put a copy of it back, or run what made it once more")
+    return state
+
+
 def _without_content(checkpoint: pathlib.Path) -> bool:
     """Whether a checkpoint is damaged in a way that would stop orbax from opening the folder."""
     try:
@@ -122,17 +133,18 @@ def _without_content(checkpoint: pathlib.Path) -> bool:
         return True
 
 
-def _read(content: pathlib.Path) -> dict[str, Any]:
-    """The state of a checkpoint, as nested dicts.
+def _steps(folder: pathlib.Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
-    Raises:
-      Exception: of any kind, where it is damaged.
-    """
-    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
-        stored = reader.restore(content)
-    if checksum(stored["state"]) != stored["checksum"]:
-        raise ValueError("the checksum is another")
-    return stored["state"]
+
+def _read_whole(checkpoint: pathlib.Path) -> dict[str, Any] | None:
+    """Its state as nested dicts, or None where it is damaged."""
+    with quiet(), contextlib.suppress(Exception):  # whatever damage provokes in orbax and tensorstore
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
+            stored = reader.restore(checkpoint.absolute() / "default")
+        if checksum(stored["state"]) == stored["checksum"]:
+            return stored["state"]
+    return None
 
 
 def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
@@ -143,7 +155,7 @@ def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
     best = keep.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
     return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(
         best_fn=score, preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(2), best]),
-        create=False, multiprocessing_options=_alone()))
+        create=False, cleanup_tmp_directories=True, multiprocessing_options=_alone()))
 
 
 def _alone() -> options.MultiprocessingOptions:

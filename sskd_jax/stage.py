@@ -4,13 +4,13 @@ import pathlib
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 from flax import serialization
 
-from sskd_jax.checkpoint import Checkpoints
+from sskd_jax.checkpoint import Checkpoints, read_newest
 from sskd_jax.console import StageProgress, console
 from sskd_jax.data.sources import Split
 from sskd_jax.devices import agree, chief, first, replicated, told_by_chief
@@ -164,8 +164,7 @@ def load_stage(path: pathlib.Path, kind: str, about: dict[str, Any]) -> dict[str
     if not folders:
         raise UserError(f"{path} holds no {kind}: give a workdir of a run that trained one")
     check_description(folders[0], about, f"give the config that it was trained with, or another {kind}")
-    with Checkpoints(folders[0]) as checkpoints:
-        state, steps = checkpoints.newest(), read_json(folders[0] / "stage.json")["steps"]
+    state, steps = read_newest(folders[0]), read_json(folders[0] / "stage.json")["steps"]
     done = int(state["step"]) if state else 0
     if done != steps:
         raise UserError(f"{folders[0]} is at step {done} of {steps}: finish that run first")
@@ -224,29 +223,33 @@ def train(stage: Stage, state: TrainState, checkpoints: Checkpoints | None, sess
                 step = epoch * steps + done
                 progress.advance(step)
                 if done < steps and time.monotonic() - saved > session.save_seconds:
-                    save(stage, checkpoints, state)
+                    save(stage, state, checkpoints)
                     saved = time.monotonic()
             if step < (epoch + 1) * steps:
-                save(stage, checkpoints, state, wait=True)
-                raise Stopped(f"{session.interruption.reason or 'another process stops'}: {stage.name} is saved at "
-                              f"step {step} of {stage.total_steps}; the same command goes on from there")
+                stop(stage, state, checkpoints, session.interruption.reason or "another process stops")
             progress.evaluating()
             figures = epoch_figures(stage, state, evaluate((state.params, state.batch_stats), held_out))
             session.book.write({"stage": stage.name, "epoch": epoch + 1, "step": step, "learning_rate":
                                 float(stage.learning_rate(step - 1)), **figures})
-            save(stage, checkpoints, state, headline(stage, figures))
+            save(stage, state, checkpoints, headline(stage, figures))
             saved = time.monotonic()
             progress.epoch(epoch + 1, stage.epochs, figures)
 
 
-def save(stage: Stage, checkpoints: Checkpoints | None, state: TrainState, score: float | None = None,
-         wait: bool = False) -> None:
+def save(stage: Stage, state: TrainState, checkpoints: Checkpoints | None, score: float | None = None) -> None:
     """Saves `state`, stacked over the devices, if it is sound and if this is the process that saves."""
     check_finite(stage, state.spoiled)
     if checkpoints:
         checkpoints.save(first(state), score)
-        if wait:
-            checkpoints.wait()
+
+
+def stop(stage: Stage, state: TrainState, checkpoints: Checkpoints | None, reason: str) -> NoReturn:
+    """Ends training within an epoch, once `state` is saved."""
+    save(stage, state, checkpoints)
+    if checkpoints:
+        checkpoints.wait()
+    raise Stopped(f"{reason}: {stage.name} is saved at step {first(state.step)} of {stage.total_steps}; the same command "
+                  "goes on from there")
 
 
 def epoch_figures(stage: Stage, state: TrainState, scores: dict[str, float]) -> dict[str, float]:

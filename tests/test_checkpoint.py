@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
-from sskd_jax.checkpoint import Checkpoints, checksum
+from sskd_jax.checkpoint import Checkpoints, checksum, read_newest
 from sskd_jax.types import UserError
 
 
@@ -33,9 +33,8 @@ def folder(tmp_path):
 
 def test_the_last_two_and_the_best_are_kept(folder):
     with Checkpoints(folder) as checkpoints:
-        assert checkpoints.steps() == [1, 3, 4]
         newest, best = checkpoints.newest(), checkpoints.best()
-    assert same(newest, 4) and same(best, 1)
+    assert same(newest, 4) and same(best, 1) and {path.name for path in folder.iterdir()} == {"1", "3", "4"}
     assert newest["step"].dtype == np.int32
 
 
@@ -93,6 +92,21 @@ def test_a_checkpoint_that_lost_all_its_files_is_told(folder, capsys):
     with Checkpoints(folder) as checkpoints:
         assert same(checkpoints.newest(), 3)
     assert "is now called damaged-4" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_run_is_only_read(folder):
+    assert same(read_newest(folder), 4)
+    shutil.rmtree(folder / "4" / "default")
+    with pytest.raises(UserError, match="4 is damaged: put a copy of it back"):
+        read_newest(folder)
+    assert {path.name for path in folder.iterdir()} == {"1", "3", "4"}
+
+
+def test_what_a_killed_process_left_is_cleared_away(folder):
+    (folder / "5.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(state(6))
+    assert {path.name for path in folder.iterdir()} == {"1", "4", "6"}
 
 
 def test_without_a_whole_one_nothing_starts_anew(tmp_path):

@@ -79,7 +79,7 @@ MISTAKES = [
     ((QUICK, "--config.student.epochs=0"), "student.epochs is 0: give a whole number from 1 on"),
     ((QUICK, "--config.student.batch_size=0"), "student.batch_size is 0: give a whole number from 2 on"),
     ((QUICK, "--config.student.batch_size=12"), "do not divide student.batch_size=12: use --config.student.batch_size"),
-    ((QUICK, "--config.student.batch_size=4096"), "student.batch_size=4096 is more than the 135 training images"),
+    ((QUICK, "--config.student.batch_size=4096"), "student.batch_size=4096 is more than the 136 training images"),
     ((QUICK, "--config.teacher.learning_rate=-0.1"), "teacher.learning_rate is -0.1: give a number above 0"),
     ((QUICK, "--config.head.momentum=1.0"), "head.momentum is 1.0: give a number from 0, but below 1"),
     ((QUICK, "--config.head.weight_decay=-1.0"), "head.weight_decay is -1.0"),
