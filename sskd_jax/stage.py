@@ -248,8 +248,8 @@ def stop(stage: Stage, state: TrainState, checkpoints: Checkpoints | None, reaso
     save(stage, state, checkpoints)
     if checkpoints:
         checkpoints.wait()
-    raise Stopped(f"{reason}: {stage.name} is saved at step {first(state.step)} of {stage.total_steps}; the same command "
-                  "goes on from there")
+    raise Stopped(f"{reason}: {stage.name} is saved at step {first(state.step)} of {stage.total_steps}; the same "
+                  "command goes on from there")
 
 
 def epoch_figures(stage: Stage, state: TrainState, scores: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,39 @@
+"""Relational Knowledge Distillation (Park, Kim, Lu, Cho, CVPR 2019)."""
+import jax
+import jax.numpy as jnp
+import optax
+
+from sskd_jax.losses import normalized, product
+from sskd_jax.methods.beside import beside
+from sskd_jax.types import Array, Method
+
+
+def distances(embed: Array) -> Array:
+    """Between all rows [N, D], divided by the mean of those that are not zero: [N, N] (eq. 6 and 7)."""
+    squares = jnp.sum(jnp.square(embed), 1)
+    squared = jnp.maximum(squares[:, None] + squares - 2 * product(embed, embed.T), 1e-12)
+    off_diagonal = ~jnp.eye(embed.shape[0], dtype=bool)
+    distance = jnp.where(off_diagonal, jnp.sqrt(squared), 0)
+    return distance / (distance.sum() / off_diagonal.sum())
+
+
+def angles(embed: Array) -> Array:
+    """[N, N, N]: the cosine, at every row of [N, D], of the angle between every two others (eq. 9)."""
+    direction = normalized(embed[None] - embed[:, None])
+    return jnp.einsum("ijd,ikd->ijk", direction, direction, precision="highest")
+
+
+def huber(student: Array, teacher: Array) -> Array:
+    """Eq. 8, the mean over all relations."""
+    return jnp.mean(optax.huber_loss(student, teacher))
+
+
+def rkd(*, distance_weight: float, angle_weight: float, kd_temperature: float) -> Method:
+    """Distances and angles between the embeddings of the global batch."""
+
+    def relations(params, student, teacher, batch) -> Array:  # noqa: ANN001
+        teacher = jax.lax.stop_gradient(teacher.embed)
+        return (distance_weight * huber(distances(student.embed), distances(teacher))
+                + angle_weight * huber(angles(student.embed), angles(teacher)))
+
+    return beside("rkd", relations, kd_temperature=kd_temperature)
