@@ -45,6 +45,8 @@ def reason(error: BaseException) -> str:
     for link in reversed(chain):
         if isinstance(link, UserError):
             return str(link)
+        if isinstance(link, OSError):  # of a config file; the path is in the last line
+            return str(link).splitlines()[-1]
         for frame in traceback.extract_tb(link.__traceback__):
             if frame.name == "get_config":
                 return f"{frame.filename}, line {frame.lineno}: {type(link).__name__}: {link}"
