@@ -1,7 +1,6 @@
 """What the config files share: arguments, the paper's pairs and numbers, the reference's learning rates and weights."""
 from ml_collections import ConfigDict
 
-from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
 from sskd_jax.types import UserError, choose
 
@@ -32,22 +31,57 @@ PAIRS = {
     ("wrn_40_2", "ShuffleV1"): {"kd": 74.83, "sskd": 77.40},
 }
 
-# The numbers of a method. SSKD's are the released code's.
+# What the paper says of the other methods, in the order of PAIRS; it most likely combined all of them with KD.
+OTHERS = {
+    "fitnet": (75.75, 74.12, 71.60, 74.31, 73.54, 68.58, 68.54, 73.84, 74.82, 75.11, 75.55),
+    "at": (75.28, 74.45, 71.78, 74.26, 73.62, 69.34, 69.28, 73.45, 74.76, 75.30, 75.61),
+    "sp": (75.34, 73.15, 71.48, 74.74, 73.44, 66.89, 68.99, 73.86, 73.80, 75.15, 75.56),
+    "vid": (74.79, 74.20, 71.71, 74.82, 73.96, 66.91, 68.88, 73.75, 74.28, 75.78, 75.36),
+    "rkd": (75.40, 73.87, 71.48, 74.47, 73.72, 68.50, 68.46, 73.73, 74.20, 75.74, 75.45),
+    "pkt": (76.01, 74.40, 71.44, 74.17, 73.37, 67.89, 68.44, 73.53, 74.06, 75.18, 75.51),
+}
+for _name, _scores in OTHERS.items():
+    for _pair, _score in zip(PAIRS.values(), _scores, strict=True):
+        _pair[f"{_name}+kd"] = _score
+
+# The numbers of a method: SSKD's are the released code's, DIST's its paper's, the others' are RepDistiller's.
+_BESIDE = {"kd_temperature": 4.0}
 METHOD_NUMBERS = {
     "scratch": {},
     "kd": {"temperature": 4.0},
+    "fitnet": {"layer": 2, **_BESIDE},
+    "at": _BESIDE,
+    "sp": _BESIDE,
+    "cc": {"width": 128, **_BESIDE},
+    "vid": {"first_variance": 5.0, **_BESIDE},
+    "rkd": {"distance_weight": 25.0, "angle_weight": 50.0, **_BESIDE},
+    "pkt": _BESIDE,
+    "nst": _BESIDE,
+    "dist": {"temperature": 4.0},
     "sskd": {"kd_temperature": 4.0, "tf_temperature": 4.0, "ss_temperature": 0.5, "tf_ratio": 1.0, "ss_ratio": 0.75,
              "head_temperature": 1.0},
 }
 
-# The weight of every term. SSKD's differ between the released code, the ECCV supplement and the arXiv text.
+# The weight of every term; "+kd" behind a method's name gives its `kd` the weight 1. SSKD's differ between the released
+# code, the ECCV supplement and the arXiv text.
 WEIGHTS = {
     "scratch": {"code": {"ce": 1.0}},
     "kd": {"code": {"ce": 0.1, "kd": 0.9}},
+    "fitnet": {"code": {"ce": 1.0, "kd": 0.0, "hint": 100.0}},
+    "at": {"code": {"ce": 1.0, "kd": 0.0, "at": 1000.0}},
+    "sp": {"code": {"ce": 1.0, "kd": 0.0, "sp": 3000.0}},
+    "cc": {"code": {"ce": 1.0, "kd": 0.0, "cc": 0.02}},
+    "vid": {"code": {"ce": 1.0, "kd": 0.0, "vid": 1.0}},
+    "rkd": {"code": {"ce": 1.0, "kd": 0.0, "rkd": 1.0}},
+    "pkt": {"code": {"ce": 1.0, "kd": 0.0, "pkt": 30000.0}},
+    "nst": {"code": {"ce": 1.0, "kd": 0.0, "nst": 50.0}},
+    "dist": {"code": {"ce": 1.0, "inter": 2.0, "intra": 2.0}},
     "sskd": {"code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0},
              "eccv": {"ce": 0.1, "kd": 0.9, "tf": 5.0, "ss": 3.0},
              "arxiv": {"ce": 0.1, "kd": 0.9, "tf": 10.0, "ss": 2.7}},
 }
+
+NAMES = (*METHOD_NUMBERS, *(f"{name}+kd" for name, presets in WEIGHTS.items() if presets["code"].get("kd") == 0))
 
 LIGHT = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 
@@ -85,10 +119,11 @@ def sgd(*, epochs: int, milestones: tuple[int, ...], learning_rate: float, batch
 
 
 def method(name: str, preset: str = "code") -> ConfigDict:
-    """A method with its numbers, and the weights of its terms."""
-    choose(METHODS, name, "method")
-    weights = choose(WEIGHTS[name], preset, f"weights for {name}")
-    return ConfigDict(dict(method=dict(name=name, **METHOD_NUMBERS[name]), weights=weights))
+    """A method with its numbers, and the weights of its terms. "at+kd" is "at" with KD beside it."""
+    choose(dict.fromkeys(NAMES), name, "method")
+    base = name.removesuffix("+kd")
+    weights = choose(WEIGHTS[base], preset, f"weights for {base}") | ({"kd": 1.0} if base != name else {})
+    return ConfigDict(dict(method=dict(name=base, **METHOD_NUMBERS[base]), weights=weights))
 
 
 def paper(method: str, teacher: str, student: str) -> dict[str, float]:

@@ -14,7 +14,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     common.parse(arg)
     config = ConfigDict()
     config.methods = ("scratch", "kd", "sskd")
-    config.settings = {name: common.method(name) for name in common.METHOD_NUMBERS}
+    config.settings = {name: common.method(name) for name in common.NAMES}
     config.update(common.RUN)
     config.data = dict(name="digits", data_dir="", validation=0.0, flip=False, pad=1, mean=(0.31,) * 3, std=(0.38,) * 3)
     config.teacher = dict(model="resnet20", checkpoint="",

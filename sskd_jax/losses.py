@@ -1,9 +1,10 @@
 """Equations that two or more methods share: predictions first, targets second. Means over rows, in float32."""
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from sskd_jax.types import Array
+from sskd_jax.types import Array, Outputs, UserError
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -26,3 +27,45 @@ def soft_divergence(student: Array, teacher: Array, *, temperature: float, keep:
 def accuracy(logits: Array, labels: Array) -> Array:
     """Share of the rows [N, K] whose largest logit is that of the label [N]."""
     return jnp.mean(logits.argmax(-1) == labels)
+
+
+def normalized(rows: Array) -> Array:
+    """Unit vectors along the last axis; a row of zeros stays one, and has a gradient like any other."""
+    squares = jnp.sum(jnp.square(rows), -1, keepdims=True)
+    return rows * jax.lax.rsqrt(jnp.where(squares > 1e-24, squares, 1))
+
+
+def product(a: Array, b: Array) -> Array:
+    """a [N, D] times b [D, M] in full float32, whatever the device's default."""
+    return jnp.matmul(a, b, precision="highest")
+
+
+def pooled(features: Array, height: int, width: int) -> Array:
+    """Means over the parts into which `height` x `width` divide a map [N, H, W, C], as adaptive average pooling."""
+
+    def parts(size: int, count: int) -> np.ndarray:
+        edges = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+        return np.float32([[(low <= place < high) / (high - low) for place in range(size)] for low, high in edges])
+
+    rows, columns = parts(features.shape[1], height), parts(features.shape[2], width)
+    return jnp.einsum("ih,nhwc,jw->nijc", rows, features, columns, precision="highest")
+
+
+def same_size(student: Array, teacher: Array) -> tuple[Array, Array]:
+    """Two maps [N, H, W, C] in float32, the larger one pooled to the other's size."""
+    student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
+    if student.shape[1] > teacher.shape[1]:
+        return pooled(student, *teacher.shape[1:3]), teacher
+    return student, teacher if student.shape[1] == teacher.shape[1] else pooled(teacher, *student.shape[1:3])
+
+
+def map_pairs(student: Outputs, teacher: Outputs) -> list[tuple[Array, Array]]:
+    """The maps of both networks behind the stem, by depth.
+
+    Raises:
+      UserError: one has more than the other.
+    """
+    if len(student.maps) != len(teacher.maps):
+        raise UserError(f"this method pairs the maps of both networks, but the student has {len(student.maps)} and the "
+                        f"teacher {len(teacher.maps)}: choose networks of one family")
+    return list(zip(student.maps[1:], teacher.maps[1:], strict=True))

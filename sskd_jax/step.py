@@ -108,13 +108,19 @@ def gather(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True), tree)
 
 
-def gather_outputs(outputs: Outputs | None) -> Outputs | None:
-    """Logits and embeddings of the global batch; maps are large, and losses on them are means that may stay local."""
-    return outputs and outputs._replace(logits=gather(outputs.logits), embed=gather(outputs.embed))
+def gather_outputs(outputs: Outputs | None, places: Sequence[int] = ()) -> Outputs | None:
+    """Logits, embeddings and the maps at `places` of the global batch; maps are large, so the others stay local."""
+    if outputs is None:
+        return None
+    maps = list(outputs.maps)
+    for place in places:
+        maps[place] = gather(maps[place])
+    return outputs._replace(logits=gather(outputs.logits), embed=gather(outputs.embed), maps=tuple(maps))
 
 
 def teach(task: Task, frozen: Frozen, image: Array) -> Outputs | None:
-    return gather_outputs(lax.stop_gradient(forward(task.teacher, frozen.teacher, image))) if task.teacher else None
+    outputs = lax.stop_gradient(forward(task.teacher, frozen.teacher, image)) if task.teacher else None
+    return gather_outputs(outputs, task.method.gathered)
 
 
 def draw(task: Task, state: TrainState, frozen: Frozen, index: Array) -> tuple[Array, Batch]:
@@ -137,7 +143,8 @@ def train_step(task: Task, state: TrainState, frozen: Frozen, index: Array) -> T
             student, updated = task.student.apply(variables, image.reshape(-1, *image.shape[2:]), train=True,
                                                   mutable=["batch_stats"])
             batch_stats = updated["batch_stats"]
-        terms, figures = task.method.loss(params["method"], frozen.pretrained, gather_outputs(student), teacher, batch)
+        student = gather_outputs(student, task.method.gathered)
+        terms, figures = task.method.loss(params["method"], frozen.pretrained, student, teacher, batch)
         loss = sum(task.weights[name] * term for name, term in terms.items())
         return loss, (batch_stats, {"loss": loss, **terms, **figures})
 

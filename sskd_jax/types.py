@@ -48,9 +48,12 @@ class Method(NamedTuple):
       terms: names of the loss terms, each of which needs a weight.
       init: (key, student, teacher) -> the method's own trained parameters; both `Outputs` hold shapes only.
       loss: (params, pretrained, student, teacher, batch) -> (unweighted terms, figures worth logging).
-        It sees the global batch. `pretrained` maps the name of each stage in `pretrain` to what it learned.
+        It sees the global batch, but for maps. `pretrained` maps the name of each stage in `pretrain` to what it
+        learned.
       views: rotated views per image: 1 or 4.
       teacher: whether a frozen teacher is needed.
+      gathered: places in `Outputs.maps` of those that `loss` sees for the global batch. Of the other maps it sees this
+        device's images, and may only take means over them.
       pretrain: stages that come first, by name: methods that train their own parameters on the frozen teacher alone.
       evaluate: (params, student, teacher, batch) -> {name: f32[N * r]}: a score of every row, r rows per image; their
         mean over a whole split is reported.
@@ -61,6 +64,7 @@ class Method(NamedTuple):
     loss: Callable[[Params, Params, Outputs | None, Outputs | None, Batch], tuple[Terms, Terms]]
     views: int = 1
     teacher: bool = True
+    gathered: tuple[int, ...] = ()
     pretrain: Mapping[str, "Method"] = {}
     evaluate: Callable[[Params, Outputs | None, Outputs | None, Batch], Terms] | None = None
 

@@ -10,6 +10,7 @@ from tiny import TinyNet
 from configs import cifar, quickstart
 from sskd_jax import train
 from sskd_jax.checkpoint import Checkpoints
+from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
 from sskd_jax.types import UserError
 
@@ -109,6 +110,19 @@ def test_a_restart_changes_no_bit(finished, tmp_path, monkeypatch):
     assert rows(tmp_path) == rows(workdir)
     for stage in STAGES:
         jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path, stage), final_state(workdir, stage))
+
+
+@pytest.mark.slow
+def test_every_method_trains(finished, tmp_path):
+    """On the teacher of another run; those that `finished` has are left out."""
+    config = small_config(**{"teacher.checkpoint": str(finished[0]), "student.epochs": 1})
+    config.methods = tuple(name for name in METHODS if f"{name}/student" not in STAGES) + ("fitnet+kd",)
+    table = run(config, tmp_path)
+    assert [row["stage"] for row in table[1:]] == [f"{name}/student" for name in config.methods]
+    for row in rows(tmp_path):
+        losses = {name: value for name, value in row.items() if name.startswith("train/")}
+        assert all(np.isfinite(value) for value in losses.values()) and len(losses) > 3
+    assert len({row["train/loss"] for row in rows(tmp_path)}) == len(config.methods)
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Paying More Attention to Attention (Zagoruyko, Komodakis, ICLR 2017), activation-based."""
 import jax.numpy as jnp
 
+from sskd_jax.beside import beside
 from sskd_jax.losses import map_pairs, normalized, same_size
-from sskd_jax.methods.beside import beside
 from sskd_jax.types import Array, Method
 
 

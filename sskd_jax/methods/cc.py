@@ -3,9 +3,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sskd_jax.beside import beside
 from sskd_jax.initializers import bias_uniform, fan_in_uniform
 from sskd_jax.losses import normalized
-from sskd_jax.methods.beside import beside
 from sskd_jax.types import Array, Method, Outputs, Params
 
 

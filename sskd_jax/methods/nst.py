@@ -2,8 +2,8 @@
 import jax
 import jax.numpy as jnp
 
+from sskd_jax.beside import beside
 from sskd_jax.losses import map_pairs, normalized, same_size
-from sskd_jax.methods.beside import beside
 from sskd_jax.types import Array, Method
 
 

@@ -1,8 +1,8 @@
 """Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas, ECCV 2018)."""
 import jax.numpy as jnp
 
+from sskd_jax.beside import beside
 from sskd_jax.losses import product
-from sskd_jax.methods.beside import beside
 from sskd_jax.types import Array, Method
 
 EPSILON = 1e-7

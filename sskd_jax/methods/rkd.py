@@ -3,15 +3,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sskd_jax.beside import beside
 from sskd_jax.losses import normalized, product
-from sskd_jax.methods.beside import beside
 from sskd_jax.types import Array, Method
 
 
 def distances(embed: Array) -> Array:
     """Between all rows [N, D], divided by the mean of those that are not zero: [N, N] (eq. 6 and 7)."""
     squares = jnp.sum(jnp.square(embed), 1)
-    squared = jnp.maximum(squares[:, None] + squares - 2 * product(embed, embed.T), 1e-12)
+    squared = jnp.maximum(squares[:, None] + squares[None] - 2 * product(embed, embed.T), 1e-12)
     off_diagonal = ~jnp.eye(embed.shape[0], dtype=bool)
     distance = jnp.where(off_diagonal, jnp.sqrt(squared), 0)
     return distance / (distance.sum() / off_diagonal.sum())

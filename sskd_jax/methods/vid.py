@@ -4,16 +4,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sskd_jax.beside import beside
 from sskd_jax.initializers import fan_in_uniform
 from sskd_jax.losses import map_pairs, same_size
-from sskd_jax.methods.beside import beside
 from sskd_jax.types import Array, Batch, Method, Outputs, Params
 
 EPSILON = 1e-5  # the least variance
 
 
 class Prediction(nn.Module):
-    """Mean [N, H, W, width] and variance [width] of a teacher's map, given the student's: three 1x1 convolutions."""
+    """A teacher's map, given the student's: mean [N, H, W, width], by three 1x1 convolutions, and variance."""
 
     width: int
     first_variance: float
@@ -25,7 +25,7 @@ class Prediction(nn.Module):
             features = layer(nn.relu(features) if i else features)
         start = np.log(np.expm1(self.first_variance - EPSILON))
         log_scale = self.param("log_scale", nn.initializers.constant(start), (self.width,))
-        return features, nn.softplus(log_scale) + EPSILON
+        return features, nn.softplus(log_scale).reshape(1, 1, 1, -1) + EPSILON
 
 
 def information_loss(mean: Array, variance: Array, teacher: Array) -> Array:
