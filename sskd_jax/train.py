@@ -1,12 +1,11 @@
 """The story of a run: data, teacher, the method's own stages, student, results."""
 import pathlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -25,7 +24,7 @@ from sskd_jax.quiet import silence_checkpoint_errors
 from sskd_jax.settings import Recipe
 from sskd_jax.stage import Session, Stage, load_stage, run_stage, stage_key
 from sskd_jax.step import Frozen, Task
-from sskd_jax.types import Method, Params, UserError, choose
+from sskd_jax.types import Method, Outputs, Params, UserError, choose
 
 Row = dict[str, Any]
 
@@ -59,6 +58,7 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
         with open_logbook(config, pathlib.Path(workdir), devices) as book:
             session = Session(pathlib.Path(workdir), devices, book, interruption, config.save_seconds)
             this = Run(config, session, train, held_out, data.test, data.num_classes)
+            check_pairs(this, recipes)
             report.announce(devices, data, len(train.label), plan(this, recipes))
             rows = networks(this, recipes)
             if chief():
@@ -117,9 +117,34 @@ def stage_row(this: Run, name: str, section: ConfigDict, model: str) -> Row:
             "work": f"from {source}" if source else f"{section.epochs} epochs, {steps} steps of {section.batch_size}"}
 
 
+def check_pairs(this: Run, recipes: Sequence[Recipe]) -> None:
+    """Traces every method's terms, so that one that does not suit the two networks says so before they are trained."""
+    for method in (recipe.method for recipe in recipes):
+        networks = [this.config.student.model, *([this.config.teacher.model] if method.teacher else [])]
+        jax.eval_shape(partial(trace_terms, method), *(shapes(this, model, 2 * method.views)[0] for model in networks))
+
+
+def trace_terms(method: Method, student: Outputs, teacher: Outputs | None = None) -> Any:
+    key, zeros = jax.random.key(0), jnp.zeros(2, jnp.int32)
+    pretrained = {name: stage.init(key, None, teacher) for name, stage in method.pretrain.items()}
+    params = method.init(key, student, teacher)
+    return method.loss(params, pretrained, student, teacher, {"label": zeros, "index": zeros})
+
+
 def count_parameters(this: Run, model: str) -> int:
-    shapes = jax.eval_shape(network(this, model).init, jax.random.key(0), this.test.image[:1].astype(np.float32))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes(this, model)[1]["params"]))
+
+
+def shapes(this: Run, model: str, rows: int = 2) -> tuple[Outputs, Params]:
+    """Those of a network's outputs for so many images, and of its variables."""
+    dtype = compute_dtype(this.config.dtype, this.session.devices[0].platform)
+    return shapes_for(model, this.num_classes, dtype, (rows, *this.test.image.shape[1:]))
+
+
+@cache
+def shapes_for(model: str, num_classes: int, dtype: Any, image: tuple[int, ...]) -> tuple[Outputs, Params]:
+    module = MODELS[model](num_classes=num_classes, dtype=dtype)
+    return jax.eval_shape(module.init_with_output, jax.random.key(0), jax.ShapeDtypeStruct(image, jnp.float32))
 
 
 def network(this: Run, model: str) -> nn.Module:

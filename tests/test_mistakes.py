@@ -106,6 +106,8 @@ MISTAKES = [
     (("--config={folder}/other_number.py",), "unknown config key 'settings.kd.method.alpha'"),
     (("--config={folder}/no_weight.py",), "the config lacks settings.sskd.weights.ss"),
     (("--config={folder}/other_weight.py",), "unknown config key 'settings.kd.weights.crd'"),
+    ((QUICK, "--config.methods=('fitnet',)", "--config.settings.fitnet.method.layer=9"), "fitnet's layer is 9, but"),
+    ((QUICK, "--config.methods=('at',)", "--config.student.model=vgg8"), "the student has 5 and the teacher 4: choose"),
     # networks and their files
     ((QUICK, "--config.student.model=resnet57"), "unknown student architecture 'resnet57': did you mean 'resnet56'"),
     ((QUICK, "--config.teacher.checkpoint={folder}/nowhere.pth"), "nowhere.pth cannot be read: No such file"),
