@@ -44,11 +44,12 @@ for _name, _scores in OTHERS.items():
     for _pair, _score in zip(PAIRS.values(), _scores, strict=True):
         _pair[f"{_name}+kd"] = _score
 
-# The numbers of a method: SSKD's are the released code's, DIST's its paper's, the others' are RepDistiller's.
+# The numbers of a method: SSKD's are the released code's, DKD's and DIST's their papers', the others RepDistiller's.
 _BESIDE = {"kd_temperature": 4.0}
+_LOGITS = {"standardize": False}  # compare standardized logits, Sun et al. 2024
 METHOD_NUMBERS = {
     "scratch": {},
-    "kd": {"temperature": 4.0},
+    "kd": {"temperature": 4.0, **_LOGITS},
     "fitnet": {"layer": 2, **_BESIDE},
     "at": _BESIDE,
     "sp": _BESIDE,
@@ -57,7 +58,8 @@ METHOD_NUMBERS = {
     "rkd": {"distance_weight": 25.0, "angle_weight": 50.0, **_BESIDE},
     "pkt": _BESIDE,
     "nst": _BESIDE,
-    "dist": {"temperature": 4.0},
+    "dkd": {"temperature": 4.0, "warmup_epochs": 20, **_LOGITS},
+    "dist": {"temperature": 4.0, **_LOGITS},
     "sskd": {"kd_temperature": 4.0, "tf_temperature": 4.0, "ss_temperature": 0.5, "tf_ratio": 1.0, "ss_ratio": 0.75,
              "head_temperature": 1.0},
 }
@@ -75,6 +77,7 @@ WEIGHTS = {
     "rkd": {"code": {"ce": 1.0, "kd": 0.0, "rkd": 1.0}},
     "pkt": {"code": {"ce": 1.0, "kd": 0.0, "pkt": 30000.0}},
     "nst": {"code": {"ce": 1.0, "kd": 0.0, "nst": 50.0}},
+    "dkd": {"code": {"ce": 1.0, "tckd": 1.0, "nckd": 8.0}},
     "dist": {"code": {"ce": 1.0, "inter": 2.0, "intra": 2.0}},
     "sskd": {"code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0},
              "eccv": {"ce": 0.1, "kd": 0.9, "tf": 5.0, "ss": 3.0},

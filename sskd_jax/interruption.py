@@ -1,6 +1,7 @@
 """Stopping on request: a signal or a time limit ends training at the next step, with everything saved."""
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
@@ -39,6 +40,8 @@ class Interruption:
         again, self.reason = self.reason, signal.Signals(number).name
         if again or not self.deferring:
             raise Stopped(f"{self.reason}: the same command goes on from the last checkpoint")
+        if os.isatty(2):  # os.write: a print may be interrupted here in the middle
+            os.write(2, f"\n{self.reason}: saves at the next step; once more stops at once\n".encode())
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

@@ -24,6 +24,15 @@ def soft_divergence(student: Array, teacher: Array, *, temperature: float, keep:
     return temperature**2 * jnp.sum(rows * keep) / jnp.maximum(keep.sum(), 1)
 
 
+def standardized(logits: Array) -> Array:
+    """Every row [N, K] minus its mean, over its standard deviation; a constant row gives zeros.
+
+    Logit Standardization in Knowledge Distillation (Sun, Ren, Li, Wang, Cao, CVPR 2024).
+    """
+    variance = logits.var(1, ddof=1, keepdims=True)
+    return (logits - logits.mean(1, keepdims=True)) / (jnp.sqrt(jnp.where(variance > 0, variance, 1)) + 1e-7)
+
+
 def accuracy(logits: Array, labels: Array) -> Array:
     """Share of the rows [N, K] whose largest logit is that of the label [N]."""
     return jnp.mean(logits.argmax(-1) == labels)

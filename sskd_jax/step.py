@@ -90,7 +90,7 @@ def initial_state(task: Task, key: Array, frozen: Frozen) -> TrainState:
     teacher = task.teacher and jax.eval_shape(partial(forward, task.teacher), frozen.teacher, image)
     method = run_once(lambda key: task.method.init(key, student, teacher), method_key)
     params = {"student": variables.get("params", {}), "method": method}
-    batch = {"label": jnp.zeros(2, jnp.int32), "index": jnp.zeros(2, jnp.int32)}
+    batch = {"label": jnp.zeros(2, jnp.int32), "index": jnp.zeros(2, jnp.int32), "epoch": jnp.zeros((), jnp.int32)}
     values = jax.eval_shape(task.method.loss, params["method"], frozen.pretrained, student, teacher, batch)
     names = ("loss", *values[0], *values[1])
     return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}),
@@ -128,7 +128,8 @@ def draw(task: Task, state: TrainState, frozen: Frozen, index: Array) -> tuple[A
     position = lax.axis_index(AXIS) * index.size + jnp.arange(index.size)
     keys = views.keys(jax.random.fold_in(frozen.key, state.step), position)
     image = jax.vmap(task.augment)(keys, frozen.image[index])
-    return image, gather({"label": frozen.label[index], "index": index})
+    batch = gather({"label": frozen.label[index], "index": index})
+    return image, batch | {"epoch": state.step // task.steps_per_epoch}
 
 
 def train_step(task: Task, state: TrainState, frozen: Frozen, index: Array) -> TrainState:

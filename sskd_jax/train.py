@@ -128,7 +128,7 @@ def trace_terms(method: Method, student: Outputs, teacher: Outputs | None = None
     key, zeros = jax.random.key(0), jnp.zeros(2, jnp.int32)
     pretrained = {name: stage.init(key, None, teacher) for name, stage in method.pretrain.items()}
     params = method.init(key, student, teacher)
-    return method.loss(params, pretrained, student, teacher, {"label": zeros, "index": zeros})
+    return method.loss(params, pretrained, student, teacher, {"label": zeros, "index": zeros, "epoch": zeros[0]})
 
 
 def count_parameters(this: Run, model: str) -> int:

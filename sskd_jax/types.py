@@ -11,7 +11,7 @@ import jax
 
 Array = jax.Array
 Params = Mapping[str, Any]
-Batch = dict[str, Array]  # image [N, V, H, W, C], label [N], index [N], mask [N]; singular keys
+Batch = dict[str, Array]  # label [N], index [N]; in training epoch [], from 0; in evaluation mask [N]; singular keys
 Terms = dict[str, Array]  # scalars by name
 
 

@@ -1,5 +1,4 @@
 """PyTorch weights on the real CIFAR-100 test set, all 10,000 images of it."""
-import pathlib
 import subprocess
 import sys
 
@@ -11,6 +10,9 @@ from configs import cifar
 from sskd_jax import torch_bridge
 from sskd_jax.data import official
 from sskd_jax.data.sources import Split
+from sskd_jax.interruption import Interruption
+from sskd_jax.logbook import NoLogbook
+from sskd_jax.stage import Session
 from sskd_jax.train import Run, classify, network
 
 
@@ -24,11 +26,12 @@ def test_split(shared, tmp_path_factory) -> Split:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model,top1", [("resnet20", 0.6883), ("resnet56", 0.7263)])
-def test_top1_of_trained_weights(model, top1, shared, test_split):
+def test_top1_of_trained_weights(model, top1, shared, test_split, tmp_path):
     weights, num_classes = torch_bridge.load_pth(shared / "weights" / f"cifar100_{model}.pth", model)
     config = cifar.get_config()
     config.data.mean, config.data.std = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)  # as these were trained
-    this = Run(config, pathlib.Path(), jax.devices()[:1], None, test_split, test_split, test_split, num_classes)
+    session = Session(tmp_path, jax.devices()[:1], NoLogbook(), Interruption(), config.save_seconds)
+    this = Run(config, session, test_split, test_split, test_split, num_classes)
     scores = classify(this, network(this, model), weights)
     assert scores["top1"] == pytest.approx(top1, abs=5e-4)
     print(model, scores)

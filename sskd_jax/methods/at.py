@@ -7,12 +7,12 @@ from sskd_jax.types import Array, Method
 
 
 def attention(features: Array) -> Array:
-    """The squares' mean over the channels of a map [N, H, W, C], as unit vectors [N, H * W] (section 3.1)."""
+    """The squares' mean over the channels of a map [N, H, W, C], as unit vectors [N, H * W]."""
     return normalized(jnp.mean(jnp.square(features), -1).reshape(features.shape[0], -1))
 
 
 def attention_loss(student: Array, teacher: Array) -> Array:
-    """Mean squared difference of the attention of two maps, the larger one pooled to the other's size (eq. 2)."""
+    """Mean squared difference of the attention of two maps, the larger one pooled to the other's size."""
     student, teacher = same_size(student, teacher)
     return jnp.mean(jnp.square(attention(student) - attention(teacher)))
 

@@ -2,12 +2,12 @@
 import jax
 import jax.numpy as jnp
 
-from sskd_jax.losses import accuracy, cross_entropy
+from sskd_jax.losses import accuracy, cross_entropy, standardized
 from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
 
 
 def pearson(a: Array, b: Array) -> Array:
-    """Correlation of the rows of [N, K] with those of another, mean over the rows (eq. 5); a constant row gives 0."""
+    """Correlation of the rows of [N, K] with those of another, mean over the rows; a constant row gives 0."""
     a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
     norms = jnp.sqrt(jnp.sum(jnp.square(a), 1) + 1e-16) * jnp.sqrt(jnp.sum(jnp.square(b), 1) + 1e-16)
     return jnp.mean(jnp.sum(a * b, 1) / (norms + 1e-8))
@@ -16,18 +16,19 @@ def pearson(a: Array, b: Array) -> Array:
 def relations(student: Array, teacher: Array, temperature: float) -> tuple[Array, Array]:
     """(inter, intra): the distances of predictions [N, K] over the classes of an image and over the images of a class.
 
-    Eq. 6 to 9, times T^2.
+    Both are 1 - the mean correlation, times T^2.
     """
     student, teacher = (jax.nn.softmax(logits / temperature) for logits in (student, teacher))
     return temperature**2 * (1 - pearson(student, teacher)), temperature**2 * (1 - pearson(student.T, teacher.T))
 
 
-def dist(*, temperature: float) -> Method:
-    """Cross-entropy `ce` with the two relations (eq. 10)."""
+def dist(*, temperature: float, standardize: bool) -> Method:
+    """Cross-entropy `ce` with the two relations, of logits or of standardized logits."""
 
     def loss(params: Params, pretrained: Params, student: Outputs, teacher: Outputs,
              batch: Batch) -> tuple[Terms, Terms]:
-        inter, intra = relations(student.logits, teacher.logits, temperature)
+        logits = [standardized(outputs.logits) if standardize else outputs.logits for outputs in (student, teacher)]
+        inter, intra = relations(*logits, temperature)
         return ({"ce": cross_entropy(student.logits, batch["label"]), "inter": inter, "intra": intra},
                 {"accuracy": accuracy(student.logits, batch["label"])})
 

@@ -31,7 +31,7 @@ class Regressor(nn.Module):
 
 
 def hint_loss(student: Array, teacher: Array) -> Array:
-    """Mean squared difference of the regressor's output and the hint (eq. 3)."""
+    """Mean squared difference of the regressor's output and the hint."""
     return jnp.mean(jnp.square(student - teacher))
 
 

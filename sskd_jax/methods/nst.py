@@ -18,7 +18,7 @@ def selectivity(features: Array) -> Array:
 
 
 def discrepancy(student: Array, teacher: Array) -> Array:
-    """Maximum mean discrepancy of the two maps' channels, the larger map pooled to the other's size (eq. 5)."""
+    """Maximum mean discrepancy of the two maps' channels, the larger map pooled to the other's size."""
     student, teacher = map(selectivity, same_size(student, teacher))
     return (jax.lax.stop_gradient(kernel_mean(teacher, teacher)) + kernel_mean(student, student)
             - 2 * kernel_mean(student, teacher))

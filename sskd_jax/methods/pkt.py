@@ -9,7 +9,7 @@ EPSILON = 1e-7
 
 
 def neighbourhood(embed: Array) -> Array:
-    """How likely each row of [N, D] picks each other as its neighbour, by cosine similarity: [N, N] (eq. 6 and 8)."""
+    """How likely each row of [N, D] picks each other as its neighbour, by cosine similarity: [N, N]."""
     norm = jnp.sqrt(jnp.sum(jnp.square(embed), 1, keepdims=True) + 1e-30)  # the root of 0 has no gradient
     unit = embed / (norm + EPSILON)
     similarity = (product(unit, unit.T) + 1) / 2
@@ -17,7 +17,7 @@ def neighbourhood(embed: Array) -> Array:
 
 
 def transfer_loss(student: Array, teacher: Array) -> Array:
-    """Divergence of the students' probabilities from the teacher's, the mean over all pairs of rows (eq. 9)."""
+    """Divergence of the students' probabilities from the teacher's, the mean over all pairs of rows."""
     student, teacher = neighbourhood(student), neighbourhood(teacher)
     return jnp.mean(teacher * jnp.log((teacher + EPSILON) / (student + EPSILON)))
 

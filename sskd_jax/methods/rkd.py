@@ -9,7 +9,7 @@ from sskd_jax.types import Array, Method
 
 
 def distances(embed: Array) -> Array:
-    """Between all rows [N, D], divided by the mean of those that are not zero: [N, N] (eq. 6 and 7)."""
+    """Between all rows [N, D], divided by the mean of those that are not zero: [N, N]."""
     squares = jnp.sum(jnp.square(embed), 1)
     squared = jnp.maximum(squares[:, None] + squares[None] - 2 * product(embed, embed.T), 1e-12)
     off_diagonal = ~jnp.eye(embed.shape[0], dtype=bool)
@@ -18,13 +18,13 @@ def distances(embed: Array) -> Array:
 
 
 def angles(embed: Array) -> Array:
-    """[N, N, N]: the cosine, at every row of [N, D], of the angle between every two others (eq. 9)."""
+    """[N, N, N]: the cosine, at every row of [N, D], of the angle between every two others."""
     direction = normalized(embed[None] - embed[:, None])
     return jnp.einsum("ijd,ikd->ijk", direction, direction, precision="highest")
 
 
 def huber(student: Array, teacher: Array) -> Array:
-    """Eq. 8, the mean over all relations."""
+    """Huber's loss with delta 1, the mean over all relations."""
     return jnp.mean(optax.huber_loss(student, teacher))
 
 

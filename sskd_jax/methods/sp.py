@@ -7,13 +7,13 @@ from sskd_jax.types import Array, Method
 
 
 def similarities(features: Array) -> Array:
-    """Products of the activations [N, ...] of every image with every other one, in unit rows [N, N] (eq. 1 and 2)."""
+    """Products of the activations [N, ...] of every image with every other one, in unit rows [N, N]."""
     rows = features.reshape(features.shape[0], -1)
     return normalized(product(rows, rows.T))
 
 
 def similarity_loss(student: Array, teacher: Array) -> Array:
-    """Mean squared difference of the two matrices (eq. 4)."""
+    """Mean squared difference of the two matrices."""
     return jnp.mean(jnp.square(similarities(student) - similarities(teacher)))
 
 

@@ -29,7 +29,7 @@ class Prediction(nn.Module):
 
 
 def information_loss(mean: Array, variance: Array, teacher: Array) -> Array:
-    """-log of the teacher's map under that Gaussian, without its constant: the mean over all elements (eq. 5)."""
+    """-log of the teacher's map under that Gaussian, without its constant: the mean over all elements."""
     return jnp.mean(jnp.square(mean - teacher) / variance + jnp.log(variance)) / 2
 
 

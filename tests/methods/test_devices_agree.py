@@ -31,8 +31,9 @@ def global_numbers(method: Method, devices: int) -> tuple:
 
     def program(student: Outputs, teacher: Outputs | None, label: jax.Array) -> tuple:
         def objective(params: dict, student: Outputs) -> tuple:
-            terms, _ = method.loss(params, pretrained, gather_outputs(student, method.gathered),
-                                   gather_outputs(teacher, method.gathered), {"label": gather(label)})
+            student, everywhere = (gather_outputs(outputs, method.gathered) for outputs in (student, teacher))
+            batch = {"label": gather(label), "epoch": np.int32(3)}
+            terms, _ = method.loss(params, pretrained, student, everywhere, batch)
             return sum(terms.values()), terms
 
         gradients, terms = jax.grad(objective, (0, 1), has_aux=True)(params, student)

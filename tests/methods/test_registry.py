@@ -13,7 +13,7 @@ from sskd_jax.types import Method, Outputs
 N, K = 5, 4  # images, classes
 LABELS = np.array([0, 3, 2, 1, 1])
 compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-BATCH = {"label": LABELS, "index": np.arange(N), "mask": np.ones(N, bool)}
+BATCH = {"label": LABELS, "index": np.arange(N), "mask": np.ones(N, bool), "epoch": np.int32(3)}
 
 
 def outputs(rows: int, width: int) -> Outputs:

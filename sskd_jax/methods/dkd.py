@@ -1,0 +1,53 @@
+"""Decoupled Knowledge Distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022)."""
+import jax
+import jax.numpy as jnp
+
+from sskd_jax.losses import accuracy, cross_entropy, standardized
+from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
+
+
+def target_divergence(student: Array, teacher: Array, labels: Array) -> Array:
+    """KL between the two-way predictions "this class or another" (TCKD), of logits [N, K]."""
+    is_target = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
+
+    def two_way(logits: Array) -> Array:
+        """Logs [N, 2] of the label's probability and of all others' together."""
+        log_prediction = jax.nn.log_softmax(logits)
+        return jnp.stack([jax.nn.logsumexp(jnp.where(chosen, log_prediction, -jnp.inf), 1)
+                          for chosen in (is_target, ~is_target)], 1)
+
+    return divergence(two_way(student), two_way(teacher))
+
+
+def other_divergence(student: Array, teacher: Array, labels: Array) -> Array:
+    """KL between the predictions among the classes that are not the label's (NCKD), of logits [N, K]."""
+    is_target = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
+
+    def among_others(logits: Array) -> Array:
+        return jax.nn.log_softmax(jnp.where(is_target, -1e9, logits))
+
+    return divergence(among_others(student), among_others(teacher))
+
+
+def divergence(log_student: Array, log_teacher: Array) -> Array:
+    """Mean over the rows of KL(teacher || student), of log-probabilities."""
+    return jnp.mean(jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), 1))
+
+
+def dkd(*, temperature: float, warmup_epochs: int, standardize: bool) -> Method:
+    """Cross-entropy `ce`, `tckd` and `nckd`, times T^2; the two rise with the first epochs as in its code.
+
+    `standardize` compares standardized logits in place of the logits themselves.
+    """
+
+    def loss(params: Params, pretrained: Params, student: Outputs, teacher: Outputs,
+             batch: Batch) -> tuple[Terms, Terms]:
+        logits = [(standardized(outputs.logits) if standardize else outputs.logits) / temperature
+                  for outputs in (student, teacher)]
+        scale = temperature**2 * jnp.minimum((batch["epoch"] + 1) / max(1, warmup_epochs), 1)
+        return ({"ce": cross_entropy(student.logits, batch["label"]),
+                 "tckd": scale * target_divergence(*logits, batch["label"]),
+                 "nckd": scale * other_divergence(*logits, batch["label"])},
+                {"accuracy": accuracy(student.logits, batch["label"])})
+
+    return Method(terms=("ce", "tckd", "nckd"), init=lambda key, student, teacher: {}, loss=loss)

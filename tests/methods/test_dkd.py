@@ -1,0 +1,62 @@
+import jax
+import numpy as np
+import pytest
+from pairs import arrays, check_at_ties, check_blind
+
+from sskd_jax.losses import soft_divergence
+from sskd_jax.methods.dkd import dkd, other_divergence, target_divergence
+from sskd_jax.types import Outputs
+
+STUDENT, TEACHER, LABEL = arrays(5, 7), arrays(5, 7, seed=1), np.array([0, 6, 3, 3, 1])
+PARTS = {"target": target_divergence, "other": other_divergence}
+
+
+def parts(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The label's probability [5] and the others' among themselves [5, 6]."""
+    prediction = np.asarray(jax.nn.softmax(logits), np.float64)
+    target = prediction[np.arange(5), LABEL]
+    others = np.stack([np.delete(row, label) for row, label in zip(prediction, LABEL, strict=True)])
+    return target, others / others.sum(1, keepdims=True)
+
+
+def test_the_papers_equations():
+    (ours, our_others), (target, others) = parts(STUDENT), parts(TEACHER)
+    expected = np.mean(target * np.log(target / ours) + (1 - target) * np.log((1 - target) / (1 - ours)))
+    np.testing.assert_allclose(target_divergence(STUDENT, TEACHER, LABEL), expected, rtol=1e-4)
+    expected = np.mean(np.sum(others * np.log(others / our_others), 1))
+    np.testing.assert_allclose(other_divergence(STUDENT, TEACHER, LABEL), expected, rtol=1e-4)
+
+
+def test_the_parts_make_up_the_whole():
+    """KL = TCKD + (1 - the teacher's probability of the label) NCKD, image by image."""
+    for i in range(5):
+        one = slice(i, i + 1)
+        target = parts(TEACHER)[0][i]
+        whole = (target_divergence(STUDENT[one], TEACHER[one], LABEL[one])
+                 + (1 - target) * other_divergence(STUDENT[one], TEACHER[one], LABEL[one]))
+        np.testing.assert_allclose(whole, soft_divergence(STUDENT[one], TEACHER[one], temperature=1.0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_it_is_blind_to(part):
+    def loss(student, teacher):
+        return PARTS[part](student, teacher, LABEL)
+
+    check_blind(loss, STUDENT, TEACHER, (STUDENT + 3, TEACHER - 1))
+    turned = PARTS[part](STUDENT[::-1], TEACHER[::-1], LABEL[::-1])
+    np.testing.assert_allclose(turned, loss(STUDENT, TEACHER), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 300])
+@pytest.mark.parametrize("part", PARTS)
+def test_ties_and_certainty(part, scale):
+    check_at_ties(lambda student, teacher: PARTS[part](student, teacher, LABEL), scale * STUDENT, scale * TEACHER)
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(0, 0.05), (9, 0.5), (19, 1.0), (200, 1.0)])
+def test_the_first_epochs(epoch, share):
+    student, teacher = (Outputs(logits, np.zeros((5, 2))) for logits in (STUDENT, TEACHER))
+    method = dkd(temperature=2.0, warmup_epochs=20, standardize=False)
+    terms, _ = method.loss({}, {}, student, teacher, {"label": LABEL, "epoch": epoch})
+    np.testing.assert_allclose(terms["tckd"], 4 * share * target_divergence(STUDENT / 2, TEACHER / 2, LABEL), rtol=1e-5)
+    np.testing.assert_allclose(terms["nckd"], 4 * share * other_divergence(STUDENT / 2, TEACHER / 2, LABEL), rtol=1e-5)
