@@ -1,7 +1,8 @@
 """Programs on devices: the one `jax.pmap`, what it takes, and how XLA compiles it."""
+import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,8 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sskd_jax.types import UserError
 
 AXIS = "batch"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sskd_jax"
@@ -40,6 +43,22 @@ def understood(option: str, value: Any) -> bool:
 
 def compiler_options(wanted: dict[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in wanted.items() if understood(option, value)}
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Devices that run out of memory are the user's to help; other errors of theirs are not.
+
+    Raises:
+      UserError: they did.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"out of memory ({str(error).splitlines()[0][:150]}): use smaller batch_sizes or more devices; "
+                        "the checkpoints are kept") from error
 
 
 class Mapped:

@@ -33,6 +33,12 @@ def standardized(logits: Array) -> Array:
     return (logits - logits.mean(1, keepdims=True)) / (jnp.sqrt(jnp.where(variance > 0, variance, 1)) + 1e-7)
 
 
+def compared_logits(student: Outputs, teacher: Outputs, standardize: bool) -> tuple[Array, Array]:
+    """The logits [N, K] of both networks, or the `standardized` ones."""
+    logits = student.logits, teacher.logits
+    return (standardized(logits[0]), standardized(logits[1])) if standardize else logits
+
+
 def accuracy(logits: Array, labels: Array) -> Array:
     """Share of the rows [N, K] whose largest logit is that of the label [N]."""
     return jnp.mean(logits.argmax(-1) == labels)

@@ -72,7 +72,7 @@ SGD = {"epochs": whole(1), "batch_size": whole(2), "learning_rate": POSITIVE, "d
 STAGES = {"teacher": SGD | {"model": TEXT, "checkpoint": TEXT}, "student": SGD | {"model": TEXT}}
 OWN_STAGE = SGD | {"checkpoint": TEXT}  # of a method
 KNOBS = {"temperature": POSITIVE, "variance": POSITIVE, "weight": NOT_NEGATIVE, "ratio": SHARE, "layer": whole(0),
-         "width": whole(1), "epochs": whole(0),
+         "width": whole(1), "count": whole(1), "epochs": whole(0),
          "standardize": FLAG}  # of methods, by the last word of their names
 
 

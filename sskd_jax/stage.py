@@ -16,7 +16,7 @@ from sskd_jax.data.sources import Split
 from sskd_jax.devices import agree, chief, first, replicated, told_by_chief
 from sskd_jax.evaluate import Variables, evaluation
 from sskd_jax.interruption import Interruption
-from sskd_jax.logbook import Logbook, read_json, write_json
+from sskd_jax.logbook import Logbook, NoLogbook, read_json, write_json
 from sskd_jax.step import Frozen, Task, TrainState, initial_state, train_program
 from sskd_jax.types import Array, Stopped, UserError
 
@@ -91,7 +91,7 @@ class Session(NamedTuple):
 
     workdir: pathlib.Path
     devices: Sequence[jax.Device]
-    book: Logbook
+    book: Logbook | NoLogbook
     interruption: Interruption
     save_seconds: float
 

@@ -14,7 +14,7 @@ from sskd_jax.checkpoint import checksum
 from sskd_jax.console import console
 from sskd_jax.data import sources, views
 from sskd_jax.data.sources import Split
-from sskd_jax.devices import AXIS, chief, keep_programs, replicated
+from sskd_jax.devices import AXIS, chief, enough_memory, keep_programs, replicated
 from sskd_jax.evaluate import evaluation
 from sskd_jax.interruption import Interruption
 from sskd_jax.logbook import Logbook, NoLogbook
@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
     silence_checkpoint_errors()
     devices, recipes = list(devices or jax.devices()), settings.check(config)
     console.quiet = not chief()
-    with Interruption(config.time_limit, deferring=jax.process_count() > 1) as interruption:  # several stop together
+    with enough_memory(), Interruption(config.time_limit, deferring=jax.process_count() > 1) as interruption:
         compute_dtype(config.dtype, "cpu")
         data, train, held_out = load_data(config)
         check_batches(config, recipes, train, len(devices))

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sskd_jax.devices import RUN_OFTEN, RUN_ONCE, Mapped, compiler_options, replicated
+from sskd_jax.devices import RUN_OFTEN, RUN_ONCE, Mapped, compiler_options, enough_memory, replicated
 from sskd_jax.models.convolution import correlate
+from sskd_jax.types import UserError
 
 DEVICES = jax.devices()[:2]
 TREE = {"weight": np.arange(3.0, dtype=np.float32), "count": jnp.int32(7)}
@@ -40,3 +41,11 @@ def test_wide_convolutions_are_left_to_xla_on_the_cpu():
     arguments = jnp.ones((2, 4, 8, 8, 32)), jnp.ones((2, 3, 3, 32, 32)), jnp.zeros(2)
     assert "ynn" in jax.pmap(program, devices=DEVICES).lower(*arguments).compile().as_text()
     assert "ynn" not in Mapped(program, DEVICES).compile(*arguments).as_text()
+
+
+def test_devices_that_are_full_are_the_users_to_help():
+    with pytest.raises(UserError, match=r"out of memory \(RESOURCE_EXHAUSTED: 9 GB.\): use smaller batch_sizes"):
+        with enough_memory():
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB.\nand a table")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), enough_memory():
+        raise jax.errors.JaxRuntimeError("INTERNAL: other")

@@ -2,7 +2,7 @@
 import jax
 import jax.numpy as jnp
 
-from sskd_jax.losses import accuracy, cross_entropy, standardized
+from sskd_jax.losses import accuracy, compared_logits, cross_entropy
 from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
 
 
@@ -27,8 +27,7 @@ def dist(*, temperature: float, standardize: bool) -> Method:
 
     def loss(params: Params, pretrained: Params, student: Outputs, teacher: Outputs,
              batch: Batch) -> tuple[Terms, Terms]:
-        logits = [standardized(outputs.logits) if standardize else outputs.logits for outputs in (student, teacher)]
-        inter, intra = relations(*logits, temperature)
+        inter, intra = relations(*compared_logits(student, teacher, standardize), temperature)
         return ({"ce": cross_entropy(student.logits, batch["label"]), "inter": inter, "intra": intra},
                 {"accuracy": accuracy(student.logits, batch["label"])})
 

@@ -2,7 +2,7 @@
 import jax
 import jax.numpy as jnp
 
-from sskd_jax.losses import accuracy, cross_entropy, standardized
+from sskd_jax.losses import accuracy, compared_logits, cross_entropy
 from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
 
 
@@ -42,8 +42,7 @@ def dkd(*, temperature: float, warmup_epochs: int, standardize: bool) -> Method:
 
     def loss(params: Params, pretrained: Params, student: Outputs, teacher: Outputs,
              batch: Batch) -> tuple[Terms, Terms]:
-        logits = [(standardized(outputs.logits) if standardize else outputs.logits) / temperature
-                  for outputs in (student, teacher)]
+        logits = [logits / temperature for logits in compared_logits(student, teacher, standardize)]
         scale = temperature**2 * jnp.minimum((batch["epoch"] + 1) / max(1, warmup_epochs), 1)
         return ({"ce": cross_entropy(student.logits, batch["label"]),
                  "tckd": scale * target_divergence(*logits, batch["label"]),

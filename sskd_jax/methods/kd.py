@@ -1,5 +1,5 @@
 """Distilling the Knowledge in a Neural Network (Hinton, Vinyals, Dean 2015)."""
-from sskd_jax.losses import accuracy, cross_entropy, soft_divergence, standardized
+from sskd_jax.losses import accuracy, compared_logits, cross_entropy, soft_divergence
 from sskd_jax.types import Batch, Method, Outputs, Params, Terms
 
 
@@ -11,7 +11,7 @@ def kd(*, temperature: float, standardize: bool) -> Method:
 
     def loss(params: Params, pretrained: Params, student: Outputs, teacher: Outputs,
              batch: Batch) -> tuple[Terms, Terms]:
-        compared = (standardized(outputs.logits) if standardize else outputs.logits for outputs in (student, teacher))
+        compared = compared_logits(student, teacher, standardize)
         return ({"ce": cross_entropy(student.logits, batch["label"]),
                  "kd": soft_divergence(*compared, temperature=temperature)},
                 {"accuracy": accuracy(student.logits, batch["label"])})

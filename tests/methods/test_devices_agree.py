@@ -18,7 +18,7 @@ LABEL = np.random.default_rng(0).integers(0, K, IMAGES)
 
 def outputs(views: int, width: int) -> Outputs:
     rng = np.random.default_rng(width)
-    maps = tuple(rng.standard_normal((IMAGES * views, size, size, width)).astype(np.float32) for size in (4, 4, 2))
+    maps = tuple(rng.standard_normal((IMAGES * views, size, size, 6)).astype(np.float32) for size in (4, 4, 2))
     return Outputs(*(rng.standard_normal((IMAGES * views, n)).astype(np.float32) for n in (K, width)), maps, maps)
 
 

@@ -1,4 +1,4 @@
-"""What every registered method promises, on random outputs of two networks of different widths."""
+"""What every registered method promises, on random outputs of two networks with embeddings of different widths."""
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ BATCH = {"label": LABELS, "index": np.arange(N), "mask": np.ones(N, bool), "epoc
 
 def outputs(rows: int, width: int) -> Outputs:
     rng = np.random.default_rng(width)
-    maps = tuple(rng.standard_normal((rows, size, size, width)).astype(np.float32) for size in (8, 4, 2))
+    maps = tuple(rng.standard_normal((rows, size, size, 6)).astype(np.float32) for size in (8, 4, 2))
     return Outputs(rng.standard_normal((rows, K)).astype(np.float32),
                    rng.standard_normal((rows, width)).astype(np.float32), maps, maps)
 
