@@ -56,7 +56,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 
 class Logbook:
-    """The files of one workdir, which belongs to this process until `close`.
+    """The files of one workdir, which belongs to this process until the `with` ends.
 
     Raises:
       UserError: the workdir can't be written, is in use, or belongs to a run with another config.

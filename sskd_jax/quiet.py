@@ -1,5 +1,6 @@
 """Libraries without their chatter, and TensorFlow without the GPU memory that it would take from JAX."""
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -31,6 +32,7 @@ def import_tensorflow() -> None:
         tf.config.set_visible_devices([], "GPU")
 
 
+@functools.cache  # a second call would wrap the hook once more
 def silence_checkpoint_errors() -> None:
     """What orbax and tensorstore tell about errors that they also raise."""
     show = sys.unraisablehook
