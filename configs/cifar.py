@@ -15,7 +15,7 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: method, teacher, student, weights (code, eccv or arxiv) and dataset (cifar100 or cifar10)."""
     args = common.parse(arg, method="sskd", teacher="wrn_40_2", student="wrn_16_2", weights="code", dataset="cifar100")
-    config = common.method(args["method"], args["weights"])
+    config = common.method(args["method"], args["weights"], (args["teacher"], args["student"]))
     config.update(common.RUN)
     config.data = dict(
         name=args["dataset"],
@@ -31,9 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         model=args["teacher"],
         checkpoint="",  # a workdir of ours or a .pth file with a trained teacher
         **common.sgd(learning_rate=common.learning_rate(args["teacher"]), **schedule))
-    config.head = dict(
-        checkpoint="",  # a workdir of ours with a head that was trained on this teacher
-        **common.sgd(epochs=60, milestones=(30, 45), learning_rate=0.05))
+    config.update(common.own_stages(args["student"]))
     config.student = dict(
         model=args["student"],
         **common.sgd(learning_rate=common.learning_rate(args["student"]), **schedule))

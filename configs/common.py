@@ -39,12 +39,16 @@ OTHERS = {
     "vid": (74.79, 74.20, 71.71, 74.82, 73.96, 66.91, 68.88, 73.75, 74.28, 75.78, 75.36),
     "rkd": (75.40, 73.87, 71.48, 74.47, 73.72, 68.50, 68.46, 73.73, 74.20, 75.74, 75.45),
     "pkt": (76.01, 74.40, 71.44, 74.17, 73.37, 67.89, 68.44, 73.53, 74.06, 75.18, 75.51),
+    "ab": (68.89, 75.06, 71.49, 74.45, 74.27, 68.86, 69.32, 74.20, 76.24, 75.66, 76.58),
+    "ft": (75.15, 74.37, 71.52, 75.02, 73.42, 69.19, 69.01, 73.58, 74.31, 74.95, 75.18),
+    "crd": (76.04, 75.52, 71.68, 75.90, 74.06, 68.49, 70.32, 74.42, 75.46, 75.72, 75.96),
 }
 for _name, _scores in OTHERS.items():
     for _pair, _score in zip(PAIRS.values(), _scores, strict=True):
         _pair[f"{_name}+kd"] = _score
 
-# The numbers of a method: SSKD's are the released code's, DKD's and DIST's their papers', the others RepDistiller's.
+# The numbers of a method: SSKD's, DKD's and ReviewKD's are their released code's, DIST's its paper's, the others
+# RepDistiller's, but for KDSVD's weight, which that does not name and mdistiller does.
 _BESIDE = {"kd_temperature": 4.0}
 _LOGITS = {"standardize": False}  # compare standardized logits, Sun et al. 2024
 METHOD_NUMBERS = {
@@ -57,10 +61,15 @@ METHOD_NUMBERS = {
     "vid": {"first_variance": 5.0, **_BESIDE},
     "rkd": {"distance_weight": 25.0, "angle_weight": 50.0, **_BESIDE},
     "pkt": _BESIDE,
+    "ab": _BESIDE,
+    "ft": {"factor_ratio": 0.5, **_BESIDE},
+    "crd": {"width": 128, "negative_count": 16384, "temperature": 0.07, "momentum": 0.5, **_BESIDE},
     "nst": _BESIDE,
+    "fsp": _BESIDE,
     "kdsvd": {"count": 1, **_BESIDE},
     "dkd": {"temperature": 4.0, "warmup_epochs": 20, **_LOGITS},
     "dist": {"temperature": 4.0, **_LOGITS},
+    "reviewkd": {"warmup_epochs": 20, **_BESIDE},
     "sskd": {"kd_temperature": 4.0, "tf_temperature": 4.0, "ss_temperature": 0.5, "tf_ratio": 1.0, "ss_ratio": 0.75,
              "head_temperature": 1.0},
 }
@@ -77,13 +86,26 @@ WEIGHTS = {
     "vid": {"code": {"ce": 1.0, "kd": 0.0, "vid": 1.0}},
     "rkd": {"code": {"ce": 1.0, "kd": 0.0, "rkd": 1.0}},
     "pkt": {"code": {"ce": 1.0, "kd": 0.0, "pkt": 30000.0}},
+    "ab": {"code": {"ce": 1.0, "kd": 0.0}},
+    "ft": {"code": {"ce": 1.0, "kd": 0.0, "ft": 200.0}},
+    "crd": {"code": {"ce": 1.0, "kd": 0.0, "crd": 0.8}},
     "nst": {"code": {"ce": 1.0, "kd": 0.0, "nst": 50.0}},
-    "kdsvd": {"code": {"ce": 1.0, "kd": 0.0, "svd": 10.0}},
+    "fsp": {"code": {"ce": 1.0, "kd": 0.0}},
+    "kdsvd": {"code": {"ce": 1.0, "kd": 0.0, "svd": 1.0}},
     "dkd": {"code": {"ce": 1.0, "tckd": 1.0, "nckd": 8.0}},
     "dist": {"code": {"ce": 1.0, "inter": 2.0, "intra": 2.0}},
+    "reviewkd": {"code": {"ce": 1.0, "kd": 0.0, "review": 5.0}},
     "sskd": {"code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0},
              "eccv": {"ce": 0.1, "kd": 0.9, "tf": 5.0, "ss": 3.0},
              "arxiv": {"ce": 0.1, "kd": 0.9, "tf": 10.0, "ss": 2.7}},
+}
+
+# Weights that differ from pair to pair, of one term each: DKD's and ReviewKD's released settings.
+PAIR_WEIGHTS = {
+    "dkd": {("wrn_40_2", "wrn_16_2"): {"nckd": 6.0}, ("wrn_40_2", "wrn_40_1"): {"nckd": 6.0},
+            ("resnet56", "resnet20"): {"nckd": 2.0}, ("vgg13", "vgg8"): {"nckd": 6.0},
+            ("vgg13", "MobileNetV2"): {"nckd": 6.0}},
+    "reviewkd": {("resnet56", "resnet20"): {"review": 0.6}, ("resnet32x4", "ShuffleV2"): {"review": 8.0}},
 }
 
 NAMES = (*METHOD_NUMBERS, *(f"{name}+kd" for name, presets in WEIGHTS.items() if presets["code"].get("kd") == 0))
@@ -123,11 +145,23 @@ def sgd(*, epochs: int, milestones: tuple[int, ...], learning_rate: float, batch
                 milestones=milestones, decay=0.1, momentum=0.9, weight_decay=5e-4)
 
 
-def method(name: str, preset: str = "code") -> ConfigDict:
-    """A method with its numbers, and the weights of its terms. "at+kd" is "at" with KD beside it."""
+def own_stages(student: str) -> dict[str, dict[str, object]]:
+    """The stages of methods' own on CIFAR-100 by name: SSKD's head; AB's and FSP's warm-up and FT's paraphraser.
+
+    `checkpoint` is a workdir of ours in which that very stage was trained on this teacher.
+    """
+    thirty = dict(checkpoint="", **sgd(epochs=30, milestones=(), learning_rate=learning_rate(student)))
+    return {"head": dict(checkpoint="", **sgd(epochs=60, milestones=(30, 45), learning_rate=0.05)),
+            "warmup": thirty,
+            "paraphraser": thirty | ({} if student.startswith("vgg") else {"learning_rate": 0.01})}
+
+
+def method(name: str, preset: str = "code", pair: tuple[str, str] | None = None) -> ConfigDict:
+    """A method with its numbers, and its terms' weights for a pair of networks. "at+kd" is "at" with KD beside it."""
     choose(dict.fromkeys(NAMES), name, "method")
     base = name.removesuffix("+kd")
-    weights = choose(WEIGHTS[base], preset, f"weights for {base}") | ({"kd": 1.0} if base != name else {})
+    weights = choose(WEIGHTS[base], preset, f"weights for {base}") | PAIR_WEIGHTS.get(base, {}).get(pair, {})
+    weights |= {"kd": 1.0} if base != name else {}
     return ConfigDict(dict(method=dict(name=base, **METHOD_NUMBERS[base]), weights=weights))
 
 

@@ -19,7 +19,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data = dict(name="digits", data_dir="", validation=0.0, flip=False, pad=1, mean=(0.31,) * 3, std=(0.38,) * 3)
     config.teacher = dict(model="resnet20", checkpoint="",
                           **common.sgd(epochs=12, milestones=(7, 9, 11), learning_rate=0.05))
-    config.head = dict(checkpoint="", **common.sgd(epochs=6, milestones=(3, 5), learning_rate=0.05))
+    for name in ("head", "warmup", "paraphraser"):
+        config[name] = dict(checkpoint="", **common.sgd(epochs=6, milestones=(3, 5), learning_rate=0.05))
     config.student = dict(model="resnet8", **common.sgd(epochs=40, milestones=(24, 30, 36), learning_rate=0.05,
                                                         batch_size=32, fraction=0.1))
     return config

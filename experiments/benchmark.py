@@ -37,7 +37,7 @@ from sskd_jax.evaluate import evaluation
 from sskd_jax.interruption import Interruption
 from sskd_jax.logbook import environment
 from sskd_jax.stage import Stage, epoch_order
-from sskd_jax.step import forward, initial_state, train_program, train_step
+from sskd_jax.step import initial_state, train_program, train_step
 from sskd_jax.types import UserError
 
 STEPS = flags.DEFINE_integer("steps", 10, "Steps per timing, and per epoch of the training loop.", lower_bound=1)
@@ -90,15 +90,12 @@ def make_stages(this: train.Run) -> dict[str, Stage]:
     recipe = settings.check(this.config)[-1]._replace(prefix="")
     teacher, found, pretrained = None, {}, {}
     if recipe.method.teacher:
-        image = this.test.image[:2, None].astype(np.float32)
-        network = train.network(this, this.config.teacher.model)
-        teacher = arbitrary(jax.eval_shape(network.init, jax.random.key(0), image[:, 0]))
-        outputs = jax.eval_shape(partial(forward, network), teacher, image)
-        found["teacher"] = train.teacher_stage(this)
+        outputs, variables = zip(*(train.shapes(this, this.config[owner].model) for owner in ("student", "teacher")),
+                                 strict=True)
+        teacher, found["teacher"] = arbitrary(variables[1]), train.teacher_stage(this)
     for name, method in recipe.method.pretrain.items():
         found[name] = train.pretrain_stage(this, recipe, name, teacher)
-        pretrained[name] = arbitrary(jax.eval_shape(partial(method.init, student=None, teacher=outputs),
-                                                    jax.random.key(0)))
+        pretrained[name] = arbitrary(jax.eval_shape(method.init, jax.random.key(0), *outputs))
     return {"student": train.student_stage(this, recipe, teacher, pretrained)} | found
 
 

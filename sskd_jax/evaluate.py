@@ -32,6 +32,7 @@ def batch_scores(task: Task, variables: Variables, frozen: Frozen, index: Array,
     if task.student:
         network = {"params": params["student"], "batch_stats": batch_stats}
         student = gather_outputs(forward(task.student, network, image))
+    if task.student and "ce" in task.method.terms:
         scores |= classification_scores(student.logits[::image.shape[1]], batch["label"])
     if task.method.evaluate:
         scores |= task.method.evaluate(params["method"], student, teach(task, frozen, image), batch)

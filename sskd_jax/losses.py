@@ -1,4 +1,6 @@
 """Equations that two or more methods share: predictions first, targets second. Means over rows, in float32."""
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,13 +76,18 @@ def same_size(student: Array, teacher: Array) -> tuple[Array, Array]:
     return student, teacher if student.shape[1] == teacher.shape[1] else pooled(teacher, *student.shape[1:3])
 
 
-def map_pairs(student: Outputs, teacher: Outputs) -> list[tuple[Array, Array]]:
-    """The maps of both networks behind the stem, by depth.
+def attention(features: Array) -> Array:
+    """The squares' mean over the channels of a map [N, H, W, C], as unit vectors [N, H * W]."""
+    return normalized(jnp.mean(jnp.square(features), -1).reshape(features.shape[0], -1))
+
+
+def map_pairs(student: Sequence[Array], teacher: Sequence[Array], start: int = 1) -> list[tuple[Array, Array]]:
+    """The maps (or pre-activations) of both networks by depth: from number `start` on, which leaves out the stem.
 
     Raises:
       UserError: one has more than the other.
     """
-    if len(student.maps) != len(teacher.maps):
-        raise UserError(f"this method pairs the maps of both networks, but the student has {len(student.maps)} and the "
-                        f"teacher {len(teacher.maps)}: choose networks of one family")
-    return list(zip(student.maps[1:], teacher.maps[1:], strict=True))
+    if len(student) != len(teacher):
+        raise UserError(f"this method pairs the maps of both networks, but the student has {len(student)} and the "
+                        f"teacher {len(teacher)}: choose networks of one family")
+    return list(zip(student[start:], teacher[start:], strict=True))

@@ -1,7 +1,10 @@
-"""SGD as PyTorch means it, and the milestone schedule."""
-from collections.abc import Sequence
+"""SGD as PyTorch means it, the milestone schedule, and what a loss depends on."""
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import optax
+from jax.extend.core import Var
 
 
 def milestone_schedule(learning_rate: float, milestones: Sequence[float], decay: float,
@@ -11,6 +14,22 @@ def milestone_schedule(learning_rate: float, milestones: Sequence[float], decay:
         learning_rate, {round(epoch * steps_per_epoch): decay for epoch in milestones})
 
 
-def sgd(schedule: optax.Schedule, *, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """torch.optim.SGD: decay is added to the gradient of every parameter, batch norm and bias too, before momentum."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
+def sgd(schedule: optax.Schedule, *, momentum: float, weight_decay: float,
+        learned: Any = True) -> optax.GradientTransformation:
+    """torch.optim.SGD: decay is added to the gradient of every parameter, batch norm and bias too, before momentum.
+
+    `learned` has True or False in the place of every parameter, or of a tree of them: those that the loss does not
+    depend on must have False. PyTorch's optimizers pass over them, and here too they do not decay.
+    """
+    update = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
+    return optax.masked(update, learned)
+
+
+def reached(function: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
+    """For every array in `args`, which may be shapes, whether function(*args) is computed from it."""
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    needed = {var for var in jaxpr.outvars if isinstance(var, Var)}
+    for equation in reversed(jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            needed.update(var for var in equation.invars if isinstance(var, Var))
+    return jax.tree.unflatten(jax.tree.structure(args), [var in needed for var in jaxpr.invars])

@@ -39,10 +39,10 @@ def finish(book: Logbook, rows: list[Row]) -> None:
     console.print(f"results  {book.workdir / 'results.json'}")
 
 
-def held_out_score(row: Row) -> str:
-    """The name of a row's accuracy on the images that its stage was not trained on; top-1 where a network learned."""
+def held_out_score(row: Row) -> str | None:
+    """The name of a row's accuracy on images that its stage was not trained on, if it has one; top-1 before others."""
     names = [name for name in row if not name.startswith("train/")]
-    return next(name for kind in ("/top1", "/contrastive") for name in names if name.endswith(kind))
+    return next((name for kind in ("/top1", "/contrastive") for name in names if name.endswith(kind)), None)
 
 
 def draw(book: Logbook) -> str | None:
@@ -63,12 +63,13 @@ def draw(book: Logbook) -> str | None:
     for name, rows in stages.items():
         accuracy, loss = axes[:, kinds.index(name.rsplit("/")[-1])]
         epochs = [row["epoch"] for row in rows]
-        score = held_out_score(rows[0])
-        accuracy.plot(epochs, [100 * row[score] for row in rows], label=name)
-        accuracy.set(title=name.rsplit("/")[-1], ylabel=f"{score}, %")
+        accuracy.set(title=name.rsplit("/")[-1])
+        if score := held_out_score(rows[0]):
+            accuracy.plot(epochs, [100 * row[score] for row in rows], label=name)
+            accuracy.set(ylabel=f"{score}, %")
         loss.plot(epochs, [row["train/loss"] for row in rows], label=name)
         loss.set(xlabel="epoch", ylabel="train/loss", yscale="log")
-    for axis in axes[0]:
+    for axis in axes[1]:
         axis.legend()
     path = book.workdir / "curves.png"
     figure.savefig(path, dpi=120)

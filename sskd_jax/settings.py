@@ -55,6 +55,7 @@ def ascend(value: Any) -> bool:
 POSITIVE = number(lambda x: x > 0, "a number above 0")
 NOT_NEGATIVE = number(lambda x: x >= 0, "a number, 0 or more")
 SHARE = number(lambda x: 0 <= x <= 1, "a number from 0 to 1")
+BELOW_ONE = number(lambda x: 0 <= x < 1, "a number from 0, but below 1")
 NUMBER = number(lambda x: True, "a number")
 TEXT: Rule = lambda x: isinstance(x, str), "text"
 FLAG: Rule = lambda x: isinstance(x, bool), "True or False"
@@ -62,17 +63,17 @@ NAMES: Rule = lambda x: is_row(x) and len(x) == len(set(map(str, x))) > 0, "diff
 
 RUN = {"seed": whole(0), "dtype": TEXT, "time_limit": NOT_NEGATIVE, "save_seconds": NOT_NEGATIVE}
 DATA = {"name": TEXT, "data_dir": TEXT, "flip": FLAG, "pad": whole(0),
-        "validation": number(lambda x: 0 <= x < 1, "a number from 0, but below 1"),
+        "validation": BELOW_ONE,
         "mean": three(lambda x: True, "three numbers"), "std": three(lambda x: x > 0, "three numbers above 0")}
 SGD = {"epochs": whole(1), "batch_size": whole(2), "learning_rate": POSITIVE, "decay": POSITIVE,
        "weight_decay": NOT_NEGATIVE,
        "fraction": number(lambda x: 0 < x <= 1, "a number above 0, 1 at most"),
-       "momentum": number(lambda x: 0 <= x < 1, "a number from 0, but below 1"),
+       "momentum": BELOW_ONE,
        "milestones": (ascend, "numbers of epochs, each above the one before")}
 STAGES = {"teacher": SGD | {"model": TEXT, "checkpoint": TEXT}, "student": SGD | {"model": TEXT}}
 OWN_STAGE = SGD | {"checkpoint": TEXT}  # of a method
 KNOBS = {"temperature": POSITIVE, "variance": POSITIVE, "weight": NOT_NEGATIVE, "ratio": SHARE, "layer": whole(0),
-         "width": whole(1), "count": whole(1), "epochs": whole(0),
+         "width": whole(1), "count": whole(1), "epochs": whole(0), "momentum": BELOW_ONE,
          "standardize": FLAG}  # of methods, by the last word of their names
 
 

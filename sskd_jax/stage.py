@@ -18,7 +18,7 @@ from sskd_jax.evaluate import Variables, evaluation
 from sskd_jax.interruption import Interruption
 from sskd_jax.logbook import Logbook, NoLogbook, read_json, write_json
 from sskd_jax.step import Frozen, Task, TrainState, initial_state, train_program
-from sskd_jax.types import Array, Stopped, UserError
+from sskd_jax.types import Array, Params, Stopped, UserError
 
 DISPATCH_SECONDS = 1.0  # work per dispatch: long enough to hide its cost, short enough to show progress
 
@@ -32,6 +32,7 @@ class Stage(NamedTuple):
       frozen: the images to train on, the teacher, and parameters from earlier stages.
       held_out: images to evaluate with after every epoch.
       held_out_name: "test" or "validation".
+      start: variables of the student to start from; None: random ones.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage(NamedTuple):
     batch_size: int
     learning_rate: Any
     seed: int
+    start: Params | None = None
 
     @property
     def total_steps(self) -> int:
@@ -173,7 +175,7 @@ def load_stage(path: pathlib.Path, kind: str, about: dict[str, Any]) -> dict[str
 
 def run_stage(stage: Stage, session: Session) -> Trained:
     """Trains a stage from its newest checkpoint, or from the start, to its end; a finished one is only loaded."""
-    start = initial_state(stage.task, stage_key(stage.seed, stage.name), stage.frozen)
+    start = initial_state(stage.task, stage_key(stage.seed, stage.name), stage.frozen, stage.start)
     with open_checkpoints(stage, session.workdir) if chief() else contextlib.nullcontext() as checkpoints:
         state = restored(checkpoints, Checkpoints.newest, start)
         if step := int(state.step):
@@ -259,6 +261,5 @@ def epoch_figures(stage: Stage, state: TrainState, scores: dict[str, float]) -> 
 
 
 def headline(stage: Stage, figures: dict[str, float]) -> float:
-    """The figure by which epochs are compared: top-1 accuracy, or where no network learns, the head's own accuracy."""
-    top1 = f"{stage.held_out_name}/top1"
-    return figures[top1 if top1 in figures else f"{stage.held_out_name}/contrastive"]
+    """What epochs are compared by, more is better: top-1 accuracy, or the training loss where no class is learned."""
+    return figures.get(f"{stage.held_out_name}/top1", -figures["train/loss"])

@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax import lax
 
 from sskd_jax.data import views
 from sskd_jax.devices import AXIS, Mapped, run_once
-from sskd_jax.types import Array, Batch, Method, Outputs, Params
+from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
+
+METHOD_KEY = np.uint32(2**32 - 1)  # where no image of a batch is: what a method draws has a key beside theirs
 
 
 class Task(NamedTuple):
@@ -51,6 +54,7 @@ class TrainState(NamedTuple):
       params: {"student": ..., "method": ...}.
       batch_stats: of the student's batch norms.
       opt_state: of the optimizer.
+      memory: what the method carries.
       sums: of the loss, its terms and the method's figures over this epoch's steps, by name.
       spoiled: i32[], the step, counted from 1, in which each of them and the gradient was first not finite; 0: none.
     """
@@ -59,6 +63,7 @@ class TrainState(NamedTuple):
     params: Params
     batch_stats: Params
     opt_state: optax.OptState
+    memory: Params
     sums: dict[str, Array]
     spoiled: dict[str, Array]
 
@@ -81,21 +86,32 @@ class Frozen(NamedTuple):
     pretrained: Params
 
 
-def initial_state(task: Task, key: Array, frozen: Frozen) -> TrainState:
-    """Step 0; a student starts from the same weights whatever the method that teaches it."""
+def initial_state(task: Task, key: Array, frozen: Frozen, start: Params | None = None) -> TrainState:
+    """Step 0; a student starts from the variables `start`, or else from the same ones whatever method teaches it."""
     image = jnp.zeros((2, *jax.eval_shape(task.plain, frozen.image[0]).shape))
     student_key, method_key = jax.random.split(key)
-    variables = run_once(task.student.init, student_key, image[:, 0]) if task.student else {}
+    variables = start or (run_once(task.student.init, student_key, image[:, 0]) if task.student else {})
     student = task.student and jax.eval_shape(partial(forward, task.student), variables, image)
     teacher = task.teacher and jax.eval_shape(partial(forward, task.teacher), frozen.teacher, image)
     method = run_once(lambda key: task.method.init(key, student, teacher), method_key)
+    memory = run_once(lambda key, label: task.method.memory(key, student, teacher, label),
+                      jax.random.fold_in(method_key, 1), frozen.label)
     params = {"student": variables.get("params", {}), "method": method}
-    batch = {"label": jnp.zeros(2, jnp.int32), "index": jnp.zeros(2, jnp.int32), "epoch": jnp.zeros((), jnp.int32)}
-    values = jax.eval_shape(task.method.loss, params["method"], frozen.pretrained, student, teacher, batch)
-    names = ("loss", *values[0], *values[1])
+    terms, figures = jax.eval_shape(partial(trace_loss, task.method), student, teacher)
+    names = ("loss", *terms, *figures)
     return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}),
-                      run_once(task.optimizer.init, params), {name: jnp.zeros(()) for name in names},
+                      run_once(task.optimizer.init, params), memory, {name: jnp.zeros(()) for name in names},
                       {name: jnp.zeros((), jnp.int32) for name in (*names, "gradient")})
+
+
+def trace_loss(method: Method, student: Outputs | None, teacher: Outputs | None = None) -> tuple[Terms, Terms]:
+    """What `method.loss` returns for outputs of two images: to be traced, for names and mistakes."""
+    key, zeros = jax.random.PRNGKey(0), jnp.zeros(2, jnp.int32)
+    pretrained = {name: stage.init(key, student if stage.student else None, teacher)
+                  for name, stage in method.pretrain.items()}
+    batch = {"label": zeros, "index": zeros, "epoch": zeros[0], "key": key,
+             "memory": method.memory(key, student, teacher, zeros)}
+    return method.loss(method.init(key, student, teacher), pretrained, student, teacher, batch)
 
 
 def forward(network: nn.Module, variables: Params, image: Array) -> Outputs:
@@ -108,14 +124,14 @@ def gather(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True), tree)
 
 
-def gather_outputs(outputs: Outputs | None, places: Sequence[int] = ()) -> Outputs | None:
-    """Logits, embeddings and the maps at `places` of the global batch; maps are large, so the others stay local."""
+def gather_outputs(outputs: Outputs | None, chosen: slice = slice(0)) -> Outputs | None:
+    """Logits, embeddings and the `chosen` maps of the global batch; maps are large, so the others stay local."""
     if outputs is None:
         return None
-    maps = list(outputs.maps)
-    for place in places:
-        maps[place] = gather(maps[place])
-    return outputs._replace(logits=gather(outputs.logits), embed=gather(outputs.embed), maps=tuple(maps))
+    maps, preacts = list(outputs.maps), list(outputs.preacts)
+    maps[chosen], preacts[chosen] = gather((maps[chosen], preacts[chosen]))
+    return outputs._replace(logits=gather(outputs.logits), embed=gather(outputs.embed), maps=tuple(maps),
+                            preacts=tuple(preacts))
 
 
 def teach(task: Task, frozen: Frozen, image: Array) -> Outputs | None:
@@ -126,10 +142,11 @@ def teach(task: Task, frozen: Frozen, image: Array) -> Outputs | None:
 def draw(task: Task, state: TrainState, frozen: Frozen, index: Array) -> tuple[Array, Batch]:
     """Views [n, V, H, W, C] of this device's images, and the global batch. Keyed by the place in the global batch."""
     position = lax.axis_index(AXIS) * index.size + jnp.arange(index.size)
-    keys = views.keys(jax.random.fold_in(frozen.key, state.step), position)
-    image = jax.vmap(task.augment)(keys, frozen.image[index])
+    key = jax.random.fold_in(frozen.key, state.step)
+    image = jax.vmap(task.augment)(views.keys(key, position), frozen.image[index])
     batch = gather({"label": frozen.label[index], "index": index})
-    return image, batch | {"epoch": state.step // task.steps_per_epoch}
+    return image, batch | {"epoch": state.step // task.steps_per_epoch, "key": jax.random.fold_in(key, METHOD_KEY),
+                           "memory": state.memory}
 
 
 def train_step(task: Task, state: TrainState, frozen: Frozen, index: Array) -> TrainState:
@@ -137,7 +154,7 @@ def train_step(task: Task, state: TrainState, frozen: Frozen, index: Array) -> T
     image, batch = draw(task, state, frozen, index)
     teacher = teach(task, frozen, image)
 
-    def objective(params: Params) -> tuple[Array, tuple[Params, dict[str, Array]]]:
+    def objective(params: Params) -> tuple[Array, tuple[Params, Outputs | None, dict[str, Array]]]:
         student, batch_stats = None, state.batch_stats
         if task.student:
             variables = {"params": params["student"], "batch_stats": state.batch_stats}
@@ -147,17 +164,18 @@ def train_step(task: Task, state: TrainState, frozen: Frozen, index: Array) -> T
         student = gather_outputs(student, task.method.gathered)
         terms, figures = task.method.loss(params["method"], frozen.pretrained, student, teacher, batch)
         loss = sum(task.weights[name] * term for name, term in terms.items())
-        return loss, (batch_stats, {"loss": loss, **terms, **figures})
+        return loss, (batch_stats, student, {"loss": loss, **terms, **figures})
 
-    grads, (batch_stats, values) = jax.grad(objective, has_aux=True)(state.params)
+    grads, (batch_stats, student, values) = jax.grad(objective, has_aux=True)(state.params)
     grads, values = lax.pmean((grads, values), AXIS)
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     new_epoch = state.step % task.steps_per_epoch == 0
     sums = {name: jnp.where(new_epoch, 0, state.sums[name]) + value for name, value in values.items()}
     spoiled = {name: jnp.where((state.spoiled[name] == 0) & ~jnp.isfinite(value), state.step + 1, state.spoiled[name])
                for name, value in (values | {"gradient": sum(map(jnp.sum, jax.tree.leaves(grads)))}).items()}
+    memory = task.method.remember(state.params["method"], student, teacher, batch)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state, sums, spoiled)
+    return TrainState(state.step + 1, params, batch_stats, opt_state, memory, sums, spoiled)
 
 
 def train_steps(task: Task, state: TrainState, frozen: Frozen, order: Array, start: Array,

@@ -15,7 +15,7 @@ from sskd_jax.console import console
 from sskd_jax.data import sources, views
 from sskd_jax.data.sources import Split
 from sskd_jax.devices import AXIS, chief, enough_memory, keep_programs, replicated
-from sskd_jax.evaluate import evaluation
+from sskd_jax.evaluate import Variables, evaluation
 from sskd_jax.interruption import Interruption
 from sskd_jax.logbook import Logbook, NoLogbook
 from sskd_jax.methods import METHODS
@@ -23,7 +23,7 @@ from sskd_jax.models import MODELS
 from sskd_jax.quiet import silence_checkpoint_errors
 from sskd_jax.settings import Recipe
 from sskd_jax.stage import Session, Stage, load_stage, run_stage, stage_key
-from sskd_jax.step import Frozen, Task
+from sskd_jax.step import Frozen, Task, trace_loss
 from sskd_jax.types import Method, Outputs, Params, UserError, choose
 
 Row = dict[str, Any]
@@ -104,7 +104,8 @@ def plan(this: Run, recipes: Sequence[Recipe]) -> list[Row]:
     config = this.config
     stages = [("teacher", "teacher", "teacher")] if any(recipe.method.teacher for recipe in recipes) else []
     for recipe in recipes:
-        stages += [(recipe.prefix + name, name, "teacher") for name in recipe.method.pretrain]
+        stages += [(recipe.prefix + name, name, "student" if method.student else "teacher")
+                   for name, method in recipe.method.pretrain.items()]
         stages.append((recipe.prefix + "student", "student", "student"))
     return [stage_row(this, name, config[section], config[owner].model) for name, section, owner in stages]
 
@@ -121,14 +122,9 @@ def check_pairs(this: Run, recipes: Sequence[Recipe]) -> None:
     """Traces every method's terms, so that one that does not suit the two networks says so before they are trained."""
     for method in (recipe.method for recipe in recipes):
         networks = [this.config.student.model, *([this.config.teacher.model] if method.teacher else [])]
-        jax.eval_shape(partial(trace_terms, method), *(shapes(this, model, 2 * method.views)[0] for model in networks))
-
-
-def trace_terms(method: Method, student: Outputs, teacher: Outputs | None = None) -> Any:
-    key, zeros = jax.random.key(0), jnp.zeros(2, jnp.int32)
-    pretrained = {name: stage.init(key, None, teacher) for name, stage in method.pretrain.items()}
-    params = method.init(key, student, teacher)
-    return method.loss(params, pretrained, student, teacher, {"label": zeros, "index": zeros, "epoch": zeros[0]})
+        outputs = [shapes(this, model, 2 * method.views)[0] for model in networks]
+        for stage in (*method.pretrain.values(), method):
+            jax.eval_shape(partial(trace_loss, stage), *outputs)
 
 
 def count_parameters(this: Run, model: str) -> int:
@@ -165,7 +161,7 @@ def fingerprint(tree: Params) -> str:
 
 def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weights: Mapping[str, float], about: Row,
                student: nn.Module | None = None, teacher_variables: Params | None = None,
-               pretrained: Params | None = None) -> Stage:
+               pretrained: Params | None = None, start: Params | None = None, learned: Any = True) -> Stage:
     data, seed = this.config.data, this.config.seed
     split = sources.subset(this.train, section.fraction, seed)
     steps = len(split.label) // section.batch_size
@@ -173,13 +169,13 @@ def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weight
     teacher = network(this, this.config.teacher.model) if teacher_variables else None
     colour = dict(views=method.views, mean=tuple(data.mean), std=tuple(data.std))
     task = Task(student, teacher, method, weights,
-                optim.sgd(schedule, momentum=section.momentum, weight_decay=section.weight_decay),
+                optim.sgd(schedule, momentum=section.momentum, weight_decay=section.weight_decay, learned=learned),
                 partial(views.augment, flip=data.flip, pad=data.pad, **colour),
                 partial(views.evaluate_views, **colour), steps)
     frozen = Frozen(stage_key(seed, name), split.image, split.label, teacher_variables or {}, pretrained or {})
     return Stage(name, about | {"num_classes": this.num_classes, "steps": section.epochs * steps}, task, frozen,
                  this.held_out, "validation" if data.validation else "test", section.epochs, section.batch_size,
-                 schedule, seed)
+                 schedule, seed, start)
 
 
 def network_row(this: Run, name: str, model: str, last: Params, **more: Any) -> Row:
@@ -241,31 +237,48 @@ def load_teacher(this: Run, path: pathlib.Path) -> Params:
 
 def distil(this: Run, recipe: Recipe, teacher: Params | None) -> Row:
     """A method's own stages, then its student; returns the student's row of the final table."""
-    teacher = teacher if recipe.method.teacher else None
-    pretrained = {name: pretrain(this, recipe, name, teacher) for name in recipe.method.pretrain}
-    stage = student_stage(this, recipe, teacher, pretrained)
+    teacher, pretrained, start = teacher if recipe.method.teacher else None, {}, None
+    for name, method in recipe.method.pretrain.items():
+        params, batch_stats = pretrain(this, recipe, name, teacher, start)
+        pretrained[name] = params["method"]
+        start = {"params": params["student"], "batch_stats": batch_stats} if method.student else start
+    stage = student_stage(this, recipe, teacher, pretrained, start)
     return train_network(this, stage, this.config.student.model, method=recipe.name,
                          paper=this.config.get("paper", {}).get("student"))[1]
 
 
-def pretrain(this: Run, recipe: Recipe, name: str, teacher: Params) -> Params:
-    """What a method learns on the frozen teacher alone, from the last epoch or from `checkpoint`."""
-    path = this.config[name].checkpoint
-    if path:
-        about = {"teacher": fingerprint(teacher)}
-        return load_stage(pathlib.Path(path).expanduser(), name, about)["params"]["method"]
-    stage = pretrain_stage(this, recipe, name, teacher)
-    return run_stage(stage, this.session).last[0]["method"]
+def pretrain(this: Run, recipe: Recipe, name: str, teacher: Params, start: Params | None) -> Variables:
+    """What is learned in a stage of the method's own, from its last epoch or from `checkpoint`."""
+    stage = pretrain_stage(this, recipe, name, teacher, start)
+    if path := this.config[name].checkpoint:
+        about = {key: value for key, value in stage.about.items() if key not in ("steps", "num_classes")}
+        state = load_stage(pathlib.Path(path).expanduser(), name, about)
+        return state["params"], state["batch_stats"]
+    return run_stage(stage, this.session).last
 
 
-def pretrain_stage(this: Run, recipe: Recipe, name: str, teacher: Params) -> Stage:
-    method = recipe.method.pretrain[name]
-    return make_stage(this, recipe.prefix + name, this.config[name], method, dict.fromkeys(method.terms, 1.0),
-                      {"teacher": fingerprint(teacher)}, teacher_variables=teacher)
+def pretrain_stage(this: Run, recipe: Recipe, name: str, teacher: Params, start: Params | None = None) -> Stage:
+    method, model = recipe.method.pretrain[name], this.config.student.model
+    about, student, learned = {"teacher": fingerprint(teacher), "terms": list(method.terms)}, None, True
+    if method.student:
+        about, student = about | {"model": model}, network(this, model)
+        learned = {"student": learned_parameters(this, method), "method": True}
+    return make_stage(this, recipe.prefix + name, this.config[name], method, dict.fromkeys(method.terms, 1.0), about,
+                      student, teacher, start=start, learned=learned)
 
 
-def student_stage(this: Run, recipe: Recipe, teacher: Params | None, pretrained: Params) -> Stage:
+def learned_parameters(this: Run, method: Method) -> Params:
+    """Which of the student's parameters the terms of a stage depend on: True or False in the place of each."""
+    variables, teacher = shapes(this, this.config.student.model)[1], shapes(this, this.config.teacher.model)[0]
+    module, image = network(this, this.config.student.model), jnp.zeros((2, *this.test.image.shape[1:]))
+    return optim.reached(lambda variables, teacher: trace_loss(method, module.apply(variables, image), teacher)[0],
+                         variables, teacher)[0]["params"]
+
+
+def student_stage(this: Run, recipe: Recipe, teacher: Params | None, pretrained: Params,
+                  start: Params | None = None) -> Stage:
     model = this.config.student.model
-    about = {"teacher": teacher and fingerprint(teacher), "model": model, "pretrained": fingerprint(pretrained)}
+    about = {"teacher": teacher and fingerprint(teacher), "model": model,
+             "pretrained": fingerprint([pretrained, start])}
     return make_stage(this, recipe.prefix + "student", this.config.student, recipe.method, recipe.weights, about,
-                      student=network(this, model), teacher_variables=teacher, pretrained=pretrained)
+                      network(this, model), teacher, pretrained, start)

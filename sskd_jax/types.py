@@ -11,7 +11,9 @@ import jax
 
 Array = jax.Array
 Params = Mapping[str, Any]
-Batch = dict[str, Array]  # label [N], index [N]; in training epoch [], from 0; in evaluation mask [N]; singular keys
+# label [N], index [N]; in evaluation mask [N]; in training epoch [] from 0, key u32[2] for what the method draws, and
+# memory, what it carries. Singular keys.
+Batch = dict[str, Any]
 Terms = dict[str, Array]  # scalars by name
 
 
@@ -45,16 +47,21 @@ class Method(NamedTuple):
     """A distillation method as pure functions; one paper is one file under `methods/`.
 
     Attributes:
-      terms: names of the loss terms, each of which needs a weight.
+      terms: names of the loss terms, each of which needs a weight. A network that learns without `ce` gets no accuracy.
       init: (key, student, teacher) -> the method's own trained parameters; both `Outputs` hold shapes only.
       loss: (params, pretrained, student, teacher, batch) -> (unweighted terms, figures worth logging).
         It sees the global batch, but for maps. `pretrained` maps the name of each stage in `pretrain` to what it
         learned.
       views: rotated views per image: 1 or 4.
       teacher: whether a frozen teacher is needed.
-      gathered: places in `Outputs.maps` of those that `loss` sees for the global batch. Of the other maps it sees this
+      student: whether a network learns; a method without one trains its own parameters on the teacher alone.
+      gathered: which of `Outputs.maps` and `preacts` `loss` sees for the global batch. Of the others it sees this
         device's images, and may only take means over them.
-      pretrain: stages that come first, by name: methods that train their own parameters on the frozen teacher alone.
+      pretrain: methods of stages that come first, by the stage's name. Where a network learns in one, the next stage's
+        student starts from its weights.
+      memory: (key, student, teacher, label of all training images [M]) -> arrays that are carried from step to step,
+        in no optimizer; both `Outputs` hold shapes only.
+      remember: (params, student, teacher, batch) -> the memory of the next step, from what `loss` saw.
       evaluate: (params, student, teacher, batch) -> {name: f32[N * r]}: a score of every row, r rows per image; their
         mean over a whole split is reported.
     """
@@ -64,8 +71,11 @@ class Method(NamedTuple):
     loss: Callable[[Params, Params, Outputs | None, Outputs | None, Batch], tuple[Terms, Terms]]
     views: int = 1
     teacher: bool = True
-    gathered: tuple[int, ...] = ()
+    student: bool = True
+    gathered: slice = slice(0)
     pretrain: Mapping[str, "Method"] = {}
+    memory: Callable[[Array, Outputs, Outputs, Array], Params] = lambda key, student, teacher, label: {}
+    remember: Callable[[Params, Outputs, Outputs, Batch], Params] = lambda params, student, teacher, batch: {}
     evaluate: Callable[[Params, Outputs | None, Outputs | None, Batch], Terms] | None = None
 
 

@@ -16,6 +16,19 @@ def check_golden(shared, name: str, loss: Loss, rtol: float = 1e-4) -> None:
     np.testing.assert_allclose(gradient, gold["grad/student"], rtol=10 * rtol, atol=rtol * np.abs(gradient).max())
 
 
+def check_golden_maps(gold: dict[str, np.ndarray], loss: Loss) -> None:
+    """The same of a loss whose `student` and `teacher` are maps, or lists of them if they are numbered."""
+    maps = [[gold[name] for name in sorted(gold) if name.startswith(f"in/{who}")] for who in ("student", "teacher")]
+    gradients = [gold[name] for name in sorted(gold) if name.startswith("grad/student")]
+    if "in/student" in gold:
+        maps = [one for one, in maps]
+        gradients, = gradients
+    value, found = jax.value_and_grad(loss)(*maps)
+    np.testing.assert_allclose(value, gold["loss"].reshape(()), rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()),
+                 found, gradients)
+
+
 def arrays(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sskd_jax.convolution import correlate
 from sskd_jax.devices import RUN_OFTEN, RUN_ONCE, Mapped, compiler_options, enough_memory, replicated
-from sskd_jax.models.convolution import correlate
 from sskd_jax.types import UserError
 
 DEVICES = jax.devices()[:2]

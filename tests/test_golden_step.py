@@ -67,7 +67,7 @@ def make_state(golden: Golden, task: Task, student: str, seed: int) -> TrainStat
     variables = torch_bridge.from_state_dict(student, golden.state_dict(student, seed, "backbone."))
     params = {"student": variables["params"], "method": head(golden, golden.models[student]["pooled_dim"], seed)}
     sums = dict.fromkeys(("loss", *task.method.terms, "accuracy", "contrastive"), np.float32(0))
-    return TrainState(np.int32(0), params, variables["batch_stats"], task.optimizer.init(params), sums,
+    return TrainState(np.int32(0), params, variables["batch_stats"], task.optimizer.init(params), {}, sums,
                       {name: np.int32(0) for name in (*sums, "gradient")})
 
 

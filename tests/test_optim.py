@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from sskd_jax.optim import milestone_schedule, sgd
+from sskd_jax.optim import milestone_schedule, reached, sgd
 
 RNG = np.random.default_rng(0)
 START = {"kernel": RNG.standard_normal((3, 2)).astype(np.float32), "bn": {"scale": np.ones(2, np.float32)}}
@@ -74,3 +74,21 @@ def test_a_milestone_may_lie_within_an_epoch():
 def test_the_schedule_works_on_a_traced_step():
     schedule = milestone_schedule(0.05, (1,), 0.1, steps_per_epoch=3)
     np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(jnp.arange(5)), [0.05] * 3 + [0.005] * 2, rtol=1e-5)
+
+
+def test_what_the_loss_does_not_depend_on_does_not_decay():
+    learned = {"kernel": True, "bn": {"scale": False}}
+    zeros = jax.tree.map(jnp.zeros_like, START)
+    params = run(sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.5, learned=learned), [zeros])
+    np.testing.assert_allclose(params["kernel"], 0.95 * START["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(params["bn"]["scale"], START["bn"]["scale"])
+
+
+def test_what_a_function_is_computed_from():
+    def function(a: dict, b: jax.Array) -> tuple:
+        unused = jnp.sin(a["unused"]) + b
+        return jax.jit(jnp.cos)(a["used"]), a["returned"], unused.shape[0]
+
+    shape = jax.ShapeDtypeStruct((2,), jnp.float32)
+    found = reached(function, {"used": shape, "returned": shape, "unused": shape}, shape)
+    assert found == ({"used": True, "returned": True, "unused": False}, False)

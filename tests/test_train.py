@@ -12,6 +12,7 @@ from sskd_jax import train
 from sskd_jax.checkpoint import Checkpoints
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
+from sskd_jax.stage import stage_key
 from sskd_jax.types import UserError
 
 STAGES = ("teacher", "scratch/student", "kd/student", "sskd/head", "sskd/student")
@@ -25,7 +26,7 @@ def tiny_networks(monkeypatch):
 def small_config(**changes):
     """The quickstart with the tiny network, two epochs per stage and three steps per epoch."""
     config = quickstart.get_config()
-    for section in ("teacher", "head", "student"):
+    for section in ("teacher", "head", "warmup", "paraphraser", "student"):
         config[section].update(epochs=2, batch_size=32, fraction=0.08, milestones=(1,))
     config.teacher.model = config.student.model = "tiny"
     config.update_from_flattened_dict(changes)
@@ -112,17 +113,65 @@ def test_a_restart_changes_no_bit(finished, tmp_path, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path, stage), final_state(workdir, stage))
 
 
+def others_config(finished, *methods: str, **changes):
+    """An epoch of every stage on the teacher of another run."""
+    epochs = {f"{stage}.epochs": 1 for stage in ("warmup", "paraphraser", "student")}
+    config = small_config(**epochs, **{"teacher.checkpoint": str(finished[0])}, **changes)
+    config.methods = methods
+    return config
+
+
+@pytest.fixture(scope="module")
+def others(finished, tmp_path_factory):
+    """All methods that `finished` does not have: (workdir, table)."""
+    workdir, names = tmp_path_factory.mktemp("others"), [name for name in METHODS if f"{name}/student" not in STAGES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tiny", TinyNet)
+        return workdir, run(others_config(finished, *names, "fitnet+kd"), workdir)
+
+
 @pytest.mark.slow
-def test_every_method_trains(finished, tmp_path):
-    """On the teacher of another run; those that `finished` has are left out."""
-    config = small_config(**{"teacher.checkpoint": str(finished[0]), "student.epochs": 1})
-    config.methods = tuple(name for name in METHODS if f"{name}/student" not in STAGES) + ("fitnet+kd",)
-    table = run(config, tmp_path)
-    assert [row["stage"] for row in table[1:]] == [f"{name}/student" for name in config.methods]
-    for row in rows(tmp_path):
+def test_every_method_trains(others):
+    workdir, table = others
+    students = [row["stage"] for row in table[1:]]
+    assert len(students) == len(METHODS) - 2 and students[-1] == "fitnet+kd/student"
+    assert {row["stage"] for row in rows(workdir)} == {*students, "ab/warmup", "fsp/warmup", "ft/paraphraser"}
+    for row in rows(workdir):
         losses = {name: value for name, value in row.items() if name.startswith("train/")}
-        assert all(np.isfinite(value) for value in losses.values()) and len(losses) > 3
-    assert len({row["train/loss"] for row in rows(tmp_path)}) == len(config.methods)
+        assert all(np.isfinite(value) for value in losses.values()) and len(losses) > 1
+    assert len({row["train/loss"] for row in rows(workdir)}) == len(students) + 3
+
+
+@pytest.mark.slow
+def test_warmed_up_students_start_from_their_warm_up(others):
+    warm, student = (final_state(others[0], f"fsp/{name}")["params"]["student"] for name in ("warmup", "student"))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), warm, student)
+    assert 0 < moved["conv1"]["kernel"] < 0.2 * np.abs(warm["conv1"]["kernel"]).max()
+    module = TinyNet(num_classes=10)
+    start = jax.jit(module.init)(jax.random.split(stage_key(0, "warmup"))[0], np.zeros((2, 8, 8, 3), np.float32))["params"]
+    jax.tree.map(np.testing.assert_array_equal, warm["fc"], start["fc"])  # no class is learned in a warm-up: no decay
+    assert np.abs(warm["conv1"]["kernel"] - start["conv1"]["kernel"]).max() > 0
+
+
+@pytest.mark.slow
+def test_warm_ups_and_memories_survive_a_restart(finished, others, tmp_path, monkeypatch):
+    monkeypatch.setattr("sskd_jax.stage.DISPATCH_SECONDS", 0.0)
+    config, save = others_config(finished, "ab", "crd", save_seconds=0.0), Checkpoints.save
+    for stage in (("ab", "warmup"), ("crd", "student")):
+
+        def save_and_stop(self, state, score=None, stage=stage):
+            save(self, state, score)
+            if int(state.step) == 2 and self.folder.parts[-2:] == stage:
+                self.wait()
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    run(config, tmp_path)
+    for stage in ("ab/warmup", "ab/student", "crd/student"):
+        jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path, stage), final_state(others[0], stage))
 
 
 @pytest.mark.slow

@@ -2,13 +2,8 @@
 import jax.numpy as jnp
 
 from sskd_jax.beside import beside
-from sskd_jax.losses import map_pairs, normalized, same_size
+from sskd_jax.losses import attention, map_pairs, same_size
 from sskd_jax.types import Array, Method
-
-
-def attention(features: Array) -> Array:
-    """The squares' mean over the channels of a map [N, H, W, C], as unit vectors [N, H * W]."""
-    return normalized(jnp.mean(jnp.square(features), -1).reshape(features.shape[0], -1))
 
 
 def attention_loss(student: Array, teacher: Array) -> Array:
@@ -19,5 +14,5 @@ def attention_loss(student: Array, teacher: Array) -> Array:
 
 def at(*, kd_temperature: float) -> Method:
     """The sum over all maps behind the stem."""
-    return beside("at", lambda params, student, teacher, batch: sum(
-        attention_loss(*pair) for pair in map_pairs(student, teacher)), kd_temperature=kd_temperature)
+    return beside({"at": lambda params, student, teacher, batch: sum(
+        attention_loss(*pair) for pair in map_pairs(student.maps, teacher.maps))}, kd_temperature=kd_temperature)

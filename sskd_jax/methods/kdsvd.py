@@ -63,11 +63,11 @@ def kdsvd(*, count: int, kd_temperature: float) -> Method:
     """Over all maps behind the stem, which must be as wide as the teacher's."""
 
     def own(params: Params, student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-        students, teachers = zip(*map_pairs(student, teacher), strict=True)
+        students, teachers = zip(*map_pairs(student.maps, teacher.maps), strict=True)
         widths = [[features.shape[-1] for features in maps] for maps in (students, teachers)]
         if widths[0] != widths[1]:
             raise UserError(f"kdsvd compares maps of one width, but the student's have {widths[0]} channels and the "
                             f"teacher's {widths[1]}: choose networks of one width")
         return svd_loss(students, teachers, count)
 
-    return beside("svd", own, kd_temperature=kd_temperature)
+    return beside({"svd": own}, kd_temperature=kd_temperature)

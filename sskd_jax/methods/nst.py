@@ -26,5 +26,5 @@ def discrepancy(student: Array, teacher: Array) -> Array:
 
 def nst(*, kd_temperature: float) -> Method:
     """The sum over all maps behind the stem."""
-    return beside("nst", lambda params, student, teacher, batch: sum(
-        discrepancy(*pair) for pair in map_pairs(student, teacher)), kd_temperature=kd_temperature)
+    return beside({"nst": lambda params, student, teacher, batch: sum(
+        discrepancy(*pair) for pair in map_pairs(student.maps, teacher.maps))}, kd_temperature=kd_temperature)

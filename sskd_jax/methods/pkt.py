@@ -24,5 +24,5 @@ def transfer_loss(student: Array, teacher: Array) -> Array:
 
 def pkt(*, kd_temperature: float) -> Method:
     """On the embeddings of the global batch."""
-    return beside("pkt", lambda params, student, teacher, batch: transfer_loss(student.embed, teacher.embed),
+    return beside({"pkt": lambda params, student, teacher, batch: transfer_loss(student.embed, teacher.embed)},
                   kd_temperature=kd_temperature)

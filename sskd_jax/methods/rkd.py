@@ -36,4 +36,4 @@ def rkd(*, distance_weight: float, angle_weight: float, kd_temperature: float) -
         return (distance_weight * huber(distances(student.embed), distances(teacher))
                 + angle_weight * huber(angles(student.embed), angles(teacher)))
 
-    return beside("rkd", relations, kd_temperature=kd_temperature)
+    return beside({"rkd": relations}, kd_temperature=kd_temperature)

@@ -19,6 +19,6 @@ def similarity_loss(student: Array, teacher: Array) -> Array:
 
 def sp(*, kd_temperature: float) -> Method:
     """On the last map in front of the pooling, of the global batch."""
-    return beside("sp", lambda params, student, teacher, batch: similarity_loss(
-        student.maps[-1].astype(jnp.float32), teacher.maps[-1].astype(jnp.float32)),
-                  kd_temperature=kd_temperature, gathered=(-1,))
+    return beside({"sp": lambda params, student, teacher, batch: similarity_loss(
+        student.maps[-1].astype(jnp.float32), teacher.maps[-1].astype(jnp.float32))},
+                  kd_temperature=kd_temperature, gathered=slice(-1, None))

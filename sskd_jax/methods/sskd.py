@@ -111,6 +111,7 @@ def head(*, temperature: float) -> Method:
         return {"ss": cross_entropy(similarity / temperature, target)}, {"contrastive": accuracy(similarity, target)}
 
     return Method(terms=("ss",), init=lambda key, student, teacher: init_head(key, teacher), loss=loss, views=VIEWS,
+                  student=False,
                   evaluate=lambda params, student, teacher, batch: contrastive_scores(project(params, teacher),
                                                                                       batch["mask"]))
 

@@ -5,6 +5,7 @@ import numpy as np
 from flax import linen as nn
 
 from sskd_jax.beside import beside
+from sskd_jax.convolution import Conv
 from sskd_jax.initializers import fan_in_uniform
 from sskd_jax.losses import map_pairs, same_size
 from sskd_jax.types import Array, Batch, Method, Outputs, Params
@@ -21,7 +22,7 @@ class Prediction(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> tuple[Array, Array]:
         for i in (0, 2, 4):  # the places of the convolutions in the reference's sequence
-            layer = nn.Conv(self.width, (1, 1), use_bias=False, kernel_init=fan_in_uniform, name=f"regressor.{i}")
+            layer = Conv(self.width, 1, kernel_init=fan_in_uniform, name=f"regressor.{i}")
             features = layer(nn.relu(features) if i else features)
         start = np.log(np.expm1(self.first_variance - EPSILON))
         log_scale = self.param("log_scale", nn.initializers.constant(start), (self.width,))
@@ -39,14 +40,14 @@ def vid(*, first_variance: float, kd_temperature: float) -> Method:
     def init(key: Array, student: Outputs, teacher: Outputs) -> Params:
         return {str(i): Prediction(theirs.shape[-1], first_variance).init(
                     jax.random.fold_in(key, i), jnp.zeros((1, 1, 1, ours.shape[-1])))["params"]
-                for i, (ours, theirs) in enumerate(map_pairs(student, teacher))}
+                for i, (ours, theirs) in enumerate(map_pairs(student.maps, teacher.maps))}
 
     def information(params: Params, student: Outputs, teacher: Outputs, batch: Batch) -> Array:
         total = jnp.zeros(())
-        for i, pair in enumerate(map_pairs(student, teacher)):
+        for i, pair in enumerate(map_pairs(student.maps, teacher.maps)):
             ours, theirs = same_size(*pair)
             predict = Prediction(theirs.shape[-1], first_variance)
             total += information_loss(*predict.apply({"params": params[str(i)]}, ours), theirs)
         return total
 
-    return beside("vid", information, kd_temperature=kd_temperature, init=init)
+    return beside({"vid": information}, kd_temperature=kd_temperature, init=init)

@@ -9,8 +9,8 @@ from flax.linen import initializers as init
 from jax import lax
 from jax.nn.initializers import Initializer
 
+from sskd_jax.convolution import Conv
 from sskd_jax.initializers import bias_uniform, fan_in_uniform, fan_out_normal
-from sskd_jax.models.convolution import convolution
 from sskd_jax.types import Array, Outputs
 
 Layer = Callable[..., Any]
@@ -91,25 +91,3 @@ class Network(nn.Module):
         classifier = nn.Dense(self.num_classes, name=name, kernel_init=kernel_init,
                               bias_init=bias_init or bias_uniform(embed.shape[-1]))
         return Outputs(classifier(embed), embed, tuple(maps), tuple(preacts))
-
-
-class Conv(nn.Module):
-    """A convolution [N, H, W, C] -> [N, H', W', features] with a square kernel, padded by kernel // 2."""
-
-    features: int
-    kernel: int = 3
-    stride: int = 1
-    groups: int = 1
-    use_bias: bool = False
-    dtype: Any = jnp.float32
-    kernel_init: Initializer = fan_out_normal
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        x = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups)
-        if self.use_bias:
-            bias = self.param("bias", init.zeros, (self.features,), jnp.float32)
-            x = x + per_channel(bias, x).astype(self.dtype)
-        return x

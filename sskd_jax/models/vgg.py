@@ -26,7 +26,7 @@ class VGG(Network):
         pools = 4 if image.shape[1] >= 64 else 3
         for block, (depth, width) in enumerate(zip(self.blocks, (64, 128, 256, 512, 512), strict=True)):
             for i in range(depth):  # PyTorch numbers convolution, batch norm and ReLU in one sequence
-                x = conv(width, use_bias=True, name=f"block{block}.{3 * i}")(x)
+                x = conv(width, bias_init=init.zeros, name=f"block{block}.{3 * i}")(x)
                 preact = norm(name=f"block{block}.{3 * i + 1}")(x)
                 x = nn.relu(preact)
             maps.append(x)

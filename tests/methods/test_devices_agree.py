@@ -27,12 +27,14 @@ def global_numbers(method: Method, devices: int) -> tuple:
     student = outputs(method.views, 6)
     teacher = outputs(method.views, 9) if method.teacher else None
     params = method.init(jax.random.key(0), student, teacher)
-    pretrained = {name: stage.init(jax.random.key(1), None, teacher) for name, stage in method.pretrain.items()}
+    pretrained = {name: stage.init(jax.random.key(1), student, teacher) for name, stage in method.pretrain.items()}
+    memory = method.memory(jax.random.key(2), student, teacher, LABEL)
 
     def program(student: Outputs, teacher: Outputs | None, label: jax.Array) -> tuple:
         def objective(params: dict, student: Outputs) -> tuple:
             student, everywhere = (gather_outputs(outputs, method.gathered) for outputs in (student, teacher))
-            batch = {"label": gather(label), "epoch": np.int32(3)}
+            batch = {"label": gather(label), "index": np.arange(IMAGES), "epoch": np.int32(3),
+                     "key": np.array([0, 7], np.uint32), "memory": memory}
             terms, _ = method.loss(params, pretrained, student, everywhere, batch)
             return sum(terms.values()), terms
 
@@ -45,9 +47,13 @@ def global_numbers(method: Method, devices: int) -> tuple:
     return terms, by_params, jax.tree.map(lambda leaf: leaf / devices, by_outputs)
 
 
-@pytest.mark.parametrize("name", METHODS)
+STAGES = {name: METHODS[name](**common.METHOD_NUMBERS[name]) for name in METHODS}
+STAGES |= {f"{name}/{own}": stage for name, method in STAGES.items() for own, stage in method.pretrain.items()}
+
+
+@pytest.mark.parametrize("name", STAGES)
 def test_same_numbers_on_any_number_of_devices(name):
-    method = METHODS[name](**common.METHOD_NUMBERS[name])
+    method = STAGES[name]
     alone = global_numbers(method, 1)
     close = partial(jax.tree.map, lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(b).max()))
     for devices in (2, 8):

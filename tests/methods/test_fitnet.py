@@ -1,9 +1,9 @@
 import jax
 import numpy as np
-import pytest
 from pairs import arrays, check_at_ties, check_blind, check_golden
 
-from sskd_jax.methods.fitnet import Regressor, hint_loss
+from sskd_jax.methods.fitnet import fitnet, hint_loss
+from sskd_jax.types import Outputs
 
 STUDENT, TEACHER = arrays(3, 4, 4, 5), arrays(3, 4, 4, 5, seed=1)
 
@@ -22,12 +22,10 @@ def test_ties_and_zeros():
     check_at_ties(hint_loss, STUDENT, TEACHER)
 
 
-@pytest.mark.parametrize(("stride", "size"), [(1, 8), (2, 4)])
-def test_the_regressor_brings_maps_to_the_hints_shape_and_normalises_them(stride, size):
-    regressor = Regressor(6, stride)
-    variables = regressor.init(jax.random.key(0), arrays(2, 8, 8, 3))
-    variables["params"]["bias"] += 100  # far from the ReLU's kink
-    found = regressor.apply(variables, 5 * arrays(7, 8, 8, 3) + 2)
-    assert found.shape == (7, size, size, 6)
-    np.testing.assert_allclose(found.mean((0, 1, 2)), np.full(6, 100), rtol=1e-5)
-    np.testing.assert_allclose(found.std((0, 1, 2)), np.ones(6), rtol=1e-3)
+def test_the_regressed_map_is_behind_a_relu():
+    method = fitnet(layer=0, kd_temperature=4.0)
+    student, teacher = (Outputs(np.zeros((3, 2)), np.zeros((3, 2)), (maps,)) for maps in (STUDENT, -np.abs(TEACHER)))
+    params = method.init(jax.random.key(0), student, teacher)
+    params["regressor"]["norm"]["bias"] -= 100
+    terms, _ = method.loss(params, {}, student, teacher, {"label": np.zeros(3, int)})
+    np.testing.assert_allclose(terms["hint"], np.mean(TEACHER**2), rtol=1e-5)

@@ -12,9 +12,9 @@ import pytest
 from golden import assert_near
 from jax import lax
 
-from sskd_jax.models import MODELS, layers
-from sskd_jax.models import convolution as module
-from sskd_jax.models.convolution import convolution, correlate, images_at_a_time, kernel_gradient
+from sskd_jax import convolution as module
+from sskd_jax.convolution import convolution, correlate, images_at_a_time, kernel_gradient
+from sskd_jax.models import MODELS
 
 FAST = {"xla_backend_optimization_level": 0}
 FORMS = ["3x3", "3x3 by 2", "1x1", "1x1 by 2", "1x1 grouped", "3x3 depthwise", "3x3 depthwise by 2"]
@@ -46,7 +46,7 @@ def shapes() -> set[Shape]:
         return correlate(x, kernel, stride, groups)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "convolution", record)
+        patch.setattr(module, "convolution", record)
         for network in MODELS.values():
             jax.eval_shape(network(num_classes=10).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     return found

@@ -6,14 +6,43 @@ stays in the cache, and the input gradient is a convolution in the layout of the
 lowering; programs for other platforms are what autodiff gives.
 """
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import lax
+from jax.nn.initializers import Initializer
 
+from sskd_jax.initializers import fan_out_normal
 from sskd_jax.types import Array
 
 PATCH_BYTES = 2_000_000  # of copies at a time, so that they stay in the cache
+
+
+class Conv(nn.Module):
+    """A convolution [N, H, W, C] -> [N, H', W', features] with a square kernel, padded by kernel // 2.
+
+    It has a bias if `bias_init` says how to initialise it.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+    dtype: Any = jnp.float32
+    kernel_init: Initializer = fan_out_normal
+    bias_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        x = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups)
+        if self.bias_init:
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+            x = x + bias.reshape(1, 1, 1, -1).astype(self.dtype)
+        return x
 
 
 def correlate(x: Array, kernel: Array, stride: int, groups: int) -> Array:
