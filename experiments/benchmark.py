@@ -71,8 +71,8 @@ class Clock:
         self.times.append(time.perf_counter())
 
 
-def synthetic_run(config: ConfigDict) -> train.Run:
-    """A run on random images, as many as the largest stage needs for an epoch; nothing is read or written."""
+def synthetic_run(config: ConfigDict, images: int = 0) -> train.Run:
+    """A run on random images, as many as the largest stage needs for an epoch or more; nothing is read or written."""
     rng = np.random.default_rng(0)
 
     def split(images: int) -> Split:
@@ -82,7 +82,7 @@ def synthetic_run(config: ConfigDict) -> train.Run:
     batch = max(section.batch_size for section in config.values() if "batch_size" in getattr(section, "keys", dict)())
     held_out = split(IMAGES.value)
     session = stages.Session(pathlib.Path(), jax.local_devices(), Clock(), Interruption(), math.inf)
-    return train.Run(config, session, split(STEPS.value * batch), held_out, held_out, CLASSES.value)
+    return train.Run(config, session, split(max(images, STEPS.value * batch)), held_out, held_out, CLASSES.value)
 
 
 def make_stages(this: train.Run) -> dict[str, Stage]:
@@ -124,6 +124,12 @@ class Steps:
     def run(self, steps: int) -> Any:
         self.state, spoiled = self.program(self.state, self.frozen, self.order, 0, steps)
         return spoiled
+
+    def milliseconds(self) -> float:
+        """Of a step, by a dispatch of STEPS."""
+        began = time.perf_counter()
+        jax.block_until_ready(self.run(STEPS.value))
+        return 1e3 * (time.perf_counter() - began) / STEPS.value
 
 
 def compiled(program: Mapped, *args: Any) -> Row:
@@ -234,9 +240,7 @@ def peer_row(stage: Stage, steps: Steps) -> Row:
     ours, theirs = [], []
     for _ in range(ROUNDS.value):
         theirs.append(peer_milliseconds(PEER.value))
-        began = time.perf_counter()
-        jax.block_until_ready(steps.run(STEPS.value))
-        ours.append(1e3 * (time.perf_counter() - began) / STEPS.value)
+        ours.append(steps.milliseconds())
     ratios = [round(other / our, 3) for other, our in zip(theirs, ours, strict=True)]
     return row("peer's step", theirs, stage.batch_size, ours_ms=round(statistics.median(ours), 3), ratios=ratios,
                ratio=round(statistics.median(ratios), 3))

@@ -1,5 +1,6 @@
 """What a config may say: the keys of every section and the values that they take, checked before anything is loaded."""
 import inspect
+import itertools
 import math
 import numbers
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -48,8 +49,7 @@ def is_row(value: Any) -> bool:
 
 
 def ascend(value: Any) -> bool:
-    return is_row(value) and all(map(is_number, value)) and all(
-        a < b for a, b in zip((0, *value[:-1]), value, strict=True))
+    return is_row(value) and all(map(is_number, value)) and all(a < b for a, b in itertools.pairwise((0, *value)))
 
 
 POSITIVE = number(lambda x: x > 0, "a number above 0")

@@ -1,4 +1,4 @@
-"""The files that `torch.save` writes, read without PyTorch and without running anything that is in them.
+"""The files that `torch.save` writes, without PyTorch: written, and read without running anything that is in them.
 
 Since PyTorch 1.6 such a file is a zip archive: a pickle, and one entry of raw numbers per storage. Before, it was a row
 of pickles with the storages behind them. In both, the pickle describes a tensor as a strided window of a storage.
@@ -7,9 +7,10 @@ import functools
 import io
 import math
 import os
+import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from sskd_jax import safe_pickle
 from sskd_jax.types import UserError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # opcodes that make an empty one
 LAYOUTS = ("state_dict", "model", "net")  # keys under which training scripts put the weights; without one: bare
 DTYPES = {
     "DoubleStorage": np.dtype("<f8"), "FloatStorage": np.dtype("<f4"), "HalfStorage": np.dtype("<f2"),
@@ -198,3 +200,28 @@ def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
         raise UserError("a tensor repeats its storage or reaches out of it")
     bytewise = [stride * dtype.itemsize for stride in strides]
     return np.ndarray(shape, dtype, buffer=raw, offset=offset * dtype.itemsize, strides=bytewise)
+
+
+def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+    """Float32 arrays as `torch.save` writes a state_dict, without PyTorch."""
+    arrays = {name: np.asarray(x, "<f4", order="C") for name, x in tensors.items()}
+    items = b"".join(_pickled(name) + _pickled_tensor(str(i), x) for i, (name, x) in enumerate(arrays.items()))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + ORDERED_DICT + b"(" + items + b"u.")
+        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/version", "3\n")
+        for i, array in enumerate(arrays.values()):
+            archive.writestr(f"archive/data/{i}", array.tobytes())
+
+
+def _pickled(x: Any) -> bytes:
+    """The opcodes that put x on the stack."""
+    return pickle.dumps(x, 2)[2:-1]
+
+
+def _pickled_tensor(key: str, array: np.ndarray) -> bytes:
+    """PyTorch's call that makes a tensor: of the storage `key`, offset, shape, strides, no gradient, no hooks."""
+    storage = b"(" + _pickled("storage") + b"ctorch\nFloatStorage\n" + b"".join(map(_pickled, (key, "cpu", array.size)))
+    strides = tuple(stride // array.itemsize for stride in array.strides)
+    window = b"".join(map(_pickled, (0, array.shape, strides, False)))
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"tQ" + window + ORDERED_DICT + b"tR"

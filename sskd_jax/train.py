@@ -173,9 +173,10 @@ def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weight
                 partial(views.augment, flip=data.flip, pad=data.pad, **colour),
                 partial(views.evaluate_views, **colour), steps)
     frozen = Frozen(stage_key(seed, name), split.image, split.label, teacher_variables or {}, pretrained or {})
-    return Stage(name, about | {"num_classes": this.num_classes, "steps": section.epochs * steps}, task, frozen,
-                 this.held_out, "validation" if data.validation else "test", section.epochs, section.batch_size,
-                 schedule, seed, start)
+    about = about | {"num_classes": this.num_classes, "image": list(split.image.shape[1:]),
+                     "steps": section.epochs * steps}
+    return Stage(name, about, task, frozen, this.held_out, "validation" if data.validation else "test",
+                 section.epochs, section.batch_size, schedule, seed, start)
 
 
 def network_row(this: Run, name: str, model: str, last: Params, **more: Any) -> Row:
@@ -251,7 +252,7 @@ def pretrain(this: Run, recipe: Recipe, name: str, teacher: Params, start: Param
     """What is learned in a stage of the method's own, from its last epoch or from `checkpoint`."""
     stage = pretrain_stage(this, recipe, name, teacher, start)
     if path := this.config[name].checkpoint:
-        about = {key: value for key, value in stage.about.items() if key not in ("steps", "num_classes")}
+        about = {key: value for key, value in stage.about.items() if key in ("teacher", "terms", "model")}
         state = load_stage(pathlib.Path(path).expanduser(), name, about)
         return state["params"], state["batch_stats"]
     return run_stage(stage, this.session).last

@@ -35,6 +35,7 @@ ALLOWED = {
     "stage": {"checkpoint", "console", "data", "devices", "evaluate", "interruption", "logbook", "step"},
     "train": {"checkpoint", "console", "data", "devices", "evaluate", "interruption", "logbook", "methods", "models",
               "optim", "quiet", "report", "settings", "stage", "step", "torch_bridge"},
+    "export": {"data", "logbook", "models", "stage", "torch_bridge", "torch_file"},
     "main": {"distributed", "train"},
 }
 

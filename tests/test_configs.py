@@ -11,9 +11,17 @@ from sskd_jax.types import UserError
 def test_every_method_has_numbers_and_a_weight_for_every_term(method):
     for preset in common.WEIGHTS[method]:
         config = cifar.get_config(f"method={method},weights={preset}")
-        built = settings.recipe("", config)
+        built, = settings.check(config)
         assert set(built.weights) == set(built.method.terms)
         assert all(name in config for name in built.method.pretrain)
+
+
+def test_weights_of_a_pair():
+    for pair, method in (((pair, method) for method, pairs in common.PAIR_WEIGHTS.items() for pair in pairs)):
+        assert pair in common.PAIRS
+        own, = common.PAIR_WEIGHTS[method][pair].items()
+        weights = cifar.get_config(f"method={method},teacher={pair[0]},student={pair[1]}").weights
+        assert own in weights.items() and set(weights) == set(common.WEIGHTS[method]["code"])
 
 
 def test_presets_differ_as_the_sources_do():

@@ -9,6 +9,7 @@ from sskd_jax.logbook import Logbook
     ({"train/contrastive": 0.5, "test/contrastive": 0.2, "test/loss": 1.0, "test/top1": 0.7}, "test/top1"),
     ({"train/contrastive": 0.5, "test/contrastive": 0.2}, "test/contrastive"),
     ({"train/accuracy": 0.5, "validation/top1": 0.2, "validation/top5": 0.9}, "validation/top1"),
+    ({"train/accuracy": 0.5, "train/loss": 0.2}, None),
 ])
 def test_the_accuracy_that_a_stage_is_drawn_by(row, name):
     assert report.held_out_score(row) == name

@@ -147,8 +147,8 @@ def test_warmed_up_students_start_from_their_warm_up(others):
     warm, student = (final_state(others[0], f"fsp/{name}")["params"]["student"] for name in ("warmup", "student"))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), warm, student)
     assert 0 < moved["conv1"]["kernel"] < 0.2 * np.abs(warm["conv1"]["kernel"]).max()
-    module = TinyNet(num_classes=10)
-    start = jax.jit(module.init)(jax.random.split(stage_key(0, "warmup"))[0], np.zeros((2, 8, 8, 3), np.float32))["params"]
+    key, image = jax.random.split(stage_key(0, "warmup"))[0], np.zeros((2, 8, 8, 3), np.float32)
+    start = jax.jit(TinyNet(num_classes=10).init)(key, image)["params"]
     jax.tree.map(np.testing.assert_array_equal, warm["fc"], start["fc"])  # no class is learned in a warm-up: no decay
     assert np.abs(warm["conv1"]["kernel"] - start["conv1"]["kernel"]).max() > 0
 
