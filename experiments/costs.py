@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from configs import common
 from experiments import benchmark
@@ -24,9 +25,9 @@ METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Whose 
 TRAIN_IMAGES = flags.DEFINE_integer("train_images", 50_000, "Images that a method remembers.", lower_bound=1)
 
 
-def synthetic_run(name: str) -> train.Run:
+def synthetic_run(config: ConfigDict, name: str) -> train.Run:
     """A run of the method on so many images as it would remember."""
-    config = cli.CONFIG.value.copy_and_resolve_references()
+    config = config.copy_and_resolve_references()
     chosen = common.method(name, pair=(config.teacher.model, config.student.model))
     config.method, config.weights = chosen.method, chosen.weights
     return benchmark.synthetic_run(config, TRAIN_IMAGES.value)
@@ -40,36 +41,35 @@ def held(steps: Steps) -> tuple[int, int]:
 
 
 def in_turn(steps: Steps, other: Steps) -> tuple[float, float]:
-    """Median milliseconds of a step of both, timed in turn."""
-    times = [(steps.milliseconds(), other.milliseconds()) for _ in range(benchmark.ROUNDS.value)]
-    return tuple(float(np.median(column)) for column in zip(*times, strict=True))
+    """Median milliseconds of a step, and median of how many times as long it takes as the other, timed in turn."""
+    times = np.array([(steps.milliseconds(), other.milliseconds()) for _ in range(benchmark.ROUNDS.value)])
+    return float(np.median(times[:, 0])), float(np.median(times[:, 0] / times[:, 1]))
 
 
-def rows_of(name: str, kd: Steps) -> list[Row]:
+def rows_of(this: train.Run, name: str, kd: Steps) -> list[Row]:
     """Of a method's student, and of its own stages."""
-    this, rows = synthetic_run(name), []
+    rows = []
     for stage_name, stage in benchmark.make_stages(this).items():
         if stage_name != "teacher":
             steps = Steps(this, stage)
             own, size = held(steps)
-            milliseconds, beside = in_turn(steps, kd)
-            rows.append({"method": name, "stage": stage_name, "own parameters": own,
-                         "MiB beside KD's": round((size - held(kd)[1]) / 2**20, 2), "ms": round(milliseconds, 1),
-                         "times KD's": round(milliseconds / beside, 2)})
+            milliseconds, ratio = in_turn(steps, kd)
+            rows.append({"method": name, "stage": stage_name, "own parameters": own, "MiB": round(size / 2**20, 1),
+                         "ms": round(milliseconds), "times KD's": round(ratio, 2)})
     return rows
 
 
-def measure() -> list[Row]:
-    this = synthetic_run("kd")
+def measure(config: ConfigDict) -> list[Row]:
+    this = synthetic_run(config, "kd")
     kd = Steps(this, benchmark.make_stages(this)["student"])
-    return [row for name in METHOD.value for row in rows_of(name, kd)]
+    return [row for name in METHOD.value for row in rows_of(synthetic_run(config, name), name, kd)]
 
 
 def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     keep_programs()
     try:
-        rows = measure()
+        rows = measure(cli.CONFIG.value)
     except UserError as error:
         cli.fail(str(error))
     benchmark.report(cli.CONFIG.value, rows)

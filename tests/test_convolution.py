@@ -17,7 +17,7 @@ from sskd_jax.convolution import convolution, correlate, images_at_a_time, kerne
 from sskd_jax.models import MODELS
 
 FAST = {"xla_backend_optimization_level": 0}
-FORMS = ["3x3", "3x3 by 2", "1x1", "1x1 by 2", "1x1 grouped", "3x3 depthwise", "3x3 depthwise by 2"]
+FORMS = ["7x7 by 2", "3x3", "3x3 by 2", "1x1", "1x1 by 2", "1x1 grouped", "3x3 depthwise", "3x3 depthwise by 2"]
 CHOICE = {"stablehlo.case", "stablehlo.return", "stablehlo.constant"}  # between branches of which one is left
 
 
@@ -93,7 +93,7 @@ def test_forms_are_all_checked(shapes):
 def test_every_shape_of_the_networks(form, shapes):
     chosen = sorted(shape for shape in shapes if shape.form == form)
     with ThreadPoolExecutor(2) as pool:  # nearly all of the time is compilation, which lets go of Python's lock
-        assert len(list(pool.map(check_random, chosen))) >= 9
+        assert len(list(pool.map(check_random, chosen))) >= (1 if form == "7x7 by 2" else 9)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7])

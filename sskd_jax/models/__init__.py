@@ -1,11 +1,11 @@
-"""The CIFAR architectures by the reference's names: MODELS[name](num_classes=100) is a linen module."""
+"""The architectures by the reference's names, ImageNet's by torchvision's: MODELS[name](num_classes=100)."""
 from collections.abc import Callable
 from functools import partial
 
 from flax import linen as nn
 
 from sskd_jax.models.mobilenetv2 import MobileNetV2
-from sskd_jax.models.resnet import Bottleneck, ResNet
+from sskd_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from sskd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from sskd_jax.models.vgg import VGG
 from sskd_jax.models.wrn import WideResNet
@@ -21,6 +21,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg19": partial(VGG, blocks=(2, 2, 4, 4, 4)),
     "ResNet50": partial(ResNet, blocks=(3, 4, 6, 3), widths=(64, 64, 128, 256, 512), block=Bottleneck, skip="shortcut",
                         classifier="linear"),
+    **{name: partial(ResNet, blocks=blocks, widths=(64, 64, 128, 256, 512), block=block, large=True)
+       for name, blocks, block in (("resnet18", (2, 2, 2, 2), BasicBlock), ("resnet34", (3, 4, 6, 3), BasicBlock),
+                                   ("resnet50", (3, 4, 6, 3), Bottleneck))},
     "MobileNetV2": MobileNetV2,
     "ShuffleV1": ShuffleNetV1,
     "ShuffleV2": ShuffleNetV2,

@@ -1,4 +1,4 @@
-"""Residual networks for 32x32 images: the basic-block ResNets (He et al. 2016) and the bottleneck ResNet-50."""
+"""Residual networks (He et al. 2016): those for 32x32 images, and ImageNet's for 224x224."""
 from collections.abc import Sequence
 
 from flax import linen as nn
@@ -52,6 +52,7 @@ class ResNet(Network):
       widths: width of the stem, then of every stage.
       skip: name of the projection on a skip connection, which differs between the reference's files.
       classifier: name of the last layer, likewise.
+      large: ImageNet's stem, a 7x7 convolution of stride 2 and max-pooling, instead of a 3x3 convolution.
     """
 
     blocks: Sequence[int] = (3, 3, 3)
@@ -59,11 +60,15 @@ class ResNet(Network):
     block: type[BasicBlock] = BasicBlock
     skip: str = "downsample"
     classifier: str = "fc"
+    large: bool = False
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Outputs:
         conv, norm = self.layers(train)
-        x = nn.relu(norm(name="bn1")(conv(self.widths[0], name="conv1")(image)))
+        stem = conv(self.widths[0], *((7, 2) if self.large else ()), name="conv1")
+        x = nn.relu(norm(name="bn1")(stem(image)))
+        if self.large:
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         maps, preacts = [x], [x]
         for stage, (depth, width) in enumerate(zip(self.blocks, self.widths[1:], strict=True), 1):
             for i in range(depth):

@@ -40,7 +40,15 @@ def gold(shared) -> Golden:
     return Golden(shared / "golden")
 
 
-@pytest.fixture(scope="module", params=MODELS)
+IMAGENET = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032}  # torchvision's parameters
+TORCHVISION_LOGITS = {  # 0.28.0's, of the first classes of ten, for the reference's two images at 64x64
+    "resnet18": [0.293079, 0.54641, -1.199323, 0.314039, 0.645854, -1.749492],
+    "resnet50": [0.244781, -1.086208, 0.740754, 0.294074, -1.028749, 0.931391],
+}
+RECORDED = [name for name in MODELS if name not in IMAGENET]
+
+
+@pytest.fixture(scope="module", params=RECORDED)
 def run(request, gold) -> Recorded:
     name, network = request.param, MODELS[request.param](num_classes=100)
     variables = torch_bridge.from_state_dict(name, gold.state_dict(name, seed=0))
@@ -66,10 +74,10 @@ def in_training(network: nn.Module, variables: dict[str, Any], image: Any = IMAG
 
 
 def test_every_architecture_is_recorded(gold):
-    assert set(MODELS) == set(gold.models)
+    assert set(RECORDED) == set(gold.models)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RECORDED)
 def test_names_and_shapes_are_those_of_the_state_dict(name, gold):
     leaves = flatten_dict(shapes_of(name)[1])
     ours = {".".join([*path[1:-1], LEAVES[path[-1]]]): [leaf.shape[axis] for axis in TO_TORCH[leaf.ndim]]
@@ -77,6 +85,37 @@ def test_names_and_shapes_are_those_of_the_state_dict(name, gold):
     assert ours == dict(gold.models[name]["state_dict"])
     parameters = sum(leaf.size for path, leaf in leaves.items() if path[0] == "params")
     assert parameters == gold.models[name]["num_params"]
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenet_names_and_counts_are_torchvisions(name):
+    places = torch_bridge._places(name, 1000)
+    depths, convs = {"resnet18": (2, 2, 2, 2)}.get(name, (3, 4, 6, 3)), 3 if name == "resnet50" else 2
+    norms = ["bn1"] + [f"layer{stage}.{i}.bn{n}" for stage, depth in enumerate(depths, 1) for i in range(depth)
+                       for n in range(1, convs + 1)]
+    norms += [f"layer{stage}.0.downsample.1" for stage in range(1 if convs == 3 else 2, 5)]
+    weights = [norm.replace("bn", "conv").replace("downsample.1", "downsample.0") for norm in norms]
+    expected = {f"{name}.weight" for name in (*weights, "fc")} | {"fc.bias"} | {
+        f"{norm}.{leaf}" for norm in norms for leaf in ("weight", "bias", "running_mean", "running_var")}
+    assert set(places) == expected
+    assert places["conv1.weight"][1] == (64, 3, 7, 7) and places["fc.weight"][1][0] == 1000
+    assert sum(np.prod(shape) for key, (_, shape) in places.items() if "running" not in key) == IMAGENET[name]
+
+
+@pytest.mark.parametrize("name", TORCHVISION_LOGITS)
+def test_imagenet_networks_are_torchvisions(name, gold):
+    state = {key: gold.fill(key, shape, 0) for key, (_, shape) in torch_bridge._places(name, 10).items()}
+    image = gold.images(0, 2).repeat(2, 1).repeat(2, 2)
+    network = jax.jit(MODELS[name](num_classes=10).apply, compiler_options=FAST)
+    logits = network(torch_bridge.from_state_dict(name, state), image).logits
+    assert_near(logits[:, :3].ravel(), TORCHVISION_LOGITS[name], 1e-4)
+
+
+def test_imagenet_maps_behind_the_pooled_stem():
+    network = MODELS["resnet18"](num_classes=1000)
+    outputs = jax.eval_shape(network.init_with_output, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))[0]
+    assert [x.shape[1::2] for x in outputs.maps] == [(56, 64), (56, 64), (28, 128), (14, 256), (7, 512)]
+    assert [x.shape for x in outputs.preacts] == [x.shape for x in outputs.maps] and outputs.embed.shape == (1, 512)
 
 
 def test_evaluation_is_the_reference(run):
