@@ -1,7 +1,9 @@
 """Eight virtual CPU devices, strict broadcasting, and the folder with the reference's golden values."""
+import gc
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,6 +16,14 @@ jax.devices()  # now, before a test changes the environment for the processes th
 PROGRAMS = tempfile.TemporaryDirectory()  # the same programs are compiled once for all tests
 jax.config.update("jax_compilation_cache_dir", PROGRAMS.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """A file's programs go when it is done: they map memory, of which a process may have only so many pieces."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

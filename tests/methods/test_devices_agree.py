@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from configs import common
-from sskd_jax.devices import AXIS
+from sskd_jax.devices import AXIS, RUN_ONCE, compiler_options, replicated, run_once, stacked
 from sskd_jax.methods import METHODS
 from sskd_jax.step import gather, gather_outputs
 from sskd_jax.types import Method, Outputs
@@ -22,27 +22,38 @@ def outputs(views: int, width: int) -> Outputs:
     return Outputs(*(rng.standard_normal((IMAGES * views, n)).astype(np.float32) for n in (K, width)), maps, maps)
 
 
-def global_numbers(method: Method, devices: int) -> tuple:
-    """(terms, gradient by the method's parameters, gradient by the student's outputs) of the sum of all terms."""
+def beginning(method: Method) -> tuple:
+    """(outputs of student and teacher, (parameters, what the method's own stages learned, memory, key))."""
     student = outputs(method.views, 6)
     teacher = outputs(method.views, 9) if method.teacher else None
-    params = method.init(jax.random.key(0), student, teacher)
-    pretrained = {name: stage.init(jax.random.key(1), student, teacher) for name, stage in method.pretrain.items()}
-    memory = method.memory(jax.random.key(2), student, teacher, LABEL)
 
-    def program(student: Outputs, teacher: Outputs | None, label: jax.Array) -> tuple:
+    def start(key: jax.Array) -> tuple:
+        pretrained = {name: stage.init(key, student, teacher) for name, stage in method.pretrain.items()}
+        return method.init(key, student, teacher), pretrained, method.memory(key, student, teacher, LABEL), key
+
+    return (student, teacher), run_once(start, jax.random.PRNGKey(0))
+
+
+def global_numbers(method: Method, networks: tuple, start: tuple, devices: int) -> tuple:
+    """(terms, gradient by the method's parameters, gradient by the student's outputs) of the sum of all terms."""
+    def program(networks: tuple, label: jax.Array, start: tuple) -> tuple:
+        params, pretrained, memory, key = start
+        student, teacher = networks
+
         def objective(params: dict, student: Outputs) -> tuple:
             student, everywhere = (gather_outputs(outputs, method.gathered) for outputs in (student, teacher))
             batch = {"label": gather(label), "index": np.arange(IMAGES), "epoch": np.int32(3),
-                     "key": np.array([0, 7], np.uint32), "memory": memory}
+                     "key": key, "memory": memory}
             terms, _ = method.loss(params, pretrained, student, everywhere, batch)
             return sum(terms.values()), terms
 
         gradients, terms = jax.grad(objective, (0, 1), has_aux=True)(params, student)
         return lax.pmean((terms, gradients[0]), AXIS), gather(gradients[1])
 
-    shards = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), (student, teacher, LABEL))
-    found = jax.pmap(program, AXIS, devices=jax.devices()[:devices])(*shards)
+    chosen = jax.devices()[:devices]
+    shards = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), (networks, LABEL))
+    args = *jax.device_put(shards, stacked(chosen)), replicated(start, chosen)
+    found = jax.pmap(program, AXIS, devices=chosen).lower(*args).compile(compiler_options(RUN_ONCE))(*args)
     (terms, by_params), by_outputs = jax.tree.map(lambda leaf: np.asarray(leaf[0]), found)
     return terms, by_params, jax.tree.map(lambda leaf: leaf / devices, by_outputs)
 
@@ -54,7 +65,8 @@ STAGES |= {f"{name}/{own}": stage for name, method in STAGES.items() for own, st
 @pytest.mark.parametrize("name", STAGES)
 def test_same_numbers_on_any_number_of_devices(name):
     method = STAGES[name]
-    alone = global_numbers(method, 1)
+    inputs = beginning(method)
+    alone = global_numbers(method, *inputs, 1)
     close = partial(jax.tree.map, lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(b).max()))
     for devices in (2, 8):
-        close(global_numbers(method, devices), alone)
+        close(global_numbers(method, *inputs, devices), alone)
