@@ -47,6 +47,10 @@ for _name, _scores in OTHERS.items():
     for _pair, _score in zip(PAIRS.values(), _scores, strict=True):
         _pair[f"{_name}+kd"] = _score
 
+# ImageNet, top-1: those of torchvision's networks, and what later papers say of these methods.
+BASELINES |= {"resnet34": 73.31, "resnet18": 69.75}
+PAIRS["resnet34", "resnet18"] = {"kd": 70.66, "at": 70.70, "crd": 71.17, "sskd": 71.62}
+
 # The numbers of a method: SSKD's, DKD's and ReviewKD's are their released code's, DIST's its paper's, the others
 # RepDistiller's, but for KDSVD's weight, which that does not name and mdistiller does.
 _BESIDE = {"kd_temperature": 4.0}
@@ -130,19 +134,27 @@ def parse(arg: str | None, **defaults: str) -> dict[str, str]:
     return values
 
 
+def whole(text: str, key: str) -> int:
+    """The whole number above 0 that a config argument says."""
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"config argument {key}={text}: give a whole number above 0")
+    return int(text)
+
+
 def learning_rate(model: str) -> float:
     """The reference's, by architecture."""
     return 0.01 if choose(MODELS, model, "architecture") and model in LIGHT else 0.05
 
 
 def sgd(*, epochs: int, milestones: tuple[int, ...], learning_rate: float, batch_size: int = 64,
-        fraction: float = 1.0) -> dict[str, object]:
+        fraction: float = 1.0, warmup_epochs: float = 0.0, weight_decay: float = 5e-4) -> dict[str, object]:
     """One stage's training: SGD whose rate is a tenth from every milestone (epochs, from 0) on.
 
-    `fraction` is the share of the training images, of every class alike, that the stage sees.
+    `fraction` is the share of the training images, of every class alike, that the stage sees; over `warmup_epochs` the
+    rate rises from nothing.
     """
     return dict(epochs=epochs, batch_size=batch_size, fraction=fraction, learning_rate=learning_rate,
-                milestones=milestones, decay=0.1, momentum=0.9, weight_decay=5e-4)
+                warmup_epochs=warmup_epochs, milestones=milestones, decay=0.1, momentum=0.9, weight_decay=weight_decay)
 
 
 def own_stages(student: str) -> dict[str, dict[str, object]]:

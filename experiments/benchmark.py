@@ -197,8 +197,8 @@ def alone_row(this: train.Run, stage: Stage, steps: Steps) -> Row:
 
 def evaluation_row(this: train.Run, stage: Stage, steps: Steps) -> Row:
     program = evaluation(stage.task, this.session.devices, stage.batch_size)
-    held_out = steps.frozen._replace(**replicated(this.held_out._asdict(), this.session.devices))
-    once = partial(program, (steps.state.params, steps.state.batch_stats), held_out)
+    held_out = steps.frozen._replace(**replicated(this.held_out.resident(), this.session.devices))
+    once = partial(program, (steps.state.params, steps.state.batch_stats), held_out, this.held_out)
     once()
     return row("evaluation", timed(once), IMAGES.value)
 

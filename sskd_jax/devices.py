@@ -65,6 +65,7 @@ class Mapped:
     """A per-device program on all devices of all processes; compiled at its first call, and only then.
 
     Its first three arguments are stacked over the devices, [devices, ...]; the `shared` scalars behind them are not.
+    Of the third, which comes from the host, every process gives the rows of its own devices.
     """
 
     def __init__(self, program: Callable, devices: Sequence[jax.Device], shared: int = 0, donate: bool = False):
@@ -72,13 +73,15 @@ class Mapped:
                                  donate_argnums=(0,) if donate else ())
         self.options = compiler_options(RUN_OFTEN.get(devices[0].platform, {}))
         self.sharding, self.executable = stacked(devices), None
+        self.rows = {position: slice(row, row + 1) for row, position in enumerate(mine(devices))}
 
     def placed(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The third argument comes from the host, where every process has it whole; scalars get a fixed type."""
+        """The third argument goes to the devices; scalars get a fixed type."""
         return *args[:2], jax.tree.map(self.place, args[2]), *(np.int32(scalar) for scalar in args[3:])
 
     def place(self, array: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(array.shape, self.sharding, lambda index: array[index])
+        shape = (self.sharding.num_devices, *array.shape[1:])
+        return jax.make_array_from_callback(shape, self.sharding, lambda index: array[self.rows[index[0].start or 0]])
 
     def compile(self, *args: Any) -> jax.stages.Compiled:
         self.executable = self.function.lower(*self.placed(args)).compile(self.options)
@@ -86,6 +89,11 @@ class Mapped:
 
     def __call__(self, *args: Any) -> Any:
         return (self.executable or self.compile(*args))(*self.placed(args))
+
+
+def mine(devices: Sequence[jax.Device]) -> list[int]:
+    """Which of the devices are this process's."""
+    return [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
 
 
 def stacked(devices: Sequence[jax.Device]) -> NamedSharding:

@@ -3,15 +3,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.extend.core import Var
 
 
 def milestone_schedule(learning_rate: float, milestones: Sequence[float], decay: float,
-                       steps_per_epoch: int) -> optax.Schedule:
-    """`learning_rate`, times `decay` from the start of every epoch in `milestones` (counted from 0)."""
-    return optax.piecewise_constant_schedule(
+                       steps_per_epoch: int, warmup_epochs: float = 0.0) -> optax.Schedule:
+    """`learning_rate`, times `decay` from the start of every epoch in `milestones` (counted from 0).
+
+    It rises in equal steps to that over the first `warmup_epochs`, as large batches need it (Goyal et al. 2017).
+    """
+    falling = optax.piecewise_constant_schedule(
         learning_rate, {round(epoch * steps_per_epoch): decay for epoch in milestones})
+    rising = max(1, round(warmup_epochs * steps_per_epoch))
+    return lambda step: falling(step) * jnp.minimum((step + 1) / rising, 1)
 
 
 def sgd(schedule: optax.Schedule, *, momentum: float, weight_decay: float,

@@ -13,9 +13,9 @@ Row = dict[str, Any]
 
 def announce(devices: Sequence[jax.Device], data: Dataset, images: int, stages: list[Row]) -> None:
     """Devices, data, and the stages with their networks and steps."""
-    size = "x".join(str(n) for n in data.test.image.shape[1:3])
+    size = "x".join(str(n) for n in data.test.shape[:2])
     console.print(f"devices  {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
-    console.print(f"data     {images} training and {len(data.test.label)} test images of {size} pixels, "
+    console.print(f"data     {images} training and {data.test.size} test images of {size} pixels, "
                   f"{data.num_classes} classes")
     shown = [[row["stage"], row["network"], f"{row['parameters']:,}", f"{row['images']:,}", row["work"]]
              for row in stages]

@@ -48,6 +48,10 @@ def is_row(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
+def rising(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda x: is_row(x) and len(x) == 2 and all(map(fits, x)) and x[0] <= x[1]
+
+
 def ascend(value: Any) -> bool:
     return is_row(value) and all(map(is_number, value)) and all(a < b for a, b in itertools.pairwise((0, *value)))
 
@@ -65,8 +69,11 @@ RUN = {"seed": whole(0), "dtype": TEXT, "time_limit": NOT_NEGATIVE, "save_second
 DATA = {"name": TEXT, "data_dir": TEXT, "flip": FLAG, "pad": whole(0),
         "validation": BELOW_ONE,
         "mean": three(lambda x: True, "three numbers"), "std": three(lambda x: x > 0, "three numbers above 0")}
+STREAMING = {"test_split": TEXT, "size": whole(8), "resize": whole(8),
+             "scale": (rising(lambda x: SHARE[0](x) and x > 0), "two numbers above 0, 1 at most, not falling"),
+             "ratio": (rising(POSITIVE[0]), "two numbers above 0, not falling")}
 SGD = {"epochs": whole(1), "batch_size": whole(2), "learning_rate": POSITIVE, "decay": POSITIVE,
-       "weight_decay": NOT_NEGATIVE,
+       "warmup_epochs": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE,
        "fraction": number(lambda x: 0 < x <= 1, "a number above 0, 1 at most"),
        "momentum": BELOW_ONE,
        "milestones": (ascend, "numbers of epochs, each above the one before")}
@@ -84,7 +91,8 @@ def check(config: ConfigDict) -> list[Recipe]:
       UserError: a key is missing or unknown, or its value can't be.
     """
     check_keys("", config, RUN, allowed=("method", "weights", "methods", "settings", "paper"))
-    check_keys("data.", section(config, "data"), DATA)
+    data = section(config, "data")
+    check_keys("data.", data, DATA | (STREAMING if "size" in data else {}))
     recipes = [recipe(prefix, setting) for prefix, setting in settings(config).items()]
     own = {name: OWN_STAGE for recipe in recipes for name in recipe.method.pretrain}
     for name, rules in (STAGES | own).items():

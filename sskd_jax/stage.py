@@ -13,7 +13,8 @@ from flax import serialization
 from sskd_jax.checkpoint import Checkpoints, read_newest
 from sskd_jax.console import StageProgress, console
 from sskd_jax.data.sources import Split
-from sskd_jax.devices import agree, chief, first, replicated, told_by_chief
+from sskd_jax.data.stream import Feed, Stream
+from sskd_jax.devices import agree, chief, first, mine, replicated, told_by_chief
 from sskd_jax.evaluate import Variables, evaluation
 from sskd_jax.interruption import Interruption
 from sskd_jax.logbook import Logbook, NoLogbook, read_json, write_json
@@ -29,7 +30,8 @@ class Stage(NamedTuple):
     Attributes:
       name: as in metrics.jsonl, such as "teacher" or "sskd/student"; also its folder below the workdir.
       about: what its checkpoints belong to; a folder with another description is refused.
-      frozen: the images to train on, the teacher, and parameters from earlier stages.
+      frozen: what is resident of the images to train on, the teacher, and parameters from earlier stages.
+      images: to train on.
       held_out: images to evaluate with after every epoch.
       held_out_name: "test" or "validation".
       start: variables of the student to start from; None: random ones.
@@ -39,7 +41,8 @@ class Stage(NamedTuple):
     about: dict[str, Any]
     task: Task
     frozen: Frozen
-    held_out: Split
+    images: Split | Stream
+    held_out: Split | Stream
     held_out_name: str
     epochs: int
     batch_size: int
@@ -74,10 +77,25 @@ def epoch_order(stage: Stage, epoch: int, devices: int) -> np.ndarray:
 
     What does not fill a batch is left out, and is drawn again in another epoch.
     """
+    return dealt(np.random.default_rng(epoch_seed(stage, epoch)).permutation(stage.images.size), stage, devices)
+
+
+def epoch_seed(stage: Stage, epoch: int) -> list[int]:
+    return [*stage_seed(stage.seed, stage.name), epoch]
+
+
+def dealt(numbers: np.ndarray, stage: Stage, devices: int) -> np.ndarray:
+    """The first of the numbers as i32[devices, steps, n]: a step takes a batch of them, a device its part of each."""
     steps = stage.task.steps_per_epoch
-    order = np.random.default_rng([*stage_seed(stage.seed, stage.name), epoch]).permutation(stage.frozen.label.size)
-    order = order[:steps * stage.batch_size].reshape(steps, devices, -1)
-    return order.swapaxes(0, 1).astype(np.int32)
+    return numbers[:steps * stage.batch_size].reshape(steps, devices, -1).swapaxes(0, 1).astype(np.int32)
+
+
+def epoch_feed(stage: Stage, epoch: int, start: int, devices: Sequence[jax.Device]) -> Feed:
+    """The dispatches of an epoch from step `start` on, for the devices of this process."""
+    order, place = (numbers[mine(devices)] for numbers in (epoch_order(stage, epoch, len(devices)), dealt(
+        np.arange(stage.images.size), stage, len(devices))))
+    seed = np.random.SeedSequence(epoch_seed(stage, epoch)).generate_state(1)[0]
+    return stage.images.epoch(order, place, int(seed), start)
 
 
 class Session(NamedTuple):
@@ -105,24 +123,32 @@ class Dispatcher:
         self.program, self.steps = train_program(stage.task, session.devices), 1
         self.stage, self.interruption = stage, session.interruption
 
-    def run(self, state: TrainState, frozen: Frozen, order: np.ndarray,
-            start: int) -> Iterator[tuple[int, TrainState]]:
-        """Yields (steps of the epoch that are done or queued, state) after every dispatch.
+    def run(self, state: TrainState, frozen: Frozen, feed: Feed, start: int) -> Iterator[tuple[int, TrainState]]:
+        """Yields (steps of the epoch that are done or queued, state) after about a second's worth of them.
 
         Ends with the epoch, or before it where a stop is due.
         """
-        total, pending = order.shape[1], None
+        total, pending = self.stage.task.steps_per_epoch, []
         while start < total and not self.stop_is_due():
-            began, stop = time.perf_counter(), min(start + self.steps, total)
-            state, spoiled = self.program(state, frozen, order, start, stop)
-            if pending is not None:
-                check_finite(self.stage, pending[0])
-                seconds = (time.perf_counter() - began) / pending[1]
+            began, stop, waited = time.perf_counter(), min(start + self.steps, total), 0
+            for rows, first_step, last_step in feed(start, stop):
+                state, spoiled = self.program(state, frozen, rows, first_step, last_step)
+                waited += self.wait(pending)
+                pending.append((spoiled, last_step - first_step))
+            if waited:
+                seconds = (time.perf_counter() - began) / waited
                 self.steps = int(np.clip(DISPATCH_SECONDS / seconds, 1, 2 * self.steps))
-            pending, start = (spoiled, stop - start), stop
+            start = stop
             yield stop, state
-        if pending is not None:
-            check_finite(self.stage, pending[0])
+        self.wait(pending)
+
+    def wait(self, pending: list[tuple[dict[str, Array], int]]) -> int:
+        """Waits for the dispatch that is pending, if one is; returns its number of steps."""
+        if not pending:
+            return 0
+        spoiled, steps = pending.pop()
+        check_finite(self.stage, spoiled)
+        return steps
 
     def stop_is_due(self) -> bool:
         """All processes must stop before the same dispatch, and agree on how long one is."""
@@ -214,14 +240,14 @@ def train(stage: Stage, state: TrainState, checkpoints: Checkpoints | None, sess
     steps, step = stage.task.steps_per_epoch, int(state.step)
     session.book.rewind(stage.name, step)
     state, frozen = (replicated(tree, session.devices) for tree in (state, stage.frozen))
-    held_out = frozen._replace(**replicated(stage.held_out._asdict(), session.devices))
+    held_out = frozen._replace(**replicated(stage.held_out.resident(), session.devices))
     evaluate = evaluation(stage.task, session.devices, stage.batch_size)
     dispatcher, saved = Dispatcher(stage, session), time.monotonic()
     progress = StageProgress(stage.name, step, stage.total_steps, stage.batch_size)
     with progress, session.interruption.deferred():
         for epoch in range(step // steps, stage.epochs):
-            order = epoch_order(stage, epoch, len(session.devices))
-            for done, state in dispatcher.run(state, frozen, order, step % steps):  # noqa: B020
+            feed = epoch_feed(stage, epoch, step % steps, session.devices)
+            for done, state in dispatcher.run(state, frozen, feed, step % steps):  # noqa: B020
                 step = epoch * steps + done
                 progress.advance(step)
                 if done < steps and time.monotonic() - saved > session.save_seconds:
@@ -230,7 +256,7 @@ def train(stage: Stage, state: TrainState, checkpoints: Checkpoints | None, sess
             if step < (epoch + 1) * steps:
                 stop(stage, state, checkpoints, session.interruption.reason or "another process stops")
             progress.evaluating()
-            figures = epoch_figures(stage, state, evaluate((state.params, state.batch_stats), held_out))
+            figures = epoch_figures(stage, state, evaluate((state.params, state.batch_stats), held_out, stage.held_out))
             session.book.write({"stage": stage.name, "epoch": epoch + 1, "step": step, "learning_rate":
                                 float(stage.learning_rate(step - 1)), **figures})
             save(stage, state, checkpoints, headline(stage, figures))

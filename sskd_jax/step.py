@@ -17,7 +17,7 @@ from jax import lax
 
 from sskd_jax.data import views
 from sskd_jax.devices import AXIS, Mapped, run_once
-from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
+from sskd_jax.types import Array, Batch, Method, Outputs, Params, Streamed, Terms
 
 METHOD_KEY = np.uint32(2**32 - 1)  # where no image of a batch is: what a method draws has a key beside theirs
 
@@ -73,8 +73,8 @@ class Frozen(NamedTuple):
 
     Attributes:
       key: u32[2], of everything random in the stage.
-      image: u8[M, H, W, C], the whole split.
-      label: i32[M].
+      image: u8[M, H, W, C], the whole split; u8[0, H, W, C] where it is streamed.
+      label: i32[M]; i32[0] where it is streamed and the method carries no memory.
       teacher: variables of the teacher.
       pretrained: parameters by the name of the stage that they were learned in.
     """
@@ -88,7 +88,8 @@ class Frozen(NamedTuple):
 
 def initial_state(task: Task, key: Array, frozen: Frozen, start: Params | None = None) -> TrainState:
     """Step 0; a student starts from the variables `start`, or else from the same ones whatever method teaches it."""
-    image = jnp.zeros((2, *jax.eval_shape(task.plain, frozen.image[0]).shape))
+    pixels = jax.ShapeDtypeStruct(frozen.image.shape[1:], jnp.uint8)
+    image = jnp.zeros((2, *jax.eval_shape(task.plain, pixels).shape))
     student_key, method_key = jax.random.split(key)
     variables = start or (run_once(task.student.init, student_key, image[:, 0]) if task.student else {})
     student = task.student and jax.eval_shape(partial(forward, task.student), variables, image)
@@ -139,19 +140,25 @@ def teach(task: Task, frozen: Frozen, image: Array) -> Outputs | None:
     return gather_outputs(outputs, task.method.gathered)
 
 
-def draw(task: Task, state: TrainState, frozen: Frozen, index: Array) -> tuple[Array, Batch]:
+def look_up(frozen: Frozen, rows: Array | Streamed) -> Streamed:
+    """The images at `rows` i32[n] of the split on the device, unless they come themselves."""
+    return rows if isinstance(rows, Streamed) else Streamed(frozen.image[rows], frozen.label[rows], rows)
+
+
+def draw(task: Task, state: TrainState, frozen: Frozen, rows: Array | Streamed) -> tuple[Array, Batch]:
     """Views [n, V, H, W, C] of this device's images, and the global batch. Keyed by the place in the global batch."""
+    image, label, index = look_up(frozen, rows)
     position = lax.axis_index(AXIS) * index.size + jnp.arange(index.size)
     key = jax.random.fold_in(frozen.key, state.step)
-    image = jax.vmap(task.augment)(views.keys(key, position), frozen.image[index])
-    batch = gather({"label": frozen.label[index], "index": index})
+    image = jax.vmap(task.augment)(views.keys(key, position), image)
+    batch = gather({"label": label, "index": index})
     return image, batch | {"epoch": state.step // task.steps_per_epoch, "key": jax.random.fold_in(key, METHOD_KEY),
                            "memory": state.memory}
 
 
-def train_step(task: Task, state: TrainState, frozen: Frozen, index: Array) -> TrainState:
-    """One SGD step on the images `index` [n] of every device."""
-    image, batch = draw(task, state, frozen, index)
+def train_step(task: Task, state: TrainState, frozen: Frozen, rows: Array | Streamed) -> TrainState:
+    """One SGD step on the images `rows` [n] of every device."""
+    image, batch = draw(task, state, frozen, rows)
     teacher = teach(task, frozen, image)
 
     def objective(params: Params) -> tuple[Array, tuple[Params, Outputs | None, dict[str, Array]]]:
@@ -178,14 +185,18 @@ def train_step(task: Task, state: TrainState, frozen: Frozen, index: Array) -> T
     return TrainState(state.step + 1, params, batch_stats, opt_state, memory, sums, spoiled)
 
 
-def train_steps(task: Task, state: TrainState, frozen: Frozen, order: Array, start: Array,
+def train_steps(task: Task, state: TrainState, frozen: Frozen, order: Array | Streamed, start: Array,
                 stop: Array) -> tuple[TrainState, dict[str, Array]]:
-    """Steps start ... stop - 1 of an epoch in one dispatch; `order` [steps, n] are this device's images.
+    """Steps start ... stop - 1 of `order` in one dispatch; its leaves [steps, n, ...] are this device's images.
 
     Returns the state and a copy of `spoiled`, which outlives the donation of the state to the next dispatch.
     """
-    state = lax.fori_loop(start, stop, lambda i, state: train_step(task, state, frozen, order[i]), state)
+    state = lax.fori_loop(start, stop, lambda i, state: train_step(task, state, frozen, at(order, i)), state)
     return state, jax.tree.map(jnp.copy, state.spoiled)
+
+
+def at(tree: Any, i: Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
 def train_program(task: Task, devices: Sequence[jax.Device]) -> Mapped:

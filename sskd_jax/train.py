@@ -14,6 +14,7 @@ from sskd_jax.checkpoint import checksum
 from sskd_jax.console import console
 from sskd_jax.data import sources, views
 from sskd_jax.data.sources import Split
+from sskd_jax.data.stream import Stream
 from sskd_jax.devices import AXIS, chief, enough_memory, keep_programs, replicated
 from sskd_jax.evaluate import Variables, evaluation
 from sskd_jax.interruption import Interruption
@@ -34,9 +35,9 @@ class Run(NamedTuple):
 
     config: ConfigDict
     session: Session
-    train: Split
-    held_out: Split
-    test: Split
+    train: Split | Stream
+    held_out: Split | Stream
+    test: Split | Stream
     num_classes: int
 
 
@@ -59,7 +60,7 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
             session = Session(pathlib.Path(workdir), devices, book, interruption, config.save_seconds)
             this = Run(config, session, train, held_out, data.test, data.num_classes)
             check_pairs(this, recipes)
-            report.announce(devices, data, len(train.label), plan(this, recipes))
+            report.announce(devices, data, train.size, plan(this, recipes))
             rows = networks(this, recipes)
             if chief():
                 report.finish(book, rows)
@@ -79,9 +80,10 @@ def open_logbook(config: ConfigDict, workdir: pathlib.Path, devices: Sequence[ja
     return Logbook(workdir, config.to_dict(), devices) if chief() else NoLogbook()
 
 
-def load_data(config: ConfigDict) -> tuple[sources.Dataset, Split, Split]:
+def load_data(config: ConfigDict) -> tuple[sources.Dataset, Split | Stream, Split | Stream]:
     """(dataset, images to train on, images to compare epochs on)."""
-    data = sources.load(config.data.name, config.data.data_dir or None)
+    streaming = {key: config.data[key] for key in settings.STREAMING if key in config.data}
+    data = sources.load(config.data.name, config.data.data_dir or None, **streaming)
     if not config.data.validation:
         return data, data.train, data.test
     return data, *sources.hold_out(data.train, config.data.validation, config.seed)
@@ -134,7 +136,7 @@ def count_parameters(this: Run, model: str) -> int:
 def shapes(this: Run, model: str, rows: int = 2) -> tuple[Outputs, Params]:
     """Those of a network's outputs for so many images, and of its variables."""
     dtype = compute_dtype(this.config.dtype, this.session.devices[0].platform)
-    return shapes_for(model, this.num_classes, dtype, (rows, *this.test.image.shape[1:]))
+    return shapes_for(model, this.num_classes, dtype, (rows, *this.test.shape))
 
 
 @cache
@@ -164,18 +166,20 @@ def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weight
                pretrained: Params | None = None, start: Params | None = None, learned: Any = True) -> Stage:
     data, seed = this.config.data, this.config.seed
     split = sources.subset(this.train, section.fraction, seed)
-    steps = len(split.label) // section.batch_size
-    schedule = optim.milestone_schedule(section.learning_rate, section.milestones, section.decay, steps)
+    steps = split.size // section.batch_size
+    schedule = optim.milestone_schedule(section.learning_rate, section.milestones, section.decay, steps,
+                                        section.warmup_epochs)
     teacher = network(this, this.config.teacher.model) if teacher_variables else None
     colour = dict(views=method.views, mean=tuple(data.mean), std=tuple(data.std))
     task = Task(student, teacher, method, weights,
                 optim.sgd(schedule, momentum=section.momentum, weight_decay=section.weight_decay, learned=learned),
                 partial(views.augment, flip=data.flip, pad=data.pad, **colour),
                 partial(views.evaluate_views, **colour), steps)
-    frozen = Frozen(stage_key(seed, name), split.image, split.label, teacher_variables or {}, pretrained or {})
-    about = about | {"num_classes": this.num_classes, "image": list(split.image.shape[1:]),
+    frozen = Frozen(stage_key(seed, name), teacher=teacher_variables or {}, pretrained=pretrained or {},
+                    **split.resident(method.remembers))
+    about = about | {"num_classes": this.num_classes, "image": list(split.shape),
                      "steps": section.epochs * steps}
-    return Stage(name, about, task, frozen, this.held_out, "validation" if data.validation else "test",
+    return Stage(name, about, task, frozen, split, this.held_out, "validation" if data.validation else "test",
                  section.epochs, section.batch_size, schedule, seed, start)
 
 
@@ -191,10 +195,10 @@ def classify(this: Run, model: nn.Module, weights: Params) -> dict[str, float]:
     data = this.config.data
     plain = partial(views.evaluate_views, views=1, mean=tuple(data.mean), std=tuple(data.std))
     task = Task(model, None, METHODS["scratch"](), {}, None, None, plain, 1)
-    frozen = Frozen(jax.random.PRNGKey(0), this.test.image, this.test.label, {}, {})
+    frozen = Frozen(jax.random.PRNGKey(0), teacher={}, pretrained={}, **this.test.resident())
     state = ({"student": weights["params"], "method": {}}, weights["batch_stats"])
     evaluate = evaluation(task, this.session.devices, 128 * len(this.session.devices))
-    return evaluate(*(replicated(tree, this.session.devices) for tree in (state, frozen)))
+    return evaluate(*(replicated(tree, this.session.devices) for tree in (state, frozen)), this.test)
 
 
 def train_network(this: Run, stage: Stage, model: str, **more: Any) -> tuple[Params, Row]:
@@ -271,7 +275,7 @@ def pretrain_stage(this: Run, recipe: Recipe, name: str, teacher: Params, start:
 def learned_parameters(this: Run, method: Method) -> Params:
     """Which of the student's parameters the terms of a stage depend on: True or False in the place of each."""
     variables, teacher = shapes(this, this.config.student.model)[1], shapes(this, this.config.teacher.model)[0]
-    module, image = network(this, this.config.student.model), jnp.zeros((2, *this.test.image.shape[1:]))
+    module, image = network(this, this.config.student.model), jnp.zeros((2, *this.test.shape))
     return optim.reached(lambda variables, teacher: trace_loss(method, module.apply(variables, image), teacher)[0],
                          variables, teacher)[0]["params"]
 

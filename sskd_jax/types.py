@@ -25,6 +25,14 @@ class Stopped(Exception):
     """The run ended before its end and can go on; its text says why and from where."""
 
 
+class Streamed(NamedTuple):
+    """Images that come with a step, in place of lying on the device: u8[n, H, W, C], and label and index i32[n]."""
+
+    image: Array
+    label: Array
+    index: Array
+
+
 class Outputs(NamedTuple):
     """One forward pass of a network over B rows.
 
@@ -77,6 +85,11 @@ class Method(NamedTuple):
     memory: Callable[[Array, Outputs, Outputs, Array], Params] = lambda key, student, teacher, label: {}
     remember: Callable[[Params, Outputs, Outputs, Batch], Params] = lambda params, student, teacher, batch: {}
     evaluate: Callable[[Params, Outputs | None, Outputs | None, Batch], Terms] | None = None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it carries a memory."""
+        return self.memory is not Method._field_defaults["memory"]
 
 
 def choose(registry: Mapping[str, Any], name: str, what: str) -> Any:

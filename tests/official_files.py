@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sskd_jax.data.cifar import OFFICIAL_FOLDER as FOLDERS
+from sskd_jax.data.prepared import OFFICIAL_FOLDER as FOLDERS
 
 
 class Python2Pickler(pickle._Pickler):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tiny import sskd_frozen, sskd_start, sskd_task
 
+from sskd_jax.data.sources import Split
 from sskd_jax.devices import replicated
 from sskd_jax.evaluate import classification_scores, evaluation, padded_batches
 from sskd_jax.methods.sskd import contrastive_scores, project
@@ -16,7 +17,8 @@ def evaluate(devices: int, count: int, batch: int) -> dict[str, float]:
     frozen = sskd_frozen(task, count)
     state = sskd_start(task, frozen)
     variables = (state.params, state.batch_stats)
-    return evaluation(task, chosen, batch)(*(replicated(tree, chosen) for tree in (variables, frozen)))
+    split = Split(frozen.image, frozen.label)
+    return evaluation(task, chosen, batch)(*(replicated(tree, chosen) for tree in (variables, frozen)), split)
 
 
 @pytest.mark.parametrize("devices", [1, 8])

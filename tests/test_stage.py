@@ -32,7 +32,7 @@ from sskd_jax.types import Stopped, UserError
 def stage(name: str = "student", seed: int = 0) -> Stage:
     task = sskd_task(steps_per_epoch=2)
     frozen = Frozen(jax.random.PRNGKey(0), **images(48), teacher={}, pretrained={})
-    return Stage(name, {}, task, frozen, Split(**images(8)), "test", 3, 16, lambda step: 0.1, seed)
+    return Stage(name, {}, task, frozen, Split(**images(48)), Split(**images(8)), "test", 3, 16, lambda step: 0.1, seed)
 
 
 def test_an_epoch_draws_without_replacement_and_leaves_the_rest_out():

@@ -7,7 +7,6 @@ import contextlib
 import os
 import pathlib
 import secrets
-import shlex
 import socket
 import threading
 import urllib.parse
@@ -20,12 +19,12 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from sskd_jax.data.prepared import command, damaged, first_line, home, is_prepared, open_builder
 from sskd_jax.quiet import import_tensorflow
 from sskd_jax.types import UserError
 
 SPLITS = ("train", "test")
 ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"  # the host that tfds downloads from
-OFFICIAL_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
 def read(name: str, data_dir: str | None) -> dict[str, np.ndarray]:
@@ -34,7 +33,7 @@ def read(name: str, data_dir: str | None) -> dict[str, np.ndarray]:
     The first time they are decoded from PNG, which takes half a minute; then they come from the copy.
     """
     builder = open_builder(name, data_dir)
-    if not is_prepared(builder):
+    if not is_prepared(builder, SPLITS):
         _download(builder)
     folder = pathlib.Path(builder.data_dir)
     cache, key = folder.with_name(f".{folder.name}.decoded.npz"), _fingerprint(folder)
@@ -43,48 +42,6 @@ def read(name: str, data_dir: str | None) -> dict[str, np.ndarray]:
         arrays = {**_decode(builder, "train"), **_decode(builder, "test")}
         _write_cache(cache, key=key, **arrays)
     return arrays
-
-
-def open_builder(name: str, data_dir: str | None) -> Any:
-    """The tfds builder of the catalogue's version of `name`; reads no images, needs no TensorFlow."""
-    import tensorflow_datasets as tfds
-
-    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
-    try:
-        return tfds.builder(name, data_dir=root)
-    except Exception as error:  # what stands in dataset_info.json and features.json decides which
-        raise UserError(f"{root / name} is damaged ({first_line(error)}): delete it and prepare it again") from error
-
-
-def is_prepared(builder: Any) -> bool:
-    """Whether the dataset is there, all of it; a `UserError` where it is there only in part."""
-    folder = pathlib.Path(builder.data_dir)
-    if not folder.exists():
-        return False
-    splits = builder.info.splits
-    files = [folder / "dataset_info.json", folder / "features.json"]
-    files += [pathlib.Path(path) for split in splits.values() for path in split.filepaths]
-    missing = [path.name for path in files if not path.exists()]
-    missing += [f"the {split} split" for split in SPLITS if split not in splits]
-    if missing:
-        raise _damaged(builder, f"it lacks {missing[0]}")
-    return True
-
-
-def _damaged(builder: Any, reason: str) -> UserError:
-    """What to say of a dataset that was written in part, cut short or damaged later."""
-    return UserError(f"{builder.data_dir} is not whole ({reason}): delete it, then type: {_command(builder)}")
-
-
-def _command(builder: Any) -> str:
-    """What to type to prepare the dataset of `builder` from the official files."""
-    command = f"python -m sskd_jax.data.prepare {builder.name} --source={OFFICIAL_FOLDER[builder.name]}"
-    return f"{command} --data_dir={shlex.quote(str(builder.data_dir_root))}"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what a library has to say."""
-    return (str(error).splitlines() or [""])[0].rstrip(":") or type(error).__name__
 
 
 def _download(builder: Any) -> None:
@@ -98,8 +55,8 @@ def _download(builder: Any) -> None:
             reason = first_line(error)
     if reason:
         raise UserError(
-            f"{builder.name} is neither prepared in {builder.data_dir_root} nor downloadable ({reason}): "
-            f"get the official files, then type: {_command(builder)}"
+            f"{builder.name} is neither prepared in {home(builder)} nor downloadable ({reason}): "
+            f"get the official files, then type: {command(builder.name, home(builder))}"
         )
 
 
@@ -128,9 +85,9 @@ def _decode(builder: Any, split: str) -> dict[str, np.ndarray]:
         records = tqdm(_records(builder, split), f"decoding {builder.name} {split}", count, leave=False, disable=None)
         rows = sorted(((row["id"], row["image"], row["label"]) for row in records), key=lambda row: row[0])
     except Exception as error:  # of array_record, protobuf, PIL or TensorFlow
-        raise _damaged(builder, first_line(error)) from error
+        raise damaged(builder, first_line(error)) from error
     if len({row[0] for row in rows}) != count:
-        raise _damaged(builder, f"{len(rows)} of {count} {split} images")
+        raise damaged(builder, f"{len(rows)} of {count} {split} images")
     _, image, label = zip(*rows, strict=True)
     return {f"{split}_image": np.stack(image), f"{split}_label": np.asarray(label, np.int32)}
 

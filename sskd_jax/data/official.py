@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from sskd_jax import safe_pickle
-from sskd_jax.data.cifar import OFFICIAL_FOLDER, first_line
+from sskd_jax.data.prepared import OFFICIAL_FOLDER, first_line
 from sskd_jax.types import UserError
 
 
