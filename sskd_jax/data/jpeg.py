@@ -4,7 +4,7 @@ The distribution of training crops is that of PyTorch's ImageNet example (torchv
 evaluation crop is its Resize and CenterCrop.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,15 +39,23 @@ def labels(records: Sequence[bytes]) -> np.ndarray:
     return tf.io.parse_example(records, {"label": FIELDS["label"]})["label"].numpy().astype(np.int32)
 
 
-def sound_or_black(record: tf.Tensor, seed: tf.Tensor, framing: Framing, centre: bool) -> tuple[tf.Tensor, ...]:
-    """(image, label, name, whether it is sound) of a serialized example; an image that can't be decoded is black."""
+def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """(JPEG, label i32, file name) of a serialized example."""
     fields = tf.io.parse_single_example(record, FIELDS)
-    found = tf.data.Dataset.from_tensors(fields["image"]).map(
-        lambda content: (decode_centre(content, framing) if centre else decode_random(content, seed, framing), True))
-    black = tf.zeros([framing.size, framing.size, 3], tf.uint8)
-    image, sound = found.ignore_errors().concatenate(
-        tf.data.Dataset.from_tensors((black, False))).take(1).get_single_element()
-    return image, tf.cast(fields["label"], tf.int32), fields["file_name"], sound
+    return fields["image"], tf.cast(fields["label"], tf.int32), fields["file_name"]
+
+
+def or_black(decode: Callable[..., tf.Tensor], shape: Sequence[int]) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """A function of a JPEG and a seed that returns (what `decode` does, True), or (black, False) where that fails.
+
+    A graph has no try: what fails is left out of a dataset of one image, and then the black one is its first.
+    """
+    def decode_or_not(content: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        found = tf.data.Dataset.from_tensors(content).map(lambda content: (decode(content, seed), True)).ignore_errors()
+        black = tf.data.Dataset.from_tensors((tf.zeros(shape, tf.uint8), False))
+        return found.concatenate(black).take(1).get_single_element()
+
+    return decode_or_not
 
 
 def random_box(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor, framing: Framing) -> tf.Tensor:
@@ -86,10 +94,10 @@ def decode_random(content: tf.Tensor, seed: tf.Tensor, framing: Framing) -> tf.T
     return tf.cast(tf.image.resize(image, [framing.size] * 2) + 0.5, tf.uint8)
 
 
-def decode_centre(content: tf.Tensor, framing: Framing) -> tf.Tensor:
+def decode_centre(content: tf.Tensor, seed: tf.Tensor | None, framing: Framing) -> tf.Tensor:
     """The centre uint8[size, size, 3] of a JPEG whose shorter side is brought to `framing.resize` pixels.
 
-    Resizing weighs all pixels that a new one covers, as PIL does; only of a huge image are they fewer.
+    No `seed` matters. Resizing weighs all pixels that a new one covers, as PIL does; of a huge image, fewer.
     """
     height, width = dimensions(content)
     shorter = tf.minimum(height, width)
@@ -115,6 +123,6 @@ def decode(content: tf.Tensor, box: tf.Tensor, spare: tf.Tensor, exact: bool = F
     """
     branch = tf.searchsorted(tf.constant(SCALES[1:], tf.float32), spare[None], side="right")[0]
     return tf.switch_case(branch, [lambda scale=scale: tf.io.decode_and_crop_jpeg(
-        content, tf.cast(tf.maximum(tf.floor(box / scale), [0, 0, 1, 1]), tf.int32), channels=3, ratio=scale, fancy_upscaling=exact,
-        dct_method="INTEGER_ACCURATE" if exact else "INTEGER_FAST")
+        content, tf.cast(tf.maximum(tf.floor(box / scale), [0, 0, 1, 1]), tf.int32), channels=3, ratio=scale,
+        fancy_upscaling=exact, dct_method="INTEGER_ACCURATE" if exact else "INTEGER_FAST")
         for scale in SCALES])

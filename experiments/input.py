@@ -1,0 +1,138 @@
+r"""How fast images are read, decoded and cut for training: by this package, and by PIL as PyTorch's loaders do it.
+
+    python -m experiments.input --config=configs/imagenet.py --config.data.data_dir=DIR
+
+Both see the same records of the training split. `per_core` is images per second of processor time, so neither gains by
+the number of cores, and other work on the machine counts less. What a step takes away is in `experiments.benchmark`.
+"""
+import io
+import json
+import math
+import pathlib
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+from PIL import Image
+
+from sskd_jax import main as cli
+from sskd_jax import settings, train
+from sskd_jax.console import table
+from sskd_jax.data.stream import Stream
+from sskd_jax.logbook import environment
+from sskd_jax.quiet import import_tensorflow
+from sskd_jax.types import UserError
+
+IMAGES = flags.DEFINE_integer("images", 4096, "Images per timing.", lower_bound=64)
+BATCH = flags.DEFINE_integer("batch", 64, "Images per batch.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Timings of each loader, in turn.", lower_bound=1)
+OUT = flags.DEFINE_string("out", "input.json", "Where the figures go.")
+
+Row = dict[str, Any]
+MEAN, STD = (np.float32(value).reshape(3, 1, 1) for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+
+def ours(stream: Stream, index: np.ndarray, files: Sequence[bytes]) -> Iterator[np.ndarray]:
+    """uint8 batches, as they go to the device."""
+    return (rows.image for rows in stream.batches(index[None], 0, np.arange(index.size).reshape(1, *index.shape)))
+
+
+def pil(stream: Stream, index: np.ndarray, files: Sequence[bytes],
+        finish: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
+    """The same in one thread. It gets the files' contents for nothing, where ours reads the records."""
+    from sskd_jax.data import jpeg
+
+    framing = jpeg.Framing(*stream.framing)
+    return (np.stack([finish(pil_image(files[i], framing)) for i in batch]) for batch in index)
+
+
+def contents(stream: Stream) -> list[bytes]:
+    """The JPEG files of a split, of which as many as `IMAGES` are used."""
+    from sskd_jax.data import jpeg
+
+    records = stream.records.__getitems__(stream.row[:IMAGES.value])
+    return [jpeg.parse(record)[0].numpy() for record in records]
+
+
+def pil_image(content: bytes, framing: Any) -> np.ndarray:
+    """Decode, convert, cut at random, resize and mirror: uint8[size, size, 3]."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    image = image.crop(pil_box(*image.size, framing)).resize((framing.size, framing.size), Image.BILINEAR)
+    return np.asarray(image.transpose(Image.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image)
+
+
+def pil_box(width: int, height: int, framing: Any) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the first of ten random boxes that fits, or of the whole image."""
+    for _ in range(10):
+        area = width * height * random.uniform(*framing.scale)
+        shape = math.exp(random.uniform(*map(math.log, framing.ratio)))
+        box_width, box_height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left, top = random.randint(0, width - box_width), random.randint(0, height - box_height)
+            return left, top, left + box_width, top + box_height
+    return 0, 0, width, height
+
+
+def normalised(image: np.ndarray) -> np.ndarray:
+    """f32[3, size, size], which PyTorch's loaders compute on the host and here the device does."""
+    return (image.transpose(2, 0, 1).astype(np.float32) / 255 - MEAN) / STD
+
+
+LOADERS: dict[str, Callable[[Stream, np.ndarray, Sequence[bytes]], Iterator[np.ndarray]]] = {
+    "ours": ours,
+    "PIL, uint8": partial(pil, finish=lambda image: image),
+    "PIL, normalised": partial(pil, finish=normalised),
+}
+
+
+def rates(load: Callable[[], Iterator[np.ndarray]]) -> tuple[float, float]:
+    """Images per second, and per second of processor time, once the first batch is there."""
+    batches = load()
+    next(batches)
+    wall, processor = time.perf_counter(), time.process_time()
+    images = BATCH.value * sum(1 for _ in batches)
+    return images / (time.perf_counter() - wall), images / (time.process_time() - processor)
+
+
+def measure(config: ConfigDict) -> list[Row]:
+    settings.check(config)
+    stream = train.load_data(config)[1]
+    if not isinstance(stream, Stream):
+        raise UserError(f"{config.data.name} is not streamed: give --config=configs/imagenet.py")
+    import_tensorflow()
+    count, files = IMAGES.value // BATCH.value, contents(stream)
+    index = np.random.default_rng(0).integers(0, len(files), (count, BATCH.value)).astype(np.int32)
+    found = {name: [] for name in LOADERS}
+    for _ in range(ROUNDS.value):
+        for name, load in LOADERS.items():
+            found[name].append(rates(lambda load=load: load(stream, index, files)))
+    return [row(name, found[name], found["ours"]) for name in LOADERS]
+
+
+def row(name: str, found: Sequence[tuple[float, float]], ours: Sequence[tuple[float, float]]) -> Row:
+    """Medians over the rounds; `ratio` is how many times as many images per core ours has."""
+    wall, per_core = (round(statistics.median(values), 1) for values in zip(*found, strict=True))
+    ratio = statistics.median(mine[1] / other[1] for mine, other in zip(ours, found, strict=True))
+    return {"loader": name, "images_per_s": wall, "per_core": per_core, "ratio": round(ratio, 2)}
+
+
+def main(argv: Sequence[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    try:
+        rows = measure(cli.CONFIG.value)
+    except UserError as error:
+        cli.fail(str(error))
+    table("Images for training", list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+    content = {"config": cli.CONFIG.value.to_dict(), "environment": environment(jax.local_devices()), "rows": rows}
+    pathlib.Path(OUT.value).write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=cli.parse)

@@ -1,0 +1,110 @@
+"""Folders of images into datasets."""
+import csv
+import io
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from pictures import CLASSES, dataset, folder, picture
+from PIL import Image
+
+from sskd_jax.data import prepared
+from sskd_jax.data.imagefolder import read
+from sskd_jax.data.prepare import main
+from sskd_jax.types import UserError
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    return dataset(tmp_path_factory.mktemp("flowers"))
+
+
+def rows(data_dir, split: str, name: str = "flowers") -> list[dict]:
+    builder = prepared.open_builder(name, str(data_dir))
+    return list(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))
+
+
+def test_every_image_is_there_byte_by_byte_with_its_class_and_name(flowers):
+    builder = prepared.open_builder("flowers", str(flowers))
+    assert builder.info.features["label"].names == list(CLASSES)
+    source = flowers.parent / "source"
+    for split, place, count in (("train", "train", 24), ("validation", "val", 9)):
+        found = rows(flowers, split)
+        assert len(found) == count
+        for row in found:
+            name = row["file_name"].decode()
+            assert bytes(row["image"]) == (source / place / CLASSES[row["label"]] / name).read_bytes()
+
+
+def test_a_second_run_changes_nothing_and_says_how_to_train(flowers, capsys):
+    arguments = ["imagefolder", f"--source={flowers.parent / 'source'}", "--name=flowers", f"--data_dir={flowers}"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "is there already" in said and f"imagenet.py:dataset=flowers --config.data.data_dir={flowers}\n" in said
+
+
+def test_without_val_a_share_of_every_class_is_held_out(tmp_path):
+    found = read(folder(tmp_path, train=8) / "train", share=0.25)
+    for split, count in (("train", 6), ("validation", 2)):
+        names = [path.parent.name for path in found.files[split]]
+        assert names == [name for name in CLASSES for _ in range(count)]
+    assert not set(found.files["train"]) & set(found.files["validation"])
+
+
+def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(tmp_path, capfd):
+    source = folder(tmp_path / "source", train=3)
+    picture(7).save(source / "train/rose/drawn.png")
+    (source / "train/rose/empty.jpg").write_bytes(b"")
+    (source / "train/tulip/words.JPG").write_text("hello")
+    (source / "train/tulip/notes.txt").write_text("not an image, and not meant as one")
+    assert main(["imagefolder", f"--source={source}", "--name=mixed", f"--data_dir={tmp_path}"]) == 0
+    told = capfd.readouterr()
+    assert "wrote mixed, 10 train and 9 validation images" in told.out
+    for name in ("empty.jpg", "words.JPG"):
+        assert f"{name} is left out (no image that can be read)" in told.err
+    drawn = next(row for row in rows(tmp_path, "train", "mixed") if row["file_name"] == b"drawn.png")
+    pixels = np.asarray(Image.open(io.BytesIO(bytes(drawn["image"]))), int)
+    assert np.abs(pixels - np.asarray(picture(7), int)).mean() < 3
+
+
+def test_imagenets_folders_become_imagenet2012(shared, tmp_path, capsys):
+    """Real images in folders named as the official ones: the catalogue's dataset, with its labels."""
+    samples = shared / "data/imagenet_samples"
+    with (samples / "labels.csv").open() as file:
+        expected = {row["file"]: int(row["label"]) for row in csv.DictReader(file)}
+    for i, name in enumerate(expected):
+        place = tmp_path / "source" / ("val" if i % 5 == 0 else "train") / name.split("_")[0]
+        place.mkdir(parents=True)
+        (place / name).symlink_to(samples / name)
+    assert main(["imagefolder", f"--source={tmp_path / 'source'}", "--name=imagenet2012",
+                 f"--data_dir={tmp_path}"]) == 0
+    assert f"--config=configs/imagenet.py --config.data.data_dir={tmp_path}\n" in capsys.readouterr().out
+    found = {row["file_name"].decode(): row["label"] for split in ("train", "validation")
+             for row in rows(tmp_path, split, "imagenet2012")}
+    assert found == expected
+
+
+@pytest.mark.parametrize("mistake,message", [
+    (lambda root: root / "nowhere", "is no folder: give one with train/CLASS/IMAGE and val/CLASS/IMAGE"),
+    (lambda root: (root / "val").rename(root / "other").parent, "has train/, but no val/"),
+    (lambda root: (root / "val/rose").rename(root / "val/lily").parents[1], "lily is none of the 3 classes"),
+    (lambda root: root / "train/rose", "has no CLASS/IMAGE"),
+])
+def test_a_wrong_folder_is_one_line(mistake, message, tmp_path, capsys):
+    source = mistake(folder(tmp_path / "source", train=2))
+    assert main(["imagefolder", f"--source={source}", "--name=wrong", f"--data_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_a_class_too_small_to_hold_any_out(tmp_path):
+    with pytest.raises(UserError, match="daisy has 1 images: too few to hold 0.1 of them out"):
+        read(folder(tmp_path, train=1) / "train", share=0.1)
+
+
+def test_a_name_of_another_kind_in_the_catalogue_is_refused(tmp_path, capsys):
+    source = folder(tmp_path / "source", train=2)
+    assert main(["imagefolder", f"--source={source}", "--name=cifar100", f"--data_dir={tmp_path}"]) == 2
+    assert "tfds has a dataset cifar100 with" in capsys.readouterr().err
+
+

@@ -1,0 +1,44 @@
+"""Folders of small JPEG images of every kind that people have, and datasets made of them."""
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from sskd_jax.data.prepare import main
+
+FRAMING = dict(size=16, resize=20, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
+CLASSES = ("daisy", "rose", "tulip")
+
+
+def picture(seed: int, height: int = 40, width: int = 48) -> Image.Image:
+    """A smooth one, which JPEG keeps."""
+    corners = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
+    return Image.fromarray(corners).resize((width, height), Image.BICUBIC)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=95)
+    return out.getvalue()
+
+
+def folder(root: pathlib.Path, train: int = 8, held_out: int = 3) -> pathlib.Path:
+    """train/CLASS/*.jpg and val/CLASS/*.jpg, of several sizes, the second of every class grey, the third CMYK."""
+    for split, count in (("train", train), ("val", held_out)):
+        for k, name in enumerate(CLASSES):
+            place = root / split / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                image = picture(100 * k + i + 50 * (split == "val"), 30 + 5 * i, 60 - 3 * i)
+                image = image.convert({1: "L", 2: "CMYK"}.get(i, "RGB"))
+                (place / f"{name}{i}.jpg").write_bytes(jpeg(image))
+    return root
+
+
+def dataset(root: pathlib.Path, file_format: str = "array_record", **counts: int) -> pathlib.Path:
+    """The folder of tfds datasets in which `flowers` was prepared."""
+    source = folder(root / "source", **counts)
+    assert main(["imagefolder", f"--source={source}", "--name=flowers", f"--data_dir={root / 'data'}",
+                 f"--file_format={file_format}"]) == 0
+    return root / "data"

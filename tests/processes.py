@@ -1,0 +1,43 @@
+"""Runs as commands of their own, in one process or in two that share the work."""
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import conftest
+
+from sskd_jax.checkpoint import Checkpoints
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def start(workdir: Path, devices: int, *flags: str, **variables: str) -> subprocess.Popen:
+    env = os.environ | variables | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                                    "JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS.name}
+    command = [sys.executable, "-m", "sskd_jax.main", f"--workdir={workdir}", *flags]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start_two(workdir: Path, *flags: str) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [start(workdir, 2, *flags, "--distributed", JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
+                  JAX_PROCESS_ID=str(index)) for index in range(2)]
+
+
+def ends(*processes: subprocess.Popen) -> list[tuple[int, str]]:
+    """(exit code, last line on stderr) of each."""
+    complaints = [process.communicate(timeout=300)[1] for process in processes]
+    return [(process.returncode, (text.splitlines() or [""])[-1])
+            for process, text in zip(processes, complaints, strict=True)]
+
+
+def states(workdir: Path, *stages: str) -> list:
+    """The newest of every stage."""
+    found = []
+    for stage in stages:
+        with Checkpoints(workdir / stage) as checkpoints:
+            found.append(checkpoints.newest())
+    return found
