@@ -2,9 +2,7 @@
 import contextlib
 import json
 import os
-import pathlib
 import re
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,11 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import serialization
 from orbax.checkpoint import options
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from sskd_jax.console import console
+from sskd_jax.paths import locate
 from sskd_jax.quiet import quiet
 from sskd_jax.types import UserError
 
@@ -42,7 +42,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
-        self.folder = pathlib.Path(folder).absolute()
+        self.folder = locate(folder)
         for step in _steps(self.folder):
             if _without_content(self.folder / str(step)):
                 self._set_aside(step)
@@ -93,7 +93,7 @@ class Checkpoints:
         if _steps(self.folder) == [step]:
             raise UserError(f"the checkpoint {damaged} is damaged and there is no other: put a copy of it back, or "
                             f"delete {self.folder} to train this stage again")
-        shutil.rmtree(self.folder / f"damaged-{step}", ignore_errors=True)
+        (self.folder / f"damaged-{step}").rmtree(missing_ok=True)
         damaged.rename(self.folder / f"damaged-{step}")
         console.print(f"the checkpoint {damaged} is damaged: it is now called damaged-{step}, and another one is used")
 
@@ -109,7 +109,7 @@ class Checkpoints:
                             "command again; it goes on from the checkpoint before") from error
 
 
-def read_newest(folder: pathlib.Path) -> dict[str, Any] | None:
+def read_newest(folder: epath.Path) -> dict[str, Any] | None:
     """The newest state in a folder that may be another run's: nothing in it is changed.
 
     Raises:
@@ -123,7 +123,7 @@ def read_newest(folder: pathlib.Path) -> dict[str, Any] | None:
     return state
 
 
-def _without_content(checkpoint: pathlib.Path) -> bool:
+def _without_content(checkpoint: epath.Path) -> bool:
     """Whether a checkpoint is damaged in a way that would stop orbax from opening the folder."""
     try:
         record = checkpoint / "metrics" / "metrics"
@@ -133,21 +133,21 @@ def _without_content(checkpoint: pathlib.Path) -> bool:
         return True
 
 
-def _steps(folder: pathlib.Path) -> list[int]:
+def _steps(folder: epath.Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
-def _read_whole(checkpoint: pathlib.Path) -> dict[str, Any] | None:
+def _read_whole(checkpoint: epath.Path) -> dict[str, Any] | None:
     """Its state as nested dicts, or None where it is damaged."""
     with quiet(), contextlib.suppress(Exception):  # whatever damage provokes in orbax and tensorstore
         with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
-            stored = reader.restore(checkpoint.absolute() / "default")
+            stored = reader.restore(locate(checkpoint) / "default")
         if checksum(stored["state"]) == stored["checksum"]:
             return stored["state"]
     return None
 
 
-def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
+def _manager(folder: epath.Path) -> ocp.CheckpointManager:
     """Keeps the two newest checkpoints and, of those that came with a score, the best."""
     def score(record: dict[str, float]) -> float:
         return record["score"]

@@ -1,6 +1,6 @@
 """Takes a student away from its workdir: the network alone, and as JSON what it expects and what it reached."""
 import argparse
-import pathlib
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax import export
 
 from sskd_jax import torch_bridge, torch_file
 from sskd_jax.data import views
 from sskd_jax.logbook import read_json, write_json
 from sskd_jax.models import MODELS
+from sskd_jax.paths import locate, stage_folders, write_bytes
 from sskd_jax.stage import load_stage
 from sskd_jax.types import Array, Params, UserError, choose
 
@@ -22,23 +24,25 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 Record = Mapping[str, Any]
 
 
-def write_pth(path: pathlib.Path, record: Record, variables: Params) -> None:
+def pth(record: Record, variables: Params) -> bytes:
     """A bare state_dict with the names and shapes of the reference's PyTorch network."""
-    torch_file.write_tensors(path, torch_bridge.to_state_dict(record["model"], variables))
+    file = io.BytesIO()
+    torch_file.write_tensors(file, torch_bridge.to_state_dict(record["model"], variables))
+    return file.getvalue()
 
 
-def write_safetensors(path: pathlib.Path, record: Record, variables: Params) -> None:
+def safetensors(record: Record, variables: Params) -> bytes:
     """The same arrays as safetensors; its library writes the format that other frameworks read."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file(torch_bridge.to_state_dict(record["model"], variables), path)
+    return save(torch_bridge.to_state_dict(record["model"], variables))
 
 
-def write_stablehlo(path: pathlib.Path, record: Record, variables: Params) -> None:
+def stablehlo(record: Record, variables: Params) -> bytes:
     """The program uint8 images [N, H, W, C] -> logits [N, K], its weights and preprocessing inside."""
     program = jax.jit(partial(logits, record, variables))
     images = jax.ShapeDtypeStruct((export.symbolic_shape("n")[0], *record["image"]), jnp.uint8)
-    path.write_bytes(export.export(program, platforms=PLATFORMS)(images).serialize())
+    return bytes(export.export(program, platforms=PLATFORMS)(images).serialize())
 
 
 def logits(record: Record, variables: Params, image: Array) -> Array:
@@ -48,13 +52,13 @@ def logits(record: Record, variables: Params, image: Array) -> Array:
     return network.apply(variables, jax.vmap(plain)(image)[:, 0]).logits
 
 
-FORMATS: dict[str, Callable[[pathlib.Path, Record, Params], None]] = {
-    "pth": write_pth, "safetensors": write_safetensors, "stablehlo": write_stablehlo}
+FORMATS: dict[str, Callable[[Record, Params], bytes]] = {
+    "pth": pth, "safetensors": safetensors, "stablehlo": stablehlo}
 
 
-def find_student(workdir: pathlib.Path, stage: str | None) -> str:
+def find_student(workdir: epath.Path, stage: str | None) -> str:
     """The name of the only student's stage, or `stage` if the workdir has it."""
-    found = sorted(str(file.parent.relative_to(workdir)) for file in workdir.glob("**/student/stage.json"))
+    found = sorted(str(path.relative_to(workdir)) for path in stage_folders(workdir) if path.name == "student")
     if not found:
         raise UserError(f"{workdir} holds no student: give the --workdir of a run that trained one")
     if stage is None and len(found) > 1:
@@ -62,7 +66,7 @@ def find_student(workdir: pathlib.Path, stage: str | None) -> str:
     return choose(dict(zip(found, found, strict=True)), stage or found[0], "stage")
 
 
-def describe(workdir: pathlib.Path, stage: str) -> dict[str, Any]:
+def describe(workdir: epath.Path, stage: str) -> dict[str, Any]:
     """What to know about a student: its network, what it expects, and what the run's final table says of it."""
     about, config = (read_json(path) for path in (workdir / stage / "stage.json", workdir / "config.json"))
     results = workdir / "results.json"
@@ -80,12 +84,13 @@ def export_student(workdir: str, kind: str, stage: str | None = None, out: str |
     Raises:
       UserError: there is no such student, it is not finished, or the file can't be written.
     """
-    folder = pathlib.Path(workdir).expanduser()
+    folder = locate(workdir)
     stage = find_student(folder, stage)
     record, state = describe(folder, stage), load_stage(folder / stage, "student", {})
-    path = pathlib.Path(out).expanduser() if out else folder / f"{stage.replace('/', '-')}.{kind}"
+    path = locate(out) if out else folder / f"{stage.replace('/', '-')}.{kind}"
     try:
-        FORMATS[kind](path, record, {"params": state["params"]["student"], "batch_stats": state["batch_stats"]})
+        student = {"params": state["params"]["student"], "batch_stats": state["batch_stats"]}
+        write_bytes(path, FORMATS[kind](record, student))
         write_json(path.with_name(path.name + ".json"), record)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 import jax
+from etils import epath
 
+from sskd_jax.paths import is_remote, stage_folders, write_bytes
 from sskd_jax.quiet import import_tensorflow
 from sskd_jax.types import UserError
 
@@ -44,15 +46,8 @@ def flatten(tree: Row, prefix: str = "") -> Row:
     return flat
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Replaces the file in one go, so that it is never there in part."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: epath.Path, content: Any) -> None:
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 class Logbook:
@@ -62,7 +57,7 @@ class Logbook:
       UserError: the workdir can't be written, is in use, or belongs to a run with another config.
     """
 
-    def __init__(self, workdir: pathlib.Path, config: Row, devices: Sequence[jax.Device]):
+    def __init__(self, workdir: epath.Path, config: Row, devices: Sequence[jax.Device]):
         self.workdir, self.tensorboard = workdir, None
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -75,7 +70,7 @@ class Logbook:
 
     def check_config(self, config: Row) -> None:
         file = self.workdir / "config.json"
-        if not file.exists() or not any(self.workdir.glob("**/stage.json")):  # nothing was trained yet
+        if not file.exists() or not any(stage_folders(self.workdir)):  # nothing was trained yet
             return
         old, new = flatten(read_json(file)), flatten(config)
         keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in HARMLESS]
@@ -96,11 +91,13 @@ class Logbook:
     def rewind(self, stage: str, step: int) -> None:
         """Forgets the rows that a stage wrote after the `step` that it goes on from: it writes them again."""
         kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= step]
-        write_text(self.workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        self.write_rows(kept)
+
+    def write_rows(self, rows: list[Row]) -> None:
+        write_bytes(self.workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def write(self, row: Row) -> None:
-        with (self.workdir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.write_rows([*self.rows(), row])
         if self.tensorboard is None:
             self.tensorboard = summary_writer(self.workdir / "tensorboard")
         if self.tensorboard:
@@ -132,9 +129,12 @@ class NoLogbook:
         pass
 
 
-def lock(workdir: pathlib.Path) -> IO[str]:
-    """A file that keeps other processes out of the workdir while it is open; the system closes it if this one dies."""
-    file = (workdir / ".lock").open("w")
+def lock(workdir: epath.Path) -> IO[str]:
+    """A file that keeps other processes out of the workdir while it is open; the system closes it if this one dies.
+
+    A bucket knows no such thing.
+    """
+    file = open(os.devnull if is_remote(workdir) else workdir / ".lock", "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -144,14 +144,14 @@ def lock(workdir: pathlib.Path) -> IO[str]:
     return file
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: epath.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): put a copy of it back, or delete its folder") from error
 
 
-def summary_writer(folder: pathlib.Path) -> Any:
+def summary_writer(folder: epath.Path) -> Any:
     """clu's TensorBoard writer, or False where TensorFlow, which it needs, is not installed."""
     try:
         import_tensorflow()

@@ -72,6 +72,7 @@ def draw(book: Logbook) -> str | None:
     for axis in axes[1]:
         axis.legend()
     path = book.workdir / "curves.png"
-    figure.savefig(path, dpi=120)
+    with path.open("wb") as file:
+        figure.savefig(file, dpi=120, format="png")
     plt.close(figure)
     return str(path)

@@ -1,6 +1,5 @@
 """One stage of training: restore, epochs of dispatches, evaluation, checkpoints."""
 import contextlib
-import pathlib
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
+from etils import epath
 from flax import serialization
 
 from sskd_jax.checkpoint import Checkpoints, read_newest
@@ -109,7 +109,7 @@ class Session(NamedTuple):
       save_seconds: between two checkpoints within an epoch.
     """
 
-    workdir: pathlib.Path
+    workdir: epath.Path
     devices: Sequence[jax.Device]
     book: Logbook | NoLogbook
     interruption: Interruption
@@ -166,14 +166,14 @@ def check_finite(stage: Stage, spoiled: dict[str, Array]) -> None:
                         "kept; try a lower learning rate in another --workdir")
 
 
-def describe(folder: pathlib.Path, about: dict[str, Any]) -> None:
+def describe(folder: epath.Path, about: dict[str, Any]) -> None:
     """Writes down what the checkpoints of a folder belong to."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "stage.json").exists():
         write_json(folder / "stage.json", about)
 
 
-def check_description(folder: pathlib.Path, about: dict[str, Any], advice: str) -> None:
+def check_description(folder: epath.Path, about: dict[str, Any], advice: str) -> None:
     """Refuses checkpoints that belong to something else than `about`."""
     written = read_json(folder / "stage.json")
     for key, value in about.items():
@@ -181,7 +181,7 @@ def check_description(folder: pathlib.Path, about: dict[str, Any], advice: str) 
             raise UserError(f"{folder} was trained with {key} {written.get(key)}, and this run has {value}: {advice}")
 
 
-def load_stage(path: pathlib.Path, kind: str, about: dict[str, Any]) -> dict[str, Any]:
+def load_stage(path: epath.Path, kind: str, about: dict[str, Any]) -> dict[str, Any]:
     """The last state, as nested dicts, of the finished stage of this kind in a workdir, or in its own folder.
 
     Raises:
@@ -212,7 +212,7 @@ def run_stage(stage: Stage, session: Session) -> Trained:
     return Trained(variables(last), variables(best), int(best.step) // stage.task.steps_per_epoch)
 
 
-def open_checkpoints(stage: Stage, workdir: pathlib.Path) -> Checkpoints:
+def open_checkpoints(stage: Stage, workdir: epath.Path) -> Checkpoints:
     folder = workdir / stage.name
     describe(folder, stage.about)
     check_description(folder, stage.about, "give another --workdir, or delete the folder to train it again")

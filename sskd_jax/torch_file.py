@@ -12,7 +12,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -202,7 +202,7 @@ def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
     return np.ndarray(shape, dtype, buffer=raw, offset=offset * dtype.itemsize, strides=bytewise)
 
 
-def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+def write_tensors(path: str | os.PathLike | BinaryIO, tensors: Mapping[str, np.ndarray]) -> None:
     """Float32 arrays as `torch.save` writes a state_dict, without PyTorch."""
     arrays = {name: np.asarray(x, "<f4", order="C") for name, x in tensors.items()}
     items = b"".join(_pickled(name) + _pickled_tensor(str(i), x) for i, (name, x) in enumerate(arrays.items()))

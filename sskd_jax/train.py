@@ -1,11 +1,11 @@
 """The story of a run: data, teacher, the method's own stages, student, results."""
-import pathlib
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -21,6 +21,7 @@ from sskd_jax.interruption import Interruption
 from sskd_jax.logbook import Logbook, NoLogbook
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
+from sskd_jax.paths import locate
 from sskd_jax.quiet import silence_checkpoint_errors
 from sskd_jax.settings import Recipe
 from sskd_jax.stage import Session, Stage, load_stage, run_stage, stage_key
@@ -56,8 +57,8 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
         compute_dtype(config.dtype, "cpu")
         data, train, held_out = load_data(config)
         check_batches(config, recipes, train, len(devices))
-        with open_logbook(config, pathlib.Path(workdir), devices) as book:
-            session = Session(pathlib.Path(workdir), devices, book, interruption, config.save_seconds)
+        with open_logbook(config, locate(workdir), devices) as book:
+            session = Session(locate(workdir), devices, book, interruption, config.save_seconds)
             this = Run(config, session, train, held_out, data.test, data.num_classes)
             check_pairs(this, recipes)
             report.announce(devices, data, train.size, plan(this, recipes))
@@ -76,7 +77,7 @@ def networks(this: Run, recipes: Sequence[Recipe]) -> list[Row]:
     return rows + [distil(this, recipe, teacher) for recipe in recipes]
 
 
-def open_logbook(config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device]) -> Logbook | NoLogbook:
+def open_logbook(config: ConfigDict, workdir: epath.Path, devices: Sequence[jax.Device]) -> Logbook | NoLogbook:
     return Logbook(workdir, config.to_dict(), devices) if chief() else NoLogbook()
 
 
@@ -197,8 +198,9 @@ def classify(this: Run, model: nn.Module, weights: Params) -> dict[str, float]:
     task = Task(model, None, METHODS["scratch"](), {}, None, None, plain, 1)
     frozen = Frozen(jax.random.PRNGKey(0), teacher={}, pretrained={}, **this.test.resident())
     state = ({"student": weights["params"], "method": {}}, weights["batch_stats"])
-    evaluate = evaluation(task, this.session.devices, 128 * len(this.session.devices))
-    return evaluate(*(replicated(tree, this.session.devices) for tree in (state, frozen)), this.test)
+    devices = this.session.devices
+    evaluate = evaluation(task, devices, min(128, -(-this.test.size // len(devices))) * len(devices))
+    return evaluate(*(replicated(tree, devices) for tree in (state, frozen)), this.test)
 
 
 def train_network(this: Run, stage: Stage, model: str, **more: Any) -> tuple[Params, Row]:
@@ -214,7 +216,7 @@ def obtain_teacher(this: Run) -> tuple[Params, Row]:
     """The teacher's weights, loaded or trained with cross-entropy, and its row of the final table."""
     section, paper = this.config.teacher, this.config.get("paper", {}).get("teacher")
     if section.checkpoint:
-        weights = load_teacher(this, pathlib.Path(section.checkpoint).expanduser())
+        weights = load_teacher(this, locate(section.checkpoint))
         return weights, network_row(this, "teacher", section.model, weights, paper=paper)
     return train_network(this, teacher_stage(this), section.model, paper=paper)
 
@@ -225,7 +227,7 @@ def teacher_stage(this: Run) -> Stage:
                       student=network(this, section.model))
 
 
-def load_teacher(this: Run, path: pathlib.Path) -> Params:
+def load_teacher(this: Run, path: epath.Path) -> Params:
     """{"params", "batch_stats"} from a workdir of ours or a PyTorch file."""
     model = this.config.teacher.model
     if not path.is_dir():
@@ -257,7 +259,7 @@ def pretrain(this: Run, recipe: Recipe, name: str, teacher: Params, start: Param
     stage = pretrain_stage(this, recipe, name, teacher, start)
     if path := this.config[name].checkpoint:
         about = {key: value for key, value in stage.about.items() if key in ("teacher", "terms", "model")}
-        state = load_stage(pathlib.Path(path).expanduser(), name, about)
+        state = load_stage(locate(path), name, about)
         return state["params"], state["batch_stats"]
     return run_stage(stage, this.session).last
 

@@ -18,8 +18,9 @@ LEAVES = {"types", "losses", "initializers", "optim", "quiet", "console", "safe_
           "interruption"}
 ALLOWED = {
     "types": set(),
-    "logbook": {"quiet"},
-    "checkpoint": {"console", "quiet"},
+    "paths": {"quiet"},
+    "logbook": {"paths", "quiet"},
+    "checkpoint": {"console", "paths", "quiet"},
     "settings": {"methods", "models"},
     "torch_file": {"safe_pickle"},
     "torch_bridge": {"models", "torch_file"},
@@ -28,14 +29,14 @@ ALLOWED = {
     "connectors": {"convolution", "initializers"},
     "methods": {"beside", "connectors", "convolution", "losses", "initializers"},
     "models": {"convolution", "initializers", "models"},
-    "data": {"console", "data", "devices", "quiet", "safe_pickle"},
+    "data": {"console", "data", "devices", "paths", "quiet", "safe_pickle"},
     "step": {"data", "devices"},
     "evaluate": {"data", "devices", "step"},
     "report": {"console", "data", "logbook"},
     "stage": {"checkpoint", "console", "data", "devices", "evaluate", "interruption", "logbook", "step"},
     "train": {"checkpoint", "console", "data", "devices", "evaluate", "interruption", "logbook", "methods", "models",
-              "optim", "quiet", "report", "settings", "stage", "step", "torch_bridge"},
-    "export": {"data", "logbook", "models", "stage", "torch_bridge", "torch_file"},
+              "optim", "paths", "quiet", "report", "settings", "stage", "step", "torch_bridge"},
+    "export": {"data", "logbook", "models", "paths", "stage", "torch_bridge", "torch_file"},
     "main": {"distributed", "train"},
 }
 

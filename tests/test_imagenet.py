@@ -141,8 +141,9 @@ def samples(shared, tmp_path_factory):
 @pytest.mark.slow
 def test_two_processes_on_real_images_are_one(samples, tmp_path):
     """Two with two devices each, and this one with one."""
-    arg, changes = "method=scratch,student=resnet8,batch=32", {
-        "data.data_dir": str(samples), "data.size": 24, "data.resize": 28, "student.epochs": 1, "student.milestones": ()}
+    arg = "method=scratch,student=resnet8,batch=32"
+    changes = {"data.data_dir": str(samples), "data.size": 24, "data.resize": 28, "student.epochs": 1,
+               "student.milestones": ()}
     two = start_two(tmp_path / "two", f"--config=configs/imagenet.py:{arg}",
                     *(f"--config.{key}={value}" for key, value in changes.items()))
     config = imagenet.get_config(arg)

@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from etils import epath
 from tqdm import tqdm
 
 from sskd_jax.data.prepared import command, damaged, first_line, home, is_prepared, open_builder
+from sskd_jax.devices import CACHE
+from sskd_jax.paths import is_remote
 from sskd_jax.quiet import import_tensorflow
 from sskd_jax.types import UserError
 
@@ -35,8 +38,9 @@ def read(name: str, data_dir: str | None) -> dict[str, np.ndarray]:
     builder = open_builder(name, data_dir)
     if not is_prepared(builder, SPLITS):
         _download(builder)
-    folder = pathlib.Path(builder.data_dir)
-    cache, key = folder.with_name(f".{folder.name}.decoded.npz"), _fingerprint(folder)
+    folder = epath.Path(builder.data_dir)
+    beside = CACHE / builder.name if is_remote(folder) else pathlib.Path(folder).parent
+    cache, key = beside / f".{folder.name}.decoded.npz", _fingerprint(folder)
     arrays = _read_cache(cache, key)
     if arrays is None:
         arrays = {**_decode(builder, "train"), **_decode(builder, "test")}
@@ -102,10 +106,11 @@ def _records(builder: Any, split: str) -> Iterable[dict[str, Any]]:
     return tfds.as_numpy(builder.as_dataset(split=split))
 
 
-def _fingerprint(folder: pathlib.Path) -> str:
+def _fingerprint(folder: epath.Path) -> str:
     """Changes when the dataset is prepared anew: names, sizes and times of its files."""
-    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
-    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    stats = [(path, path.stat()) for path in sorted(folder.iterdir())]
+    return repr([(path.name, stat.length, stat.mtime if is_remote(path) else os.stat(path).st_mtime_ns)
+                 for path, stat in stats])
 
 
 def _read_cache(path: pathlib.Path, key: str) -> dict[str, np.ndarray] | None:
@@ -121,6 +126,7 @@ def _write_cache(path: pathlib.Path, **arrays: Any) -> None:
     """Writes the arrays at once or not at all; a folder that is read-only or full only costs the next start time."""
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # several runs may start together
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             np.savez(file, **arrays)
         os.replace(part, path)

@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from sskd_jax.paths import locate
 from sskd_jax.types import UserError
 
 OFFICIAL_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -17,8 +18,7 @@ class Unknown(UserError):
 
 def root(data_dir: str | None) -> epath.Path:
     """The folder of tfds datasets."""
-    path = epath.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    return path if "://" in str(path) else epath.Path(os.path.abspath(path))
+    return locate(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def open_builder(name: str, data_dir: str | None) -> Any:
