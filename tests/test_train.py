@@ -5,11 +5,13 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from quick import QUICK
 from tiny import TinyNet
 
 from configs import cifar, quickstart
 from sskd_jax import train
 from sskd_jax.checkpoint import Checkpoints
+from sskd_jax.devices import RUN_OFTEN, run_once
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
 from sskd_jax.stage import stage_key
@@ -127,6 +129,7 @@ def others(finished, tmp_path_factory):
     workdir, names = tmp_path_factory.mktemp("others"), [name for name in METHODS if f"{name}/student" not in STAGES]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "tiny", TinyNet)
+        patch.setitem(RUN_OFTEN, "cpu", RUN_OFTEN["cpu"] | QUICK)
         return workdir, run(others_config(finished, *names, "fitnet+kd"), workdir)
 
 
@@ -148,7 +151,7 @@ def test_warmed_up_students_start_from_their_warm_up(others):
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), warm, student)
     assert 0 < moved["conv1"]["kernel"] < 0.2 * np.abs(warm["conv1"]["kernel"]).max()
     key, image = jax.random.split(stage_key(0, "warmup"))[0], np.zeros((2, 8, 8, 3), np.float32)
-    start = jax.jit(TinyNet(num_classes=10).init)(key, image)["params"]
+    start = run_once(TinyNet(num_classes=10).init, key, image)["params"]
     jax.tree.map(np.testing.assert_array_equal, warm["fc"], start["fc"])  # no class is learned in a warm-up: no decay
     assert np.abs(warm["conv1"]["kernel"] - start["conv1"]["kernel"]).max() > 0
 
@@ -156,6 +159,7 @@ def test_warmed_up_students_start_from_their_warm_up(others):
 @pytest.mark.slow
 def test_warm_ups_and_memories_survive_a_restart(finished, others, tmp_path, monkeypatch):
     monkeypatch.setattr("sskd_jax.stage.DISPATCH_SECONDS", 0.0)
+    monkeypatch.setitem(RUN_OFTEN, "cpu", RUN_OFTEN["cpu"] | QUICK)
     config, save = others_config(finished, "ab", "crd", save_seconds=0.0), Checkpoints.save
     for stage in (("ab", "warmup"), ("crd", "student")):
 
