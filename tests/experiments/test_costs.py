@@ -1,10 +1,12 @@
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from quick import QUICK
 from tiny import TinyNet
 
 from configs import cifar
 from experiments import costs
+from sskd_jax.devices import RUN_OFTEN
 from sskd_jax.models import MODELS
 
 
@@ -12,6 +14,7 @@ from sskd_jax.models import MODELS
 def test_parameters_and_state_of_students_and_own_stages(monkeypatch):
     flags.FLAGS.mark_as_parsed()
     monkeypatch.setitem(MODELS, "tiny", TinyNet)
+    monkeypatch.setitem(RUN_OFTEN, "cpu", RUN_OFTEN["cpu"] | QUICK)
     config = cifar.get_config()
     config.teacher.model = config.student.model = "tiny"
     with flagsaver.flagsaver(steps=1, rounds=1, images=16, size=8, classes=10, train_images=5000,
