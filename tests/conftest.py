@@ -2,6 +2,8 @@
 import gc
 import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -31,4 +33,14 @@ def shared() -> pathlib.Path:
     folder = pathlib.Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip("needs ../shared: golden values, CIFAR-100 and trained weights")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def official_cifar100(shared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with the real dataset as its makers give it away; to restore it takes ten seconds."""
+    if not (shared / "data" / "cifar100").is_dir():
+        pytest.skip("no packed CIFAR-100 in ../shared")
+    folder = tmp_path_factory.mktemp("official")
+    subprocess.run([sys.executable, shared / "tools" / "unpack_cifar100.py", folder], check=True, capture_output=True)
     return folder

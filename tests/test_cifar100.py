@@ -1,7 +1,4 @@
 """PyTorch weights on the real CIFAR-100 test set, all 10,000 images of it."""
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -17,10 +14,8 @@ from sskd_jax.train import Run, classify, network
 
 
 @pytest.fixture(scope="module")
-def test_split(shared, tmp_path_factory) -> Split:
-    folder = tmp_path_factory.mktemp("cifar")
-    subprocess.run([sys.executable, shared / "tools" / "unpack_cifar100.py", folder], check=True, capture_output=True)
-    examples = official.read("cifar100", folder / "cifar-100-python")[0]["test"]
+def test_split(official_cifar100) -> Split:
+    examples = official.read("cifar100", official_cifar100 / "cifar-100-python")[0]["test"]
     return Split(examples.image, np.asarray(examples.labels["label"], np.int32))
 
 

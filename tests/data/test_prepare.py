@@ -1,7 +1,5 @@
 """Preparing tfds datasets from official files: tiny ones, pickled as Python 2 and numpy 1 did, and the real one."""
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +8,6 @@ import tensorflow_datasets as tfds
 from official_files import FOLDERS, Evil, archive, batch, cifar10, cifar100, dump
 
 from sskd_jax.data import official, prepare, sources
-
-SHARED = Path(__file__).resolve().parents[3] / "shared"  # beside the repository, where the real files can be restored
 
 
 def pixels(*batches: dict[str, object]) -> np.ndarray:
@@ -151,13 +147,11 @@ def test_unwritable_data_dir(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (SHARED / "data" / "cifar100").is_dir(), reason="no packed CIFAR-100 in ../shared")
-def test_the_real_cifar100(tmp_path):
-    subprocess.run([sys.executable, SHARED / "tools" / "unpack_cifar100.py", tmp_path], check=True)
-    assert run(tmp_path, tmp_path / "data") == 0
+def test_the_real_cifar100(official_cifar100, tmp_path):
+    assert run(official_cifar100, tmp_path / "data") == 0
     data = sources.load("cifar100", str(tmp_path / "data"))
     assert (np.bincount(data.train.label) == 500).all() and (np.bincount(data.test.label) == 100).all()
     for part, file in ((data.train, "train"), (data.test, "test")):
-        stored = pickle.loads((tmp_path / FOLDERS["cifar100"] / file).read_bytes(), encoding="bytes")
+        stored = pickle.loads((official_cifar100 / FOLDERS["cifar100"] / file).read_bytes(), encoding="bytes")
         np.testing.assert_array_equal(part.image, pixels({"data": stored[b"data"]}))
         np.testing.assert_array_equal(part.label, stored[b"fine_labels"])
