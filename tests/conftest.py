@@ -14,6 +14,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)  # of thousands of small programs, each of which runs once
 jax.devices()  # now, before a test changes the environment for the processes that it starts
 PROGRAMS = tempfile.TemporaryDirectory()  # the same programs are compiled once for all tests
 jax.config.update("jax_compilation_cache_dir", PROGRAMS.name)
