@@ -11,11 +11,11 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 
 from sskd_jax import safe_pickle
 from sskd_jax.types import UserError
@@ -103,7 +103,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
       UserError: the file is missing, damaged, asks for code to be run, or holds no named tensors.
     """
     try:
-        content = Path(path).read_bytes()
+        content = epath.Path(path).read_bytes()
         if not content:
             raise UserError("the file is empty")
         top, fetch = _read_zip(content) if content.startswith(b"PK") else _read_legacy(content)

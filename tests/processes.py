@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import conftest
+from quick import QUICK
 
 from sskd_jax.checkpoint import Checkpoints
 
@@ -13,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def start(workdir: Path, devices: int, *flags: str, **variables: str) -> subprocess.Popen:
-    env = os.environ | variables | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    xla = [f"--xla_force_host_platform_device_count={devices}",
+           *("--xla_cpu_use_fusion_emitters=false" for name in QUICK if name == "xla_cpu_use_fusion_emitters")]
+    env = os.environ | variables | {"XLA_FLAGS": " ".join(xla), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
                                     "JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS.name}
     command = [sys.executable, "-m", "sskd_jax.main", f"--workdir={workdir}", *flags]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

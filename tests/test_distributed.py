@@ -1,48 +1,22 @@
 """Two processes with two devices each, on this machine: the numbers of one with four, through a stop and a death."""
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import conftest
 import jax
 import numpy as np
 import pytest
+from processes import ROOT, ends, start, start_two, states
 
 from sskd_jax import distributed
-from sskd_jax.checkpoint import Checkpoints
 from sskd_jax.types import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--config=configs/quickstart.py", "--config.methods=('sskd',)", "--config.teacher.model=resnet8",
          *(f"--config.{name}.{key}" for name in ("teacher", "head", "student")
            for key in ("epochs=4", "milestones=(2,)", "batch_size=32", "fraction=0.054", "learning_rate=0.01")))
 STAGES = ("teacher", "sskd/head", "sskd/student")
-
-
-def start(workdir: Path, devices: int, *flags: str, **variables: str) -> subprocess.Popen:
-    env = os.environ | variables | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-                                    "JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS.name}
-    command = [sys.executable, "-m", "sskd_jax.main", *SMALL, f"--workdir={workdir}", *flags]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def start_two(workdir: Path) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    return [start(workdir, 2, "--distributed", JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
-                  JAX_PROCESS_ID=str(index)) for index in range(2)]
-
-
-def ends(*processes: subprocess.Popen) -> list[tuple[int, str]]:
-    """(exit code, last line on stderr) of each."""
-    complaints = [process.communicate(timeout=300)[1] for process in processes]
-    return [(process.returncode, (text.splitlines() or [""])[-1])
-            for process, text in zip(processes, complaints, strict=True)]
 
 
 def wait_for(processes: list[subprocess.Popen], folder: Path) -> None:
@@ -52,49 +26,41 @@ def wait_for(processes: list[subprocess.Popen], folder: Path) -> None:
         time.sleep(0.02)
 
 
-def states(workdir: Path) -> list:
-    found = []
-    for stage in STAGES:
-        with Checkpoints(workdir / stage) as checkpoints:
-            found.append(checkpoints.newest())
-    return found
-
-
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     workdir = tmp_path / "two"
-    two = start_two(workdir)
+    two = start_two(workdir, *SMALL)
     wait_for(two, workdir / "teacher")
     two[1].send_signal(signal.SIGTERM)  # to the one that writes nothing
     for code, line in ends(*two):
         assert code == distributed.GO_ON
         assert line.startswith("stopped: ") and "the same command goes on from there" in line
 
-    two = start_two(workdir)
+    two = start_two(workdir, *SMALL)
     wait_for(two, workdir / "sskd/head")
     two[0].kill()  # the one that writes, and through which the others find each other
     (killed, _), (code, line) = ends(*two)
     assert killed == -signal.SIGKILL and code == distributed.GO_ON
     assert line.startswith(distributed.LOST)
 
-    two = start_two(workdir)
+    two = start_two(workdir, *SMALL)
     wait_for(two, workdir / "sskd/student")
     two[1].kill()
     (code, line), (killed, _) = ends(*two)
     assert killed == -signal.SIGKILL and code == distributed.GO_ON
     assert line.startswith(distributed.LOST)
 
-    assert [code for code, _ in ends(*start_two(workdir))] == [0, 0]
+    assert [code for code, _ in ends(*start_two(workdir, *SMALL))] == [0, 0]
     one = tmp_path / "one"
-    assert ends(start(one, 4)) == [(0, "")]
-    for ours, theirs in zip(states(workdir), states(one), strict=True):
+    assert ends(start(one, 4, *SMALL)) == [(0, "")]
+    for ours, theirs in zip(states(workdir, *STAGES), states(one, *STAGES), strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
     epochs = [line.split(', "step"')[0] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert epochs == [line.split(', "step"')[0] for line in (one / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_mistake_ends_all_processes(tmp_path):
-    two = start_two(tmp_path / "file" / "run")
+    two = start_two(tmp_path / "file" / "run", *SMALL)
     (tmp_path / "file").touch()
     (code, line), (other, complaint) = ends(*two)
     assert code == 2 and line.startswith("error: cannot write to --workdir=")
