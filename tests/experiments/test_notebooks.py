@@ -1,0 +1,124 @@
+"""The notebooks from top to bottom, with small networks, in a kernel of this very Python."""
+import base64
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+from sskd_jax.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "experiments").glob("*.ipynb"))
+COLAB, TOUR = (ROOT / "experiments" / name for name in ("sskd_colab.ipynb", "method_tour.ipynb"))
+SMALL = """
+REPOSITORY, WORKDIR, STOP_AFTER, TRAIN_CIFAR = "", {workdir!r}, 1, False
+QUICKSTART_FLAGS = ("--config.methods=\\"('scratch','sskd')\\" --config.teacher.model=resnet8 "
+                    "--config.teacher.epochs=2 --config.head.epochs=1 --config.student.epochs=2")
+"""
+SMALL_TOUR = """
+WORKDIR, TEACHER, STUDENT = {workdir!r}, "resnet8", "resnet8"
+TEACHER_EPOCHS, STUDENT_EPOCHS, FIT_STEPS = 1, 2, 0
+"""
+
+
+FIT = """
+one, other = (lessons("cc", steps)[-1].params["student"]["linear"]["bias"] for steps in (0, 2))
+assert np.isfinite(other).all() and np.any(one != other)
+"""  # behind the tour, in which nothing is fitted: every method would be compiled
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.fixture
+def kernel() -> Iterator[AsyncKernelManager]:
+    """One that runs this Python, under a name that no installed kernel has."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder) / "this"
+        spec.mkdir()
+        (spec / "kernel.json").write_text(json.dumps({
+            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "this",
+            "language": "python"}))
+        manager = KernelSpecManager(kernel_dirs=[folder], ensure_native_kernel=False)
+        yield AsyncKernelManager(kernel_name="this", kernel_spec_manager=manager)
+
+
+def execute(path: Path, parameters: str, kernel: AsyncKernelManager, folder: Path,
+            more: str = "") -> nbformat.NotebookNode:
+    """The notebook with its outputs, and with `more` as its last cell. XLA's programs are kept in `folder`."""
+    notebook = read(path)
+    notebook.cells.append(nbformat.v4.new_code_cell(more))
+    cell, = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    cell.source = parameters.format(workdir=str(folder / "runs"))
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(folder / "cache"),
+                        "XLA_FLAGS": "--xla_llvm_disable_expensive_passes=true"}  # and so one device
+    client = NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": str(path.parent)}})
+    return client.execute(env=env)
+
+
+def pictures(cell: nbformat.NotebookNode) -> list[bytes]:
+    """The PNG files below a cell."""
+    found = [output.data["image/png"] for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
+    return [base64.b64decode(text) for text in found]
+
+
+def shown(notebook: nbformat.NotebookNode, source: str) -> tuple[str, list[bytes]]:
+    """(text, pictures) below the one cell whose source has these words."""
+    cell, = (cell for cell in notebook.cells if cell.cell_type == "code" and source in cell.source)
+    text = "".join(output.get("text") or output.data.get("text/markdown", "") for output in cell.outputs)
+    return text, pictures(cell)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_are_clean(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    for cell in notebook.cells:
+        assert cell.cell_type == "markdown" or (not cell.outputs and cell.execution_count is None)
+    assert not re.findall(r"(?<![\w.])/(?:home|root|tmp|work|Users|usr|opt)\b", path.read_text())
+
+
+def test_the_tour_has_a_section_for_every_method():
+    headings = re.findall(r"^## `(\w+)`", "\n".join(cell.source for cell in read(TOUR).cells), re.MULTILINE)
+    assert sorted(headings) == sorted(METHODS)
+
+
+@pytest.mark.slow
+def test_colab_notebook(kernel, tmp_path):
+    notebook, runs = execute(COLAB, SMALL, kernel, tmp_path), tmp_path / "runs"
+    table, curves = shown(notebook, "results.json")
+    assert "sskd/student" in table and curves == [(runs / "quickstart/curves.png").read_bytes()]
+    for source in ("height_ratios", "unsure"):
+        picture, = shown(notebook, source)[1]
+        assert len(picture) > 10_000
+    assert "exit code 75" in shown(notebook, "time_limit")[0]
+    text, _ = shown(notebook, "# goes on")
+    assert "goes on at step" in text or "at step 0" in shown(notebook, "time_limit")[0]
+    assert "exit code 0" in text
+    assert all((runs / f"quickstart/sskd-student.{kind}").stat().st_size > 100_000 for kind in ("pth", "stablehlo"))
+    ours, recorded = re.findall(r"([\d.]+)%", shown(notebook, "deserialize")[0])
+    assert abs(float(ours) - float(recorded)) < 1
+
+
+@pytest.mark.slow
+def test_method_tour(kernel, tmp_path):
+    notebook = execute(TOUR, SMALL_TOUR, kernel, tmp_path, FIT)
+    drawn = [cell for cell in notebook.cells if "plt.show()" in cell.source and "def " not in cell.source]
+    assert len(drawn) > 8 and all(pictures(cell) for cell in drawn)
+    assert pictures(next(cell for cell in notebook.cells if "similarity_matrix" in cell.source))
+    table, _ = shown(notebook, "every method has its section")
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert {row[0].split(",")[0] for row in rows} == set(METHODS)
+    assert all(float(number) >= 0 or row[1] == "`vid`" for row in rows for number in row[2:])
+    assert all(float(row[-1]) > 0 for row in rows if row[1] not in ("`reconstruction`",) and row[0] != "sskd, head")
