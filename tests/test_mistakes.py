@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from absl import flags
 from official_files import cifar100
+from pictures import dataset
 from torch_files import Call, Global, checkpoint, pickled, weights
 
 from sskd_jax import main
 from sskd_jax.data import prepare, sources
 
-QUICK, CIFAR = "--config=configs/quickstart.py", "--config=configs/cifar.py"
+QUICK, CIFAR, IMAGENET = (f"--config=configs/{name}.py" for name in ("quickstart", "cifar", "imagenet"))
+FLOWERS = (IMAGENET + ":dataset=flowers,batch=8", "--config.data.data_dir={folder}/flowers/data")
 SIZE = ("--config.student.batch_size=8", "--config.teacher.batch_size=8", "--config.head.batch_size=8")
 GREY = {"image": np.zeros((9, 8, 8, 1), np.uint8), "label": np.zeros(9, np.int32)}
 FINE = GREY | {"image": np.zeros((9, 8, 8, 3), np.uint8)}
@@ -132,6 +134,18 @@ MISTAKES = [
     ((CIFAR, "--config.data.data_dir={folder}/part", *SIZE), "is not whole (it lacks cifar100-test"),
     ((CIFAR, "--config.data.data_dir={folder}/shard", *SIZE), "is not whole ("),
     ((CIFAR, "--config.data.data_dir={folder}/info", *SIZE), "is damaged ("),
+    # images that are streamed
+    ((IMAGENET + ":batch=many",), "config argument batch=many: give a whole number above 0"),
+    ((IMAGENET, "--config.data.data_dir={folder}/nowhere"), "imagenet2012 is not in"),
+    ((IMAGENET + ":dataset=nosuch", "--config.data.data_dir={folder}/nowhere"), "there is no dataset nosuch in"),
+    ((IMAGENET, "--config.data.size=4"), "data.size is 4: give a whole number from 8 on"),
+    ((IMAGENET, "--config.data.scale=(0.5,0.1)"), "data.scale is (0.5, 0.1): give two numbers above 0, 1 at most, not"),
+    ((IMAGENET, "--config.data.ratio=(0.0,1.0)"), "data.ratio is (0.0, 1.0): give two numbers above 0, not falling"),
+    ((*FLOWERS, "--config.data.test_split=test"), "unknown test_split of flowers 'test': choose from train, validation"),
+    ((*FLOWERS, "--config.student.batch_size=64"), "student.batch_size=64 is more than the 24 training images"),
+    ((IMAGENET + ":dataset=flowers", "--config.data.data_dir={folder}/shorn"), "is not whole (it lacks flowers-train"),
+    ((IMAGENET + ":dataset=cifar100", "--config.data.data_dir={folder}/cifar", "--config.data.test_split=test"),
+     "cifar100 has no JPEG `image` and class `label`: only such datasets can be streamed"),
     # the workdir
     ((QUICK, "--workdir={folder}/text.pth"), "cannot write to --workdir="),
     ((QUICK, "--workdir={folder}/text.pth/run"), "cannot write to --workdir="),
@@ -167,7 +181,9 @@ def folder(tmp_path_factory) -> Path:
 def damaged_datasets(folder: Path) -> None:
     """A tiny CIFAR-100 as tfds keeps it, of which a file is missing, cut short or no JSON."""
     assert prepare.main(["cifar100", f"--source={cifar100(folder)}", f"--data_dir={folder / 'part'}"]) == 0
-    for name in ("shard", "info"):
+    shutil.copytree(dataset(folder / "flowers"), folder / "shorn")
+    next(folder.glob("shorn/**/flowers-train*")).unlink()
+    for name in ("shard", "info", "cifar"):
         shutil.copytree(folder / "part", folder / name)
     next(folder.glob("part/**/cifar100-test.array_record*")).unlink()
     for pattern in ("shard/**/cifar100-train.array_record*", "info/**/dataset_info.json"):

@@ -7,6 +7,7 @@ machines, sees the same.
 import dataclasses
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from sskd_jax.data import prepared
 from sskd_jax.data.records import Records, keep, open_records
 from sskd_jax.devices import CACHE
 from sskd_jax.quiet import import_tensorflow
-from sskd_jax.types import Streamed, UserError
+from sskd_jax.types import Streamed, UserError, choose
 
 READ_AT_ONCE = 64  # records
 READERS = 8
@@ -134,10 +135,11 @@ class Stream:
 
     def report(self, names: Sequence[bytes]) -> None:
         """A line about every damaged image that is met for the first time."""
-        for name in {name.decode(errors="replace") for name in names} - self.damaged:
+        for name in sorted({name.decode(errors="replace") for name in names} - self.damaged):
             self.damaged.add(name)
-            console.print(f"damaged  {name} of {self.where} can't be decoded: a black image stands for it "
-                          f"({len(self.damaged)} so far)")
+            text = (f"damaged  {name} of {self.where} can't be decoded: a black image stands for it "
+                    f"({len(self.damaged)} so far)")
+            print(text, file=sys.stderr) if console.quiet else console.print(text)  # other processes have no console
 
     def check(self, label: np.ndarray) -> None:
         if label.min() < 0 or label.max() >= self.num_classes:
@@ -178,9 +180,10 @@ def load(name: str, data_dir: str | None, test_split: str, **framing: Any) -> tu
     """
     import_tensorflow()  # before tfds does, and as it should be
     builder = prepared.open_builder(name, data_dir)
-    if not prepared.is_prepared(builder, ("train", test_split)):
+    if not prepared.is_prepared(builder, ("train",)):
         raise UserError(f"{name} is not in {prepared.home(builder)}: prepare it with "
                         f"{prepared.command(name, prepared.home(builder))}")
+    choose(builder.info.splits, test_split, f"test_split of {name}")
     features = dict(builder.info.features.items())
     kind = getattr(features.get("image"), "_encoding_format", None)
     if kind != "jpeg" or not hasattr(features.get("label"), "num_classes"):

@@ -171,7 +171,7 @@ def test_a_shard_that_was_cut_short(tmp_path):
     ("nosuch", "validation", "there is no dataset nosuch in .*nor in tfds's catalogue: prepare it with python -m"),
     ("imagenet2012", "validation", "imagenet2012 is not in .*: prepare it with python -m sskd_jax.data.prepare "
                                    "imagefolder --name=imagenet2012 --source=FOLDER --data_dir="),
-    ("flowers", "test", "it lacks the test split"),
+    ("flowers", "test", "unknown test_split of flowers 'test': choose from train, validation"),
 ])
 def test_what_is_not_there_says_what_to_type(flowers, name, split, message):
     with pytest.raises(UserError, match=message):
