@@ -141,7 +141,7 @@ MISTAKES = [
     ((IMAGENET, "--config.data.size=4"), "data.size is 4: give a whole number from 8 on"),
     ((IMAGENET, "--config.data.scale=(0.5,0.1)"), "data.scale is (0.5, 0.1): give two numbers above 0, 1 at most, not"),
     ((IMAGENET, "--config.data.ratio=(0.0,1.0)"), "data.ratio is (0.0, 1.0): give two numbers above 0, not falling"),
-    ((*FLOWERS, "--config.data.test_split=test"), "unknown test_split of flowers 'test': choose from train, validation"),
+    ((*FLOWERS, "--config.data.test_split=test"), "unknown test_split of flowers 'test': choose from train, valid"),
     ((*FLOWERS, "--config.student.batch_size=64"), "student.batch_size=64 is more than the 24 training images"),
     ((IMAGENET + ":dataset=flowers", "--config.data.data_dir={folder}/shorn"), "is not whole (it lacks flowers-train"),
     ((IMAGENET + ":dataset=cifar100", "--config.data.data_dir={folder}/cifar", "--config.data.test_split=test"),

@@ -3,9 +3,11 @@
 As RepDistiller has it: the relations of one map's singular vectors to those of the map before it.
 """
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from sskd_jax.beside import beside
 from sskd_jax.losses import map_pairs, normalized
@@ -23,13 +25,22 @@ def finite_gradient(x: Array) -> Array:
 finite_gradient.defvjp(lambda x: (x, None), lambda _, gradient: (jnp.where(jnp.isfinite(gradient), gradient, 0),))
 
 
+def decomposed(rows: Array) -> tuple[Array, Array]:
+    """Singular values and right vectors.
+
+    On a CPU of two cores, XLA's threads may wait for each other for ever where several batches are decomposed at once;
+    so there it is image by image.
+    """
+    return jnp.linalg.svd(rows, full_matrices=False)[1:]
+
+
 def directions(features: Array, count: int) -> tuple[Array, Array]:
     """The `count` largest singular values [N, count] of maps [N, H, W, C] as [N, H * W, C], and their right vectors.
 
     Both are unit vectors; the right ones are [N, count, C].
     """
     rows = finite_gradient(features.astype(jnp.float32)).reshape(features.shape[0], -1, features.shape[-1])
-    _, values, vectors = jnp.linalg.svd(rows, full_matrices=False)
+    values, vectors = lax.platform_dependent(rows, cpu=partial(lax.map, decomposed), default=decomposed)
     return normalized(values[:, :count]), normalized(vectors[:, :count])
 
 
