@@ -1,1 +1,1 @@
-"""Images and labels in memory (`sources`), preparing them (`prepare`) and their views on the device (`views`)."""
+"""Images in memory (`sources`) or as they are needed (`stream`), preparing them, and their views on the device."""
