@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from pictures import FRAMING, dataset
 from processes import ends, start_two, states
+from quick import QUICK
 from tiny import TinyNet
 
 from configs import imagenet
-from sskd_jax import interruption, train
+from sskd_jax import devices, interruption, train
 from sskd_jax.data import records, sources, stream
 from sskd_jax.data.prepare import main as prepare
 from sskd_jax.models import MODELS
 from sskd_jax.settings import check
 from sskd_jax.types import Stopped
 
+OFTEN = devices.RUN_OFTEN["cpu"]
 WHOLE = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), size=16, resize=16)
 
 
@@ -25,6 +27,7 @@ WHOLE = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), size=16, resize=16)
 def here(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "tiny", TinyNet)
+        patch.setitem(devices.RUN_OFTEN, "cpu", devices.RUN_OFTEN["cpu"] | QUICK)
         for module in (records, stream):
             patch.setattr(module, "CACHE", tmp_path_factory.mktemp("cache"))
         yield
@@ -45,8 +48,8 @@ def small_config(data_dir: Path, method: str = "sskd", **changes):
     return config
 
 
-def run(config, workdir: Path, devices: int = 1):
-    return train.run(config, str(workdir), jax.devices()[:devices])
+def run(config, workdir: Path):
+    return train.run(config, str(workdir), jax.devices()[:1])
 
 
 STAGES = ("teacher", "head", "student")
@@ -84,6 +87,7 @@ def test_stops_between_steps_change_no_bit(finished, flowers, tmp_path, monkeypa
 
 def test_streamed_images_train_as_resident_ones_do(flowers, tmp_path, monkeypatch):
     """Cut to the whole of a square, what is drawn for an image no longer matters: then both are the same run."""
+    monkeypatch.setitem(devices.RUN_OFTEN, "cpu", OFTEN)  # the quick programs round otherwise
     config = small_config(flowers, "scratch", **{f"data.{key}": value for key, value in WHOLE.items()})
     run(config, tmp_path / "streamed")
     data = sources.load("flowers", str(flowers), test_split="validation", **WHOLE)

@@ -13,6 +13,7 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from processes import quick_environment
 
 from sskd_jax.methods import METHODS
 
@@ -60,8 +61,7 @@ def execute(path: Path, parameters: str, kernel: AsyncKernelManager, folder: Pat
     notebook.cells.append(nbformat.v4.new_code_cell(more))
     cell, = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     cell.source = parameters.format(workdir=str(folder / "runs"))
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(folder / "cache"),
-                        "XLA_FLAGS": "--xla_llvm_disable_expensive_passes=true"}  # and so one device
+    env = os.environ | quick_environment(1) | {"XDG_CACHE_HOME": str(folder / "cache")}
     client = NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": str(path.parent)}})
     return client.execute(env=env)
 
