@@ -6,9 +6,7 @@ Both see the same records of the training split. `per_core` is images per second
 the number of cores, and other work on the machine counts less. What a step takes away is in `experiments.benchmark`.
 """
 import io
-import json
 import math
-import pathlib
 import random
 import statistics
 import time
@@ -16,26 +14,22 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 from PIL import Image
 
+from experiments import benchmark
+from experiments.benchmark import ROUNDS, Row
 from sskd_jax import main as cli
 from sskd_jax import settings, train
-from sskd_jax.console import table
 from sskd_jax.data.stream import Stream
-from sskd_jax.logbook import environment
 from sskd_jax.quiet import import_tensorflow
 from sskd_jax.types import UserError
 
-IMAGES = flags.DEFINE_integer("images", 4096, "Images per timing.", lower_bound=64)
+BATCHES = flags.DEFINE_integer("batches", 64, "Batches per timing, besides a first one.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 64, "Images per batch.", lower_bound=1)
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Timings of each loader, in turn.", lower_bound=1)
-OUT = flags.DEFINE_string("out", "input.json", "Where the figures go.")
 
-Row = dict[str, Any]
 MEAN, STD = (np.float32(value).reshape(3, 1, 1) for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -54,10 +48,10 @@ def pil(stream: Stream, index: np.ndarray, files: Sequence[bytes],
 
 
 def contents(stream: Stream) -> list[bytes]:
-    """The JPEG files of a split, of which as many as `IMAGES` are used."""
+    """The first JPEG files of a split, no more than are timed."""
     from sskd_jax.data import jpeg
 
-    records = stream.records.__getitems__(stream.row[:IMAGES.value])
+    records = stream.records.__getitems__(stream.row[:BATCHES.value * BATCH.value])
     return [jpeg.parse(record)[0].numpy() for record in records]
 
 
@@ -97,7 +91,7 @@ def rates(load: Callable[[], Iterator[np.ndarray]]) -> tuple[float, float]:
     batches = load()
     next(batches)
     wall, processor = time.perf_counter(), time.process_time()
-    images = BATCH.value * sum(1 for _ in batches)
+    images = sum(batch.shape[-4] for batch in batches)
     return images / (time.perf_counter() - wall), images / (time.process_time() - processor)
 
 
@@ -107,8 +101,8 @@ def measure(config: ConfigDict) -> list[Row]:
     if not isinstance(stream, Stream):
         raise UserError(f"{config.data.name} is not streamed: give --config=configs/imagenet.py")
     import_tensorflow()
-    count, files = IMAGES.value // BATCH.value, contents(stream)
-    index = np.random.default_rng(0).integers(0, len(files), (count, BATCH.value)).astype(np.int32)
+    files = contents(stream)
+    index = np.random.default_rng(0).integers(0, len(files), (BATCHES.value + 1, BATCH.value)).astype(np.int32)
     found = {name: [] for name in LOADERS}
     for _ in range(ROUNDS.value):
         for name, load in LOADERS.items():
@@ -129,9 +123,7 @@ def main(argv: Sequence[str]) -> None:
         rows = measure(cli.CONFIG.value)
     except UserError as error:
         cli.fail(str(error))
-    table("Images for training", list(rows[0]), [[str(value) for value in row.values()] for row in rows])
-    content = {"config": cli.CONFIG.value.to_dict(), "environment": environment(jax.local_devices()), "rows": rows}
-    pathlib.Path(OUT.value).write_text(json.dumps(content, indent=2) + "\n")
+    benchmark.report(cli.CONFIG.value, rows)
 
 
 if __name__ == "__main__":
