@@ -134,7 +134,9 @@ def lock(workdir: epath.Path) -> IO[str]:
 
     A bucket knows no such thing.
     """
-    file = open(os.devnull if is_remote(workdir) else workdir / ".lock", "w")
+    if is_remote(workdir):
+        return open(os.devnull)
+    file = open(workdir / ".lock", "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -66,7 +66,7 @@ def test_files_are_replaced_in_one_go(tmp_path, bucket):
 
 def test_a_logbook_in_a_bucket_goes_on_and_ends_with_a_picture(bucket, tmp_path):
     rows = [{"stage": "student", "epoch": n, "step": n, "train/loss": 1.0 / n, "test/top1": 0.5} for n in (1, 2)]
-    with Logbook(bucket, {"seed": 0}, jax.devices()[:1]) as book:
+    with Logbook(bucket, {"seed": 0}, jax.devices()[:1]) as book, Logbook(bucket.parent / "other", {}, jax.devices()):
         book.write(rows[0])
         book.write(rows[1])
         describe(bucket / "student", {"model": "resnet20"})

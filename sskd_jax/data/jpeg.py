@@ -12,8 +12,6 @@ import tensorflow as tf
 
 SCALES = (1, 2, 4, 8)  # by which a JPEG can be shrunk while it is decoded
 TRIES = 10  # to fit a random crop into an image
-
-
 FIELDS = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64),
           "file_name": tf.io.FixedLenFeature([], tf.string, "")}
 

@@ -9,6 +9,7 @@ train/CLASS/IMAGE and val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes 
 """
 import argparse
 import pathlib
+import re
 import shlex
 import sys
 import tempfile
@@ -43,6 +44,8 @@ def prepare_cifar(name: str, source: pathlib.Path, data_dir: str | None) -> str:
 
 def prepare_folder(name: str, source: pathlib.Path, data_dir: str | None, share: float, file_format: str) -> str:
     """The same for a folder of images."""
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise UserError(f"--name={name}: give small letters, digits and _, such as flowers")
     config = f"configs/imagenet.py:dataset={name}".removesuffix(":dataset=imagenet2012")
     builder = catalogued(name, data_dir)
     if builder and prepared.is_prepared(builder, ("train", "validation")):
@@ -61,7 +64,7 @@ def catalogued(name: str, data_dir: str | None) -> Any | None:
         builder = prepared.open_builder(name, data_dir)
     except prepared.Unknown:
         return None
-    if not {"image", "label", "file_name"} >= set(builder.info.features):
+    if {"image", "label", "file_name"} != set(builder.info.features):
         raise UserError(f"tfds has a dataset {name} with {', '.join(builder.info.features)}: give another --name")
     return builder
 

@@ -1,5 +1,6 @@
 """Random access to the serialized examples of a prepared dataset, whichever of tfds's two formats it is stored in."""
 import pathlib
+import zipfile
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,7 @@ def keep(file: pathlib.Path, make: Any) -> dict[str, np.ndarray]:
     try:
         with np.load(file) as stored:
             return dict(stored)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or damaged
         arrays = make()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -102,9 +102,12 @@ def test_a_class_too_small_to_hold_any_out(tmp_path):
         read(folder(tmp_path, train=1) / "train", share=0.1)
 
 
-def test_a_name_of_another_kind_in_the_catalogue_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize("name,message", [
+    ("cifar100", "tfds has a dataset cifar100 with"), ("beans", "tfds has a dataset beans with image, label: give"),
+    ("My-Pets", "--name=My-Pets: give small letters, digits and _, such as flowers"), ("../x", "--name=../x: give")])
+def test_a_name_that_cannot_be_is_refused(name, message, tmp_path, capsys):
     source = folder(tmp_path / "source", train=2)
-    assert main(["imagefolder", f"--source={source}", "--name=cifar100", f"--data_dir={tmp_path}"]) == 2
-    assert "tfds has a dataset cifar100 with" in capsys.readouterr().err
+    assert main(["imagefolder", f"--source={source}", f"--name={name}", f"--data_dir={tmp_path}"]) == 2
+    assert message in capsys.readouterr().err
 
 

@@ -62,6 +62,8 @@ def test_a_damaged_or_unwritable_copy_is_made_anew(tmp_path):
     file.write_bytes(b"no zip")
     assert keep(file, lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
     assert keep(file, lambda: 1 / 0)["a"].tolist() == [0, 1, 2]
+    file.write_bytes(file.read_bytes()[:-30])
+    assert keep(file, lambda: {"a": np.arange(4)})["a"].tolist() == [0, 1, 2, 3]
     (tmp_path / "file").write_text("")
     assert keep(tmp_path / "file" / "copy.npz", lambda: {"a": np.arange(2)})["a"].tolist() == [0, 1]
 
