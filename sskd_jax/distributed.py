@@ -14,6 +14,7 @@ HOW = ("set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES=N and JAX_PROCE
        "or start it on a TPU pod, with Slurm's srun or on Kubernetes, where nothing needs to be set")
 LOST = ("stopped: another process of this run has ended or is out of reach: start all of them again with the same "
         "command, which goes on from the last checkpoint")
+MISSED_SECONDS = 30  # without a sign of life from a process, until it counts as dead
 GO_ON = 75  # exit code, EX_TEMPFAIL: nothing is wrong, the same command goes on
 
 
@@ -56,7 +57,7 @@ def join() -> None:
     import jax
 
     try:
-        jax.distributed.initialize(**arguments(os.environ))
+        jax.distributed.initialize(**arguments(os.environ), heartbeat_timeout_seconds=MISSED_SECONDS)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"--distributed found no other processes ({error}): {HOW}") from error
     ctypes.CDLL(None).signal(signal.SIGABRT, on_abort)
