@@ -283,7 +283,8 @@ def report(config: ConfigDict, rows: list[Row]) -> None:
     pathlib.Path(OUT.value).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str], measure: Callable[[ConfigDict], list[Row]] = measure) -> None:
+    """Measures and reports, or says in one line why it can't."""
     logging.set_verbosity(logging.ERROR)
     keep_programs()
     try:

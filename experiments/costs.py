@@ -5,11 +5,11 @@ r"""What every method costs beside KD: parameters and state of its own, and the 
 Images are random, 50,000 in all, and networks untrained. A step of every method is timed in turn with one of KD's.
 --method may be given several times.
 """
-from collections.abc import Sequence
+from functools import partial
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict
 
 from configs import common
@@ -17,9 +17,7 @@ from experiments import benchmark
 from experiments.benchmark import Row, Steps
 from sskd_jax import main as cli
 from sskd_jax import train
-from sskd_jax.devices import keep_programs
 from sskd_jax.methods import METHODS
-from sskd_jax.types import UserError
 
 METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Whose costs to measure.")
 TRAIN_IMAGES = flags.DEFINE_integer("train_images", 50_000, "Images that a method remembers.", lower_bound=1)
@@ -65,15 +63,5 @@ def measure(config: ConfigDict) -> list[Row]:
     return [row for name in METHOD.value for row in rows_of(synthetic_run(config, name), name, kd)]
 
 
-def main(argv: Sequence[str]) -> None:
-    logging.set_verbosity(logging.ERROR)
-    keep_programs()
-    try:
-        rows = measure(cli.CONFIG.value)
-    except UserError as error:
-        cli.fail(str(error))
-    benchmark.report(cli.CONFIG.value, rows)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=cli.parse)
+    app.run(partial(benchmark.main, measure=measure), flags_parser=cli.parse)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -117,14 +117,5 @@ def row(name: str, found: Sequence[tuple[float, float]], ours: Sequence[tuple[fl
     return {"loader": name, "images_per_s": wall, "per_core": per_core, "ratio": round(ratio, 2)}
 
 
-def main(argv: Sequence[str]) -> None:
-    logging.set_verbosity(logging.ERROR)
-    try:
-        rows = measure(cli.CONFIG.value)
-    except UserError as error:
-        cli.fail(str(error))
-    benchmark.report(cli.CONFIG.value, rows)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=cli.parse)
+    app.run(partial(benchmark.main, measure=measure), flags_parser=cli.parse)
