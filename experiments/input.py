@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -23,8 +22,7 @@ from experiments import benchmark
 from experiments.benchmark import ROUNDS, Row
 from sskd_jax import main as cli
 from sskd_jax import settings, train
-from sskd_jax.data.stream import Stream
-from sskd_jax.quiet import import_tensorflow
+from sskd_jax.data.stream import Framing, Stream
 from sskd_jax.types import UserError
 
 BATCHES = flags.DEFINE_integer("batches", 64, "Batches per timing, besides a first one.", lower_bound=1)
@@ -41,10 +39,7 @@ def ours(stream: Stream, index: np.ndarray, files: Sequence[bytes]) -> Iterator[
 def pil(stream: Stream, index: np.ndarray, files: Sequence[bytes],
         finish: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
     """The same in one thread. It gets the files' contents for nothing, where ours reads the records."""
-    from sskd_jax.data import jpeg
-
-    framing = jpeg.Framing(*stream.framing)
-    return (np.stack([finish(pil_image(files[i], framing)) for i in batch]) for batch in index)
+    return (np.stack([finish(pil_image(files[i], stream.framing)) for i in batch]) for batch in index)
 
 
 def contents(stream: Stream) -> list[bytes]:
@@ -55,14 +50,14 @@ def contents(stream: Stream) -> list[bytes]:
     return [jpeg.parse(record)[0].numpy() for record in records]
 
 
-def pil_image(content: bytes, framing: Any) -> np.ndarray:
+def pil_image(content: bytes, framing: Framing) -> np.ndarray:
     """Decode, convert, cut at random, resize and mirror: uint8[size, size, 3]."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     image = image.crop(pil_box(*image.size, framing)).resize((framing.size, framing.size), Image.BILINEAR)
     return np.asarray(image.transpose(Image.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image)
 
 
-def pil_box(width: int, height: int, framing: Any) -> tuple[int, int, int, int]:
+def pil_box(width: int, height: int, framing: Framing) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of the first of ten random boxes that fits, or of the whole image."""
     for _ in range(10):
         area = width * height * random.uniform(*framing.scale)
@@ -100,7 +95,6 @@ def measure(config: ConfigDict) -> list[Row]:
     stream = train.load_data(config)[1]
     if not isinstance(stream, Stream):
         raise UserError(f"{config.data.name} is not streamed: give --config=configs/imagenet.py")
-    import_tensorflow()
     files = contents(stream)
     index = np.random.default_rng(0).integers(0, len(files), (BATCHES.value + 1, BATCH.value)).astype(np.int32)
     found = {name: [] for name in LOADERS}

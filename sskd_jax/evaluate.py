@@ -1,4 +1,4 @@
-"""Sums and counts over a whole split in one dispatch; divided once, at the end."""
+"""Sums and counts over a whole split, in one dispatch where it is resident; divided once, at the end."""
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any

@@ -57,8 +57,8 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
         compute_dtype(config.dtype, "cpu")
         data, train, held_out = load_data(config)
         check_batches(config, recipes, train, len(devices))
-        with open_logbook(config, locate(workdir), devices) as book:
-            session = Session(locate(workdir), devices, book, interruption, config.save_seconds)
+        with open_logbook(config, folder := locate(workdir), devices) as book:
+            session = Session(folder, devices, book, interruption, config.save_seconds)
             this = Run(config, session, train, held_out, data.test, data.num_classes)
             check_pairs(this, recipes)
             report.announce(devices, data, train.size, plan(this, recipes))

@@ -3,23 +3,20 @@
 The images come in the order of the official files (which tfds keeps in their `id`), whatever order and shards they are
 stored in: an index means the same image everywhere, so a seed gives the same batches on every machine.
 """
-import contextlib
 import os
 import pathlib
-import secrets
 import socket
 import threading
 import urllib.parse
 import urllib.request
-import zipfile
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from absl import logging
 from etils import epath
 from tqdm import tqdm
 
+from sskd_jax.data.kept import kept
 from sskd_jax.data.prepared import command, damaged, first_line, home, is_prepared, open_builder
 from sskd_jax.devices import CACHE
 from sskd_jax.paths import is_remote
@@ -40,12 +37,8 @@ def read(name: str, data_dir: str | None) -> dict[str, np.ndarray]:
         _download(builder)
     folder = epath.Path(builder.data_dir)
     beside = CACHE / builder.name if is_remote(folder) else pathlib.Path(folder).parent
-    cache, key = beside / f".{folder.name}.decoded.npz", _fingerprint(folder)
-    arrays = _read_cache(cache, key)
-    if arrays is None:
-        arrays = {**_decode(builder, "train"), **_decode(builder, "test")}
-        _write_cache(cache, key=key, **arrays)
-    return arrays
+    return kept(beside / f".{folder.name}.decoded.npz", _fingerprint(folder),
+                lambda: _decode(builder, "train") | _decode(builder, "test"))
 
 
 def _download(builder: Any) -> None:
@@ -111,27 +104,3 @@ def _fingerprint(folder: epath.Path) -> str:
     stats = [(path, path.stat()) for path in sorted(folder.iterdir())]
     return repr([(path.name, stat.length, stat.mtime if is_remote(path) else os.stat(path).st_mtime_ns)
                  for path, stat in stats])
-
-
-def _read_cache(path: pathlib.Path, key: str) -> dict[str, np.ndarray] | None:
-    """The arrays by name, or None where they are absent, of another preparation, or damaged."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files} if str(stored["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _write_cache(path: pathlib.Path, **arrays: Any) -> None:
-    """Writes the arrays at once or not at all; a folder that is read-only or full only costs the next start time."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # several runs may start together
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(part, path)
-    except OSError as error:
-        logging.warning("no decoded copy in %s (%s): every start will decode the images again", path.parent, error)
-    finally:
-        with contextlib.suppress(OSError):  # a read-only disk refuses even to delete what is not there
-            part.unlink(missing_ok=True)

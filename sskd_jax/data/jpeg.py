@@ -5,31 +5,16 @@ evaluation crop is its Resize and CenterCrop.
 """
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from sskd_jax.data.stream import Framing
 
 SCALES = (1, 2, 4, 8)  # by which a JPEG can be shrunk while it is decoded
 TRIES = 10  # to fit a random crop into an image
 FIELDS = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64),
           "file_name": tf.io.FixedLenFeature([], tf.string, "")}
-
-
-class Framing(NamedTuple):
-    """How an image is cut to `size` pixels square.
-
-    Attributes:
-      size: of the result.
-      resize: to how many pixels the shorter side of an evaluation image is brought before its centre is cut out.
-      scale: least and largest share of a training image's area that its crop covers.
-      ratio: least and largest width over height of a crop.
-    """
-
-    size: int
-    resize: int
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
 
 
 def labels(records: Sequence[bytes]) -> np.ndarray:

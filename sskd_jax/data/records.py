@@ -1,6 +1,5 @@
 """Random access to the serialized examples of a prepared dataset, whichever of tfds's two formats it is stored in."""
 import pathlib
-import zipfile
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ import fsspec
 import numpy as np
 from tqdm import tqdm
 
+from sskd_jax.data.kept import kept
 from sskd_jax.data.prepared import damaged, first_line
 from sskd_jax.devices import CACHE
 from sskd_jax.types import UserError
@@ -32,7 +32,7 @@ class TFRecords:
 
     def __init__(self, fs: fsspec.AbstractFileSystem, paths: Sequence[str], key: str, description: str):
         self.fs, self.paths = fs, paths
-        spans = keep(CACHE / f"index-{key}.npz", lambda: self.find(description))
+        spans = kept(kept_file("index", paths), key, lambda: self.find(description))
         self.shard, self.start, self.stop = spans["shard"], spans["start"], spans["stop"]
 
     def find(self, description: str) -> dict[str, np.ndarray]:
@@ -64,21 +64,9 @@ class TFRecords:
         return self.fs.cat_ranges(paths, self.start[rows].tolist(), self.stop[rows].tolist(), on_error="raise")
 
 
-def keep(file: pathlib.Path, make: Any) -> dict[str, np.ndarray]:
-    """The arrays in `file`, or those that `make` returns, for the next time in `file` if it can be written."""
-    try:
-        with np.load(file) as stored:
-            return dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or damaged
-        arrays = make()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.stem}.{np.random.SeedSequence().entropy}.npz")  # others may write it, too
-        np.savez(part, **arrays)
-        part.replace(file)
-    except OSError:
-        pass
-    return arrays
+def kept_file(what: str, paths: Sequence[str]) -> pathlib.Path:
+    """Where something about these files is kept on this machine."""
+    return CACHE / f"{what}-{zlib.crc32(repr(list(paths)).encode()):08x}.npz"
 
 
 def open_records(builder: Any, split: str) -> tuple[Records, str]:
@@ -103,7 +91,7 @@ def open_records(builder: Any, split: str) -> tuple[Records, str]:
 def open_files(paths: Sequence[str], form: str, description: str) -> tuple[Records, str]:
     fs = fsspec.core.url_to_fs(paths[0])[0]
     paths = [fs._strip_protocol(path) for path in paths]
-    key = f"{zlib.crc32(repr([fs.ukey(path) for path in paths]).encode()):08x}"
+    key = repr([(path, fs.ukey(path)) for path in paths])
     if form == "tfrecord":
         return TFRecords(fs, paths, key, description), key
     if form != "array_record" or "file" not in fs.protocol:

@@ -9,15 +9,15 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from sskd_jax.console import console
 from sskd_jax.data import prepared
-from sskd_jax.data.records import Records, keep, open_records
-from sskd_jax.devices import CACHE
+from sskd_jax.data.kept import kept
+from sskd_jax.data.records import Records, kept_file, open_records
 from sskd_jax.quiet import import_tensorflow
 from sskd_jax.types import Streamed, UserError, choose
 
@@ -29,6 +29,22 @@ AHEAD = 4  # batches that wait for the device
 Feed = Callable[[int, int], Iterator[tuple[Any, int, int]]]
 
 
+class Framing(NamedTuple):
+    """How an image is cut to `size` pixels square.
+
+    Attributes:
+      size: of the result.
+      resize: to how many pixels the shorter side of an evaluation image is brought before its centre is cut out.
+      scale: least and largest share of a training image's area that its crop covers.
+      ratio: least and largest width over height of a crop.
+    """
+
+    size: int
+    resize: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+
+
 @dataclasses.dataclass(frozen=True)
 class Stream:
     """Some images of a prepared split.
@@ -37,7 +53,7 @@ class Stream:
       records: of the whole split.
       row: i64[N], which of them, in order.
       num_classes: that its labels tell apart.
-      framing: of `jpeg.Framing`, how images are cut.
+      framing: how images are cut.
       where: what to call it.
       key: changes with the files.
       damaged: names of images that could not be decoded; grows as they are met.
@@ -46,7 +62,7 @@ class Stream:
     records: Records
     row: np.ndarray
     num_classes: int
-    framing: tuple[Any, ...]
+    framing: Framing
     where: str
     key: str
     damaged: set[str] = dataclasses.field(default_factory=set)
@@ -57,12 +73,12 @@ class Stream:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return self.framing[0], self.framing[0], 3
+        return self.framing.size, self.framing.size, 3
 
     @functools.cached_property
     def label(self) -> np.ndarray:
         """i32[N]. Takes reading the whole split once, so few ask for it; kept for the next time."""
-        return keep(CACHE / f"labels-{self.key}.npz", self.read_labels)["label"][self.row]
+        return kept(kept_file("labels", [self.key]), self.key, self.read_labels)["label"][self.row]
 
     def read_labels(self) -> dict[str, np.ndarray]:
         import_tensorflow()
@@ -74,7 +90,7 @@ class Stream:
         return {"label": np.concatenate([jpeg.labels(self.records.__getitems__(part)) for part in shown])}
 
     def take(self, chosen: np.ndarray) -> "Stream":
-        """The images where bool[N] or at which i64[n] says."""
+        """The images where bool[N] says so."""
         return dataclasses.replace(self, row=self.row[chosen])
 
     def resident(self, labelled: bool = False) -> dict[str, np.ndarray]:
@@ -153,7 +169,7 @@ def pipeline(stream: Stream, rows: np.ndarray, seeds: np.ndarray, centre: bool, 
 
     from sskd_jax.data import jpeg
 
-    cut = functools.partial(jpeg.decode_centre if centre else jpeg.decode_random, framing=jpeg.Framing(*stream.framing))
+    cut = functools.partial(jpeg.decode_centre if centre else jpeg.decode_random, framing=stream.framing)
     decode = jpeg.or_black(cut, stream.shape) if tolerant else lambda content, seed: (cut(content, seed), True)
 
     def read(rows: np.ndarray) -> np.ndarray:
@@ -195,6 +211,4 @@ def load(name: str, data_dir: str | None, test_split: str, **framing: Any) -> tu
 
 def open_stream(builder: Any, split: str, num_classes: int, framing: dict[str, Any]) -> Stream:
     records, key = open_records(builder, split)
-    order = ("size", "resize", "scale", "ratio")
-    return Stream(records, np.arange(len(records)), num_classes, tuple(framing[name] for name in order),
-                  f"{builder.name}, {split}", key)
+    return Stream(records, np.arange(len(records)), num_classes, Framing(**framing), f"{builder.name}, {split}", key)

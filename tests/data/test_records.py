@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sskd_jax.data import records
-from sskd_jax.data.records import TFRecords, keep, open_files
+from sskd_jax.data.kept import kept
+from sskd_jax.data.records import TFRecords, open_files
 from sskd_jax.types import UserError
 
 CONTENT = [b"a", b"", b"ccc" * 1000, b"dd"]
@@ -60,12 +61,13 @@ def test_a_file_that_was_cut_short_has_fewer_records(cut):
 def test_a_damaged_or_unwritable_copy_is_made_anew(tmp_path):
     file = tmp_path / "copy.npz"
     file.write_bytes(b"no zip")
-    assert keep(file, lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
-    assert keep(file, lambda: 1 / 0)["a"].tolist() == [0, 1, 2]
+    assert kept(file, "key", lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
+    assert kept(file, "key", lambda: 1 / 0)["a"].tolist() == [0, 1, 2]
+    assert kept(file, "other", lambda: {"a": np.arange(5)})["a"].tolist() == [0, 1, 2, 3, 4]
     file.write_bytes(file.read_bytes()[:-30])
-    assert keep(file, lambda: {"a": np.arange(4)})["a"].tolist() == [0, 1, 2, 3]
+    assert kept(file, "other", lambda: {"a": np.arange(4)})["a"].tolist() == [0, 1, 2, 3]
     (tmp_path / "file").write_text("")
-    assert keep(tmp_path / "file" / "copy.npz", lambda: {"a": np.arange(2)})["a"].tolist() == [0, 1]
+    assert kept(tmp_path / "file" / "copy.npz", "key", lambda: {"a": np.arange(2)})["a"].tolist() == [0, 1]
 
 
 def test_array_record_in_a_bucket_says_what_to_do():

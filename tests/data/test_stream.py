@@ -13,8 +13,7 @@ from sskd_jax.types import UserError
 def cache(tmp_path_factory):
     """Indices and labels go to a folder of the tests'."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (records, stream):
-            patch.setattr(module, "CACHE", tmp_path_factory.mktemp("cache"))
+        patch.setattr(records, "CACHE", tmp_path_factory.mktemp("cache"))
         yield
 
 
