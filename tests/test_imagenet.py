@@ -1,19 +1,18 @@
 """Runs on streamed JPEG images: the same step, restarts, devices, processes, and methods that remember."""
-import csv
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from pictures import FRAMING, dataset
+from pictures import FRAMING, dataset, imagenet_samples
 from processes import ends, start_two, states
 from quick import QUICK
 from tiny import TinyNet
 
 from configs import imagenet
 from sskd_jax import devices, interruption, train
-from sskd_jax.data import records, sources, stream
+from sskd_jax.data import records, sources
 from sskd_jax.data.prepare import main as prepare
 from sskd_jax.models import MODELS
 from sskd_jax.settings import check
@@ -28,8 +27,7 @@ def here(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "tiny", TinyNet)
         patch.setitem(devices.RUN_OFTEN, "cpu", devices.RUN_OFTEN["cpu"] | QUICK)
-        for module in (records, stream):
-            patch.setattr(module, "CACHE", tmp_path_factory.mktemp("cache"))
+        patch.setattr(records, "CACHE", tmp_path_factory.mktemp("cache"))
         yield
 
 
@@ -61,14 +59,14 @@ def finished(flowers, tmp_path_factory):
     return workdir, run(small_config(flowers), workdir)
 
 
-def test_a_whole_run(finished, capsys):
+def test_a_whole_run(finished):
     workdir, table = finished
     assert [row["stage"] for row in table] == ["teacher", "student"]
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 6
 
 
 def test_stops_between_steps_change_no_bit(finished, flowers, tmp_path, monkeypatch):
-    """A run that is stopped before every fourth dispatch ends with the same numbers."""
+    """A run that is stopped before every fifth dispatch ends with the same numbers."""
     monkeypatch.setattr("sskd_jax.stage.DISPATCH_SECONDS", 0.0)
     calls = iter(range(10_000))
     monkeypatch.setattr(interruption.Interruption, "due", lambda self: next(calls) % 5 == 4)
@@ -131,13 +129,8 @@ def test_larger_batches_get_a_larger_rate_and_time_to_reach_it():
 @pytest.fixture(scope="module")
 def samples(shared, tmp_path_factory):
     """The real images as imagenet2012, a fifth of them to test on."""
-    root, images = tmp_path_factory.mktemp("samples"), shared / "data/imagenet_samples"
-    with (images / "labels.csv").open() as file:
-        names = [row["file"] for row in csv.DictReader(file)]
-    for i, name in enumerate(names):
-        place = root / "source" / ("val" if i % 5 == 0 else "train") / name.split("_")[0]
-        place.mkdir(parents=True)
-        (place / name).symlink_to(images / name)
+    root = tmp_path_factory.mktemp("samples")
+    imagenet_samples(shared, root / "source")
     assert prepare(["imagefolder", f"--source={root / 'source'}", "--name=imagenet2012", f"--data_dir={root}"]) == 0
     return root
 

@@ -1,11 +1,10 @@
 """Folders of images into datasets."""
-import csv
 import io
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from pictures import CLASSES, dataset, folder, picture
+from pictures import CLASSES, dataset, folder, imagenet_samples, picture
 from PIL import Image
 
 from sskd_jax.data import prepared
@@ -69,13 +68,7 @@ def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(
 
 def test_imagenets_folders_become_imagenet2012(shared, tmp_path, capsys):
     """Real images in folders named as the official ones: the catalogue's dataset, with its labels."""
-    samples = shared / "data/imagenet_samples"
-    with (samples / "labels.csv").open() as file:
-        expected = {row["file"]: int(row["label"]) for row in csv.DictReader(file)}
-    for i, name in enumerate(expected):
-        place = tmp_path / "source" / ("val" if i % 5 == 0 else "train") / name.split("_")[0]
-        place.mkdir(parents=True)
-        (place / name).symlink_to(samples / name)
+    expected = imagenet_samples(shared, tmp_path / "source")
     assert main(["imagefolder", f"--source={tmp_path / 'source'}", "--name=imagenet2012",
                  f"--data_dir={tmp_path}"]) == 0
     assert f"--config=configs/imagenet.py --config.data.data_dir={tmp_path}\n" in capsys.readouterr().out
