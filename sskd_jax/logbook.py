@@ -1,4 +1,5 @@
 """What a run leaves on disk besides its checkpoints: config.json, env.json, metrics.jsonl and TensorBoard files."""
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -24,8 +25,6 @@ HARMLESS = ("time_limit", "save_seconds", "data.data_dir", "paper.teacher", "pap
 
 def environment(devices: Sequence[jax.Device]) -> Row:
     """Versions, devices and the git revision: what a figure needs beside it to be believed."""
-    git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    revision = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     installed = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
     return {
         "python": platform.python_version(),
@@ -33,9 +32,16 @@ def environment(devices: Sequence[jax.Device]) -> Row:
         "platform": devices[0].platform,
         "devices": [device.device_kind for device in devices],
         "cores": os.cpu_count(),
-        "git_revision": revision or None,
+        "git_revision": git_revision(),
         "command": sys.argv,
     }
+
+
+def git_revision() -> str | None:
+    """Of this code; None where it is no clone, or where git is not installed."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
 def flatten(tree: Row, prefix: str = "") -> Row:

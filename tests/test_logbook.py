@@ -102,5 +102,10 @@ def test_environment_says_what_a_figure_needs():
     assert all(said["versions"].values())
 
 
+def test_a_machine_without_git_has_no_revision(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert environment(jax.devices())["git_revision"] is None
+
+
 def test_flatten_names_keys_as_they_are_typed():
     assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}

@@ -199,6 +199,7 @@ def command(monkeypatch, tmp_path, capsys):
         monkeypatch.setitem(sources.LOADERS, name, lambda _, data=data: data)
     monkeypatch.setattr("sskd_jax.data.cifar._reachable", lambda: False)
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of config files, beside them
 
     def run(*typed: str) -> tuple[int, str, str]:
         for name in [name for name in flags.FLAGS if name.startswith("config.")]:

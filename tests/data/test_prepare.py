@@ -88,7 +88,7 @@ def test_column_major_arrays(tmp_path):
 def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, capsys, packed):
     folder = cifar100(tmp_path, filenames=Evil(tmp_path / "trace"))
     line = refused(archive(folder) if packed else folder, tmp_path / "data", capsys)
-    assert "mkdir" in line and str(folder) in line
+    assert "mkdir" in line and folder.name in line
     assert not (tmp_path / "trace").exists()
 
 
