@@ -1,11 +1,10 @@
 """PyTorch weights on the real CIFAR-100 test set, all 10,000 images of it."""
 import jax
-import numpy as np
 import pytest
 
 from configs import cifar
 from sskd_jax import torch_bridge
-from sskd_jax.data import official
+from sskd_jax.data import sources
 from sskd_jax.data.sources import Split
 from sskd_jax.interruption import Interruption
 from sskd_jax.logbook import NoLogbook
@@ -15,8 +14,7 @@ from sskd_jax.train import Run, classify, network
 
 @pytest.fixture(scope="module")
 def test_split(official_cifar100) -> Split:
-    examples = official.read("cifar100", official_cifar100 / "cifar-100-python")[0]["test"]
-    return Split(examples.image, np.asarray(examples.labels["label"], np.int32))
+    return sources.load("cifar100", str(official_cifar100)).test
 
 
 @pytest.mark.slow

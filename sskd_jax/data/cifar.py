@@ -1,4 +1,4 @@
-"""CIFAR as tfds prepared it, with a decoded copy beside it.
+"""CIFAR: the official files, or what tfds prepared of them, with a decoded copy beside it.
 
 The images come in the order of the official files (which tfds keeps in their `id`), whatever order and shards they are
 stored in: an index means the same image everywhere, so a seed gives the same batches on every machine.
@@ -16,8 +16,9 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from sskd_jax.data import official
 from sskd_jax.data.kept import kept
-from sskd_jax.data.prepared import command, damaged, first_line, home, is_prepared, open_builder
+from sskd_jax.data.prepared import damaged, first_line, home, is_prepared, open_builder, root
 from sskd_jax.devices import CACHE
 from sskd_jax.paths import is_remote
 from sskd_jax.quiet import import_tensorflow
@@ -30,8 +31,13 @@ ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"  # the host that tfds dow
 def read(name: str, data_dir: str | None) -> dict[str, np.ndarray]:
     """{train,test}_image uint8[N, 32, 32, 3] and {train,test}_label int32[N] (CIFAR-100: the fine label).
 
-    The first time they are decoded from PNG, which takes half a minute; then they come from the copy.
+    Official files in the folder of datasets are read as they are. What tfds prepared is decoded from PNG the first
+    time, which takes half a minute; then it comes from the copy.
     """
+    if source := official.find(name, root(data_dir)):
+        splits, _ = official.read(name, source)
+        return {f"{split}_image": splits[split].image for split in SPLITS} | {
+            f"{split}_label": np.asarray(splits[split].labels["label"], np.int32) for split in SPLITS}
     builder = open_builder(name, data_dir)
     if not is_prepared(builder, SPLITS):
         _download(builder)
@@ -53,7 +59,7 @@ def _download(builder: Any) -> None:
     if reason:
         raise UserError(
             f"{builder.name} is neither prepared in {home(builder)} nor downloadable ({reason}): "
-            f"get the official files, then type: {command(builder.name, home(builder))}"
+            f"put the official {official.LAYOUTS[builder.name].archive} there"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from sskd_jax import safe_pickle
 from sskd_jax.data.prepared import OFFICIAL_FOLDER, first_line
@@ -15,6 +16,7 @@ from sskd_jax.types import UserError
 class Layout(NamedTuple):
     """What an official archive holds; labels are (field of the pickle, number of classes) by tfds's feature name."""
 
+    archive: str
     folder: str
     files: Mapping[str, tuple[str, ...]]
     meta: str
@@ -30,12 +32,14 @@ class Examples(NamedTuple):
 
 LAYOUTS = {
     "cifar10": Layout(
+        "cifar-10-python.tar.gz",
         OFFICIAL_FOLDER["cifar10"],
         {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
         "batches.meta",
         {"label": (b"labels", 10)},
     ),
     "cifar100": Layout(
+        "cifar-100-python.tar.gz",
         OFFICIAL_FOLDER["cifar100"],
         {"train": ("train",), "test": ("test",)},
         "meta",
@@ -61,7 +65,13 @@ ALLOWED = {
 }
 
 
-def read(name: str, source: pathlib.Path) -> tuple[dict[str, Examples], dict[str, list[str]]]:
+def find(name: str, parent: epath.Path) -> epath.Path | None:
+    """The official folder in a folder, or else the archive."""
+    candidates = (parent / LAYOUTS[name].folder, parent / LAYOUTS[name].archive)
+    return next((path for path in candidates if path.exists()), None)
+
+
+def read(name: str, source: epath.Path) -> tuple[dict[str, Examples], dict[str, list[str]]]:
     """The splits by name and the class names by tfds's feature name.
 
     Args:
@@ -75,7 +85,7 @@ def read(name: str, source: pathlib.Path) -> tuple[dict[str, Examples], dict[str
     return splits, _class_names(content[layout.meta], f"{source}: {layout.meta}", layout)
 
 
-def _content(source: pathlib.Path, layout: Layout) -> dict[str, dict[bytes, Any]]:
+def _content(source: epath.Path, layout: Layout) -> dict[str, dict[bytes, Any]]:
     """The dictionary in each official file, by the file's name."""
     wanted = [*layout.files["train"], *layout.files["test"], layout.meta]
     try:
@@ -89,7 +99,7 @@ def _content(source: pathlib.Path, layout: Layout) -> dict[str, dict[bytes, Any]
     return found
 
 
-def _files(source: pathlib.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
+def _files(source: epath.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
     """Names of the files in the official folder, and the files, open."""
     if source.is_file():
         yield from _members(source, folder)
@@ -102,9 +112,9 @@ def _files(source: pathlib.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
         raise UserError(f"--source={source} does not exist: give the official folder {folder} or its .tar.gz")
 
 
-def _members(archive: pathlib.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
+def _members(archive: epath.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
     """The same out of an archive, in one pass and in memory: nothing is unpacked to the disk."""
-    with tarfile.open(archive) as members:
+    with archive.open("rb") as file, tarfile.open(fileobj=file) as members:
         for member in members:
             path = pathlib.PurePosixPath(member.name)
             if member.isfile() and path.parent.name == folder:

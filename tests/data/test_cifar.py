@@ -1,4 +1,4 @@
-"""Reading what tfds prepared: tiny datasets, written here by tfds's own builder, with no code of `prepare`."""
+"""Reading CIFAR: official files, and tiny datasets that tfds's own builder prepares here, without code of `prepare`."""
 import shutil
 import socket
 import sys
@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import official_files
 import pytest
 import tensorflow_datasets as tfds
 
-from sskd_jax.data import cifar, sources
+from sskd_jax.data import cifar, official, prepare, sources
 from sskd_jax.types import UserError
 
 COUNTS = {"train": 24, "test": 10}
@@ -154,14 +155,29 @@ def test_unreadable_description_is_named_in_one_line(data_dir):
         sources.load("cifar100", str(data_dir))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_official_files_are_read_as_they_are(name, packed, tmp_path, monkeypatch):
+    folder = getattr(official_files, name)(tmp_path)
+    prepare.main([name, f"--source={folder}", f"--data_dir={tmp_path / 'prepared'}"])
+    expected = sources.load(name, str(tmp_path / "prepared"))
+    if packed:
+        official_files.archive(folder).rename(tmp_path / official.LAYOUTS[name].archive)
+        shutil.rmtree(folder)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    for part, other in zip(sources.load(name, str(tmp_path))[:2], expected[:2], strict=True):
+        np.testing.assert_array_equal(part.image, other.image)
+        np.testing.assert_array_equal(part.label, other.label)
+
+
 def test_without_data_and_network_the_command_is_shown_at_once(tmp_path, offline):
     start = time.monotonic()
     with pytest.raises(UserError) as error:
         sources.load("cifar10", str(tmp_path))
     assert time.monotonic() - start < 3
     assert str(error.value) == (
-        f"cifar10 is neither prepared in {tmp_path} nor downloadable (no network): get the official files, then type: "
-        f"python -m sskd_jax.data.prepare cifar10 --source=cifar-10-batches-py --data_dir={tmp_path}"
+        f"cifar10 is neither prepared in {tmp_path} nor downloadable (no network): put the official "
+        "cifar-10-python.tar.gz there"
     )
 
 
@@ -197,5 +213,5 @@ def test_failed_download_is_told_in_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cifar, "_reachable", lambda: True)
     monkeypatch.setattr(tfds.builder_cls("cifar100"), "_split_generators", fail)
-    with pytest.raises(UserError, match=r"^cifar100 is neither .* \(reset by peer\): .*--data_dir=\S*$"):
+    with pytest.raises(UserError, match=r"^cifar100 is neither .* \(reset by peer\): put the .* there$"):
         sources.load("cifar100", str(tmp_path))
