@@ -47,8 +47,8 @@ class BatchNorm(nn.Module):
             running_mean.value = self.moved(running_mean.value, mean)
             running_var.value = self.moved(running_var.value, var * (count / (count - 1)))
         gain = scale * lax.rsqrt(var + 1e-5)
-        gain, shift = (per_channel(vector, x).astype(self.dtype) for vector in (gain, bias - mean * gain))
-        return x.astype(self.dtype) * gain + shift
+        shift = bias - mean * gain
+        return (x.astype(jnp.float32) * per_channel(gain, x) + per_channel(shift, x)).astype(self.dtype)
 
     def batch_statistics(self, x: Array) -> tuple[Array, Array, int]:
         """Mean [C], biased variance [C] and number of values of the global batch, in float32 whatever x is.

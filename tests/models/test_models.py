@@ -240,6 +240,25 @@ def test_batch_norm_moves_towards_mean_and_unbiased_variance():
     assert_near(y, expected, 1e-5)
 
 
+def test_batch_norm_of_bfloat16_images_computes_in_float32():
+    """A mean far from zero, and gradients that are sums of thousands: in bfloat16, both would be off by a percent."""
+    random = np.random.default_rng(2)
+    x = jnp.asarray(random.normal(20, 1, (64, 8, 8, 3)), jnp.bfloat16)
+    weight = jnp.asarray(random.uniform(0, 2, x.shape), jnp.bfloat16)
+    variables = {"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)},
+                 "batch_stats": {"mean": jnp.full(3, 20.0), "var": jnp.ones(3)}}
+
+    def total(params, dtype):
+        y = BatchNorm(dtype=dtype).apply(variables | {"params": params}, x.astype(dtype))
+        return jnp.sum(y.astype(jnp.float32) * weight), y
+
+    (gradient, y), (exact_gradient, exact_y) = (
+        jax.grad(total, has_aux=True)(variables["params"], dtype) for dtype in (jnp.bfloat16, jnp.float32))
+    np.testing.assert_array_equal(y, exact_y.astype(jnp.bfloat16))
+    np.testing.assert_allclose(gradient["bias"], exact_gradient["bias"], rtol=1e-5)
+    np.testing.assert_allclose(gradient["scale"], exact_gradient["scale"], rtol=1e-5)
+
+
 # What the networks start from, as section 2 of the reference's description has it.
 
 FAN_OUT, FAN_IN = "normal by fan-out", "uniform by fan-in"
