@@ -41,7 +41,7 @@ class Conv(nn.Module):
         x = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups)
         if self.bias_init:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-            x = x + bias.reshape(1, 1, 1, -1).astype(self.dtype)
+            x = (x.astype(jnp.float32) + bias.reshape(1, 1, 1, -1)).astype(self.dtype)
         return x
 
 

@@ -183,6 +183,19 @@ def test_bfloat16_keeps_outputs_and_parameters_in_float32(name):
     assert {x.dtype for x in outputs.maps} == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "resnet18", *MANY_SHAPES])
+def test_nothing_is_summed_in_bfloat16(name):
+    network, variables = shapes_of(name, dtype=jnp.bfloat16)
+
+    def total(params, batch_stats, image):
+        variables = {"params": params, "batch_stats": batch_stats}
+        return network.apply(variables, image, train=True, mutable=["batch_stats"])[0].logits.sum()
+
+    program = jax.jit(jax.grad(total)).lower(variables["params"], variables["batch_stats"], IMAGE).as_text()
+    sums = [line for line in program.splitlines() if "stablehlo.reduce(" in line and "stablehlo.add" in line]
+    assert len(sums) > 10 and not [line for line in sums if "bf16" in line]
+
+
 def test_bfloat16_is_near_float32_but_not_it(gold):
     variables = torch_bridge.from_state_dict("resnet8", gold.state_dict("resnet8", seed=0))
     network = MODELS["resnet8"](num_classes=100, dtype=jnp.bfloat16)
