@@ -1,0 +1,29 @@
+import jax
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from tiny import TinyNet
+
+from configs import cifar
+from experiments import ahead
+from sskd_jax.models import MODELS
+from sskd_jax.types import UserError
+
+
+def test_what_every_device_needs_in_every_stage(monkeypatch):
+    """The machine's own devices in a slice's place: the compiler of one is in no test environment."""
+    flags.FLAGS.mark_as_parsed()
+    monkeypatch.setitem(MODELS, "tiny", TinyNet)
+    monkeypatch.setattr(ahead, "slice_devices", lambda topology: jax.devices()[:4])
+    config = cifar.get_config()
+    config.teacher.model = config.student.model = "tiny"
+    with flagsaver.flagsaver(steps=1, images=16, size=16, classes=10):
+        rows = {row["step of"]: row for row in ahead.measure(config)}
+    assert set(rows) == {"teacher", "head", "student"} and config.dtype == "auto"
+    assert all(row["devices"] == 4 and row["images"] == 16 for row in rows.values())
+    assert all(row[figure] > 0 for row in rows.values() for figure in ("memory_mib", "gflop", "moved_gb"))
+
+
+def test_a_slice_that_cannot_be_compiled_for_is_told():
+    with pytest.raises(UserError, match="^--topology=nonsense: .* It takes a slice, such as v5e:2x2"):
+        ahead.slice_devices("nonsense")
