@@ -2,20 +2,24 @@ r"""CIFAR-100 as in the paper: teacher (240 epochs), self-supervision head (60),
 
     python -m sskd_jax.main --config=configs/cifar.py --workdir=runs/sskd
     python -m sskd_jax.main --config=configs/cifar.py:method=kd,teacher=vgg13,student=MobileNetV2 --workdir=runs/kd
+    python -m sskd_jax.main --config=configs/cifar.py:method=scratch,kd,sskd --workdir=runs/table
     python -m sskd_jax.main --config=configs/cifar.py:weights=eccv --config.teacher.checkpoint=runs/sskd
 
 Expect (paper, wrn_40_2 -> wrn_16_2, best epoch): teacher 76.46, scratch 73.64, KD 74.92, SSKD 76.04. Independent
 reproductions of the official code reached 75.6 to 75.8 with SSKD.
 """
+from functools import partial
+
 from ml_collections import ConfigDict
 
 from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: method, teacher, student, weights (code, eccv or arxiv) and dataset (cifar100 or cifar10)."""
+    """Arguments: method, or several; teacher, student, weights (code, eccv or arxiv), dataset (cifar100 or cifar10)."""
     args = common.parse(arg, method="sskd", teacher="wrn_40_2", student="wrn_16_2", weights="code", dataset="cifar100")
-    config = common.method(args["method"], args["weights"], (args["teacher"], args["student"]))
+    config = common.methods(args["method"], partial(common.method, preset=args["weights"],
+                                                    pair=(args["teacher"], args["student"])))
     config.update(common.RUN)
     config.data = dict(
         name=args["dataset"],

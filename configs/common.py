@@ -1,4 +1,6 @@
 """What the config files share: arguments, the paper's pairs and numbers, the reference's learning rates and weights."""
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 from sskd_jax.models import MODELS
@@ -118,19 +120,22 @@ LIGHT = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 
 
 def parse(arg: str | None, **defaults: str) -> dict[str, str]:
-    """"method=kd,teacher=vgg13" -> the defaults with these values.
+    """"method=kd,sskd,teacher=vgg13" -> the defaults with these values, of which "kd,sskd" is one.
 
     Raises:
-      UserError: a part is not key=value, or its key is not among the defaults.
+      UserError: a part is neither key=value nor goes on with a value, or its key is not among the defaults.
     """
-    values = dict(defaults)
-    for part in (arg or "").split(","):
-        key, equals, value = part.partition("=")
-        if part:
-            choose(defaults, key, "config argument")
-            if not equals:
-                raise UserError(f"config argument {key!r} has no value: write {key}={defaults[key]}")
-            values[key] = value
+    values, key = dict(defaults), ""
+    for part in filter(None, (arg or "").split(",")):
+        name, equals, value = part.partition("=")
+        if key and not equals and name not in defaults:
+            values[key] += f",{name}"
+            continue
+        key = name
+        choose(defaults, key, "config argument")
+        if not equals:
+            raise UserError(f"config argument {key!r} has no value: write {key}={defaults[key]}")
+        values[key] = value
     return values
 
 
@@ -177,7 +182,17 @@ def method(name: str, preset: str = "code", pair: tuple[str, str] | None = None)
     return ConfigDict(dict(method=dict(name=base, **METHOD_NUMBERS[base]), weights=weights))
 
 
-def paper(method: str, teacher: str, student: str) -> dict[str, float]:
-    """The paper's accuracies in per cent of the networks that it has."""
-    student_score = BASELINES.get(student) if method == "scratch" else PAIRS.get((teacher, student), {}).get(method)
-    return {key: value for key, value in (("teacher", BASELINES.get(teacher)), ("student", student_score)) if value}
+def methods(names: str, one: Callable[[str], ConfigDict]) -> ConfigDict:
+    """The method of a name; where names are parted by commas, all of them, each with its settings."""
+    chosen = tuple(names.split(","))
+    if len(chosen) == 1:
+        return one(names)
+    return ConfigDict(dict(methods=chosen, settings={name: one(name) for name in chosen}))
+
+
+def paper(names: str, teacher: str, student: str) -> dict[str, float]:
+    """The paper's accuracies in per cent of the networks that it has: the teacher's, and those that methods lead to."""
+    known = PAIRS.get((teacher, student), {}) | {"scratch": BASELINES.get(student)}
+    scores = {name: known.get(name) for name in names.split(",")}
+    found = {"teacher": BASELINES.get(teacher)} | (scores if "," in names else {"student": scores[names]})
+    return {name: score for name, score in found.items() if score}

@@ -10,6 +10,8 @@ Expect (published, ResNet-34 -> ResNet-18, top-1): teacher 73.31, scratch 69.75,
 The authors released no ImageNet code. They named PyTorch's ImageNet example for the rest: batch 256, learning rate .1,
 momentum .9, weight decay 1e-4, 90 epochs, a tenth every 30. What they did not name is marked "silent".
 """
+from functools import partial
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -31,12 +33,10 @@ WEIGHTS = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: method, teacher, student, weights (silent: the CIFAR-100 code's), dataset, batch (of all devices)."""
+    """Arguments: method, or several; teacher, student, weights (silent: the CIFAR-100 code's), dataset, batch."""
     args = common.parse(arg, method="sskd", teacher="resnet34", student="resnet18", weights="code",
                         dataset="imagenet2012", batch="256")
-    config = common.method(args["method"], args["weights"])
-    config.method.update(NUMBERS.get(config.method.name, {}))
-    config.weights.update(WEIGHTS.get(config.method.name, {}))
+    config = common.methods(args["method"], partial(method, preset=args["weights"]))
     config.update(common.RUN)
     config.data = dict(
         name=args["dataset"],  # any dataset of tfds with JPEG images and one label
@@ -64,6 +64,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.student = dict(model=args["student"], **stage(args["batch"], epochs=90, milestones=(30, 60)))
     if args["dataset"] == "imagenet2012":
         config.paper = common.paper(args["method"], args["teacher"], args["student"])
+    return config
+
+
+def method(name: str, preset: str) -> ConfigDict:
+    config = common.method(name, preset)
+    config.method.update(NUMBERS.get(config.method.name, {}))
+    config.weights.update(WEIGHTS.get(config.method.name, {}))
     return config
 
 

@@ -20,7 +20,7 @@ from sskd_jax.types import UserError
 
 Row = dict[str, Any]
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "clu")
-HARMLESS = ("time_limit", "save_seconds", "data.data_dir", "paper.teacher", "paper.student")  # may change in a run
+HARMLESS = ("time_limit", "save_seconds", "data.data_dir", "paper.")  # how keys begin that may change in a run
 
 
 def environment(devices: Sequence[jax.Device]) -> Row:
@@ -79,7 +79,7 @@ class Logbook:
         if not file.exists() or not any(stage_folders(self.workdir)):  # nothing was trained yet
             return
         old, new = flatten(read_json(file)), flatten(config)
-        keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in HARMLESS]
+        keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and not key.startswith(HARMLESS)]
         if keys:
             changed = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
             raise UserError(f"{self.workdir} holds a run with another config ({changed}): "

@@ -251,7 +251,7 @@ def distil(this: Run, recipe: Recipe, teacher: Params | None) -> Row:
         start = {"params": params["student"], "batch_stats": batch_stats} if method.student else start
     stage = student_stage(this, recipe, teacher, pretrained, start)
     return train_network(this, stage, this.config.student.model, method=recipe.name,
-                         paper=this.config.get("paper", {}).get("student"))[1]
+                         paper=this.config.get("paper", {}).get(recipe.prefix.rstrip("/") or "student"))[1]
 
 
 def pretrain(this: Run, recipe: Recipe, name: str, teacher: Params, start: Params | None) -> Variables:

@@ -1,6 +1,6 @@
 import pytest
 
-from configs import cifar, common, quickstart
+from configs import cifar, common, imagenet, quickstart
 from sskd_jax import settings
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
@@ -39,6 +39,22 @@ def test_the_papers_pairs(teacher, student):
     assert scratch.paper.student == common.BASELINES[student] < config.paper.student
 
 
+@pytest.mark.parametrize("configs", [cifar, imagenet])
+def test_several_methods_have_the_settings_of_each(configs):
+    config = configs.get_config("method=scratch,at+kd,dist,weights=code")
+    recipes = settings.check(config)
+    assert [recipe.prefix for recipe in recipes] == ["scratch/", "at+kd/", "dist/"]
+    for recipe in recipes:
+        alone = configs.get_config(f"method={recipe.prefix[:-1]}")
+        assert config.settings[recipe.prefix[:-1]].to_dict() == {
+            "method": alone.method.to_dict(), "weights": alone.weights.to_dict()}
+
+
+def test_several_methods_have_the_papers_numbers_of_each():
+    assert cifar.get_config("method=scratch,kd,at+kd,sskd").paper.to_dict() == {
+        "teacher": 76.46, "scratch": 73.64, "kd": 74.92, "at+kd": 75.28, "sskd": 76.04}
+
+
 def test_the_reference_schedule():
     config = cifar.get_config()
     assert (config.teacher.epochs, config.head.epochs, config.student.epochs) == (240, 60, 240)
@@ -53,6 +69,8 @@ def test_the_quickstart_takes_any_method():
 
 
 @pytest.mark.parametrize("argument,message", [("metod=kd", "did you mean 'method'"), ("method", "write method=sskd"),
+                                              ("method=kd,teacher", "write teacher=wrn_40_2"),
+                                              ("method=kd,sskt", "did you mean 'sskd'"),
                                               ("weights=iccv", "did you mean 'eccv'"),
                                               ("teacher=resnet57", "did you mean 'resnet56'")])
 def test_misspelt_arguments(argument, message):
