@@ -69,8 +69,9 @@ def draw(book: Logbook) -> str | None:
             accuracy.set(ylabel=f"{score}, %")
         loss.plot(epochs, [row["train/loss"] for row in rows], label=name)
         loss.set(xlabel="epoch", ylabel="train/loss", yscale="log")
-    for axis in axes[1]:
-        axis.legend()
+    for accuracy, loss in axes.T:
+        accuracy.axison = bool(accuracy.lines)  # a paraphraser learns no class
+        loss.legend()
     path = book.workdir / "curves.png"
     with path.open("wb") as file:
         figure.savefig(file, dpi=120, format="png")
