@@ -89,19 +89,23 @@ class Frozen(NamedTuple):
 def initial_state(task: Task, key: Array, frozen: Frozen, start: Params | None = None) -> TrainState:
     """Step 0; a student starts from the variables `start`, or else from the same ones whatever method teaches it."""
     pixels = jax.ShapeDtypeStruct(frozen.image.shape[1:], jnp.uint8)
-    image = jnp.zeros((2, *jax.eval_shape(task.plain, pixels).shape))
-    student_key, method_key = jax.random.split(key)
-    variables = start or (run_once(task.student.init, student_key, image[:, 0]) if task.student else {})
-    student = task.student and jax.eval_shape(partial(forward, task.student), variables, image)
+    image = jax.ShapeDtypeStruct((2, *jax.eval_shape(task.plain, pixels).shape), jnp.float32)
     teacher = task.teacher and jax.eval_shape(partial(forward, task.teacher), frozen.teacher, image)
-    method = run_once(lambda key: task.method.init(key, student, teacher), method_key)
-    memory = run_once(lambda key, label: task.method.memory(key, student, teacher, label),
-                      jax.random.fold_in(method_key, 1), frozen.label)
-    params = {"student": variables.get("params", {}), "method": method}
+    return run_once(partial(begin, task, image, teacher), key, start or {}, frozen.label)
+
+
+def begin(task: Task, image: jax.ShapeDtypeStruct, teacher: Outputs | None, key: Array, start: Params,
+          label: Array) -> TrainState:
+    """Step 0 as one program; `image` [2, V, H, W, C] and the teacher's outputs are shapes only."""
+    student_key, method_key = jax.random.split(key)
+    variables = start or (task.student.init(student_key, jnp.zeros(image.shape)[:, 0]) if task.student else {})
+    student = task.student and jax.eval_shape(partial(forward, task.student), variables, image)
+    memory = task.method.memory(jax.random.fold_in(method_key, 1), student, teacher, label)
+    params = {"student": variables.get("params", {}), "method": task.method.init(method_key, student, teacher)}
     terms, figures = jax.eval_shape(partial(trace_loss, task.method), student, teacher)
     names = ("loss", *terms, *figures)
-    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}),
-                      run_once(task.optimizer.init, params), memory, {name: jnp.zeros(()) for name in names},
+    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), task.optimizer.init(params),
+                      memory, {name: jnp.zeros(()) for name in names},
                       {name: jnp.zeros((), jnp.int32) for name in (*names, "gradient")})
 
 
