@@ -20,7 +20,7 @@ from sskd_jax.types import UserError
 
 Row = dict[str, Any]
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "clu")
-HARMLESS = ("time_limit", "save_seconds", "data.data_dir", "paper.")  # how keys begin that may change in a run
+HARMLESS = ("time_limit", "save_seconds", "data.data_dir", "paper.", "methods")  # how keys begin that may change
 
 
 def environment(devices: Sequence[jax.Device]) -> Row:
@@ -68,22 +68,26 @@ class Logbook:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             self.lock = lock(workdir)
-            self.check_config(json.loads(json.dumps(config)))
-            write_json(workdir / "config.json", config)
+            write_json(workdir / "config.json", self.agreed(json.loads(json.dumps(config))))
             write_json(workdir / "env.json", environment(devices))
         except OSError as error:
             raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
 
-    def check_config(self, config: Row) -> None:
+    def agreed(self, config: Row) -> Row:
+        """The config to keep: this one, and the settings of methods that were compared here before."""
         file = self.workdir / "config.json"
         if not file.exists() or not any(stage_folders(self.workdir)):  # nothing was trained yet
-            return
-        old, new = flatten(read_json(file)), flatten(config)
+            return config
+        kept = read_json(file)
+        earlier, now = (content.get("settings", {}) for content in (kept, config))
+        old, new = (flatten(content | {"settings": {name: settings[name] for name in earlier.keys() & now.keys()}})
+                    for content, settings in ((kept, earlier), (config, now)))
         keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and not key.startswith(HARMLESS)]
         if keys:
             changed = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
             raise UserError(f"{self.workdir} holds a run with another config ({changed}): "
                             "give the old values, or another --workdir")
+        return config | ({"settings": earlier | now} if earlier else {})
 
     def rows(self) -> list[Row]:
         """Everything logged so far, a row per epoch; a last line that was cut short is none."""

@@ -80,6 +80,22 @@ def test_keys_that_change_no_number_may_change(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config))
 
 
+def compare(**weights: float) -> dict[str, object]:
+    """The config of a comparison of methods, by the weight of one of their terms."""
+    settings = {name: {"weights": {"kd": weight}} for name, weight in weights.items()}
+    return {**CONFIG, "methods": tuple(weights), "settings": settings}
+
+
+def test_further_methods_may_be_compared_but_none_changed(tmp_path):
+    with book(tmp_path, compare(kd=0.9, sskd=0.5)):
+        trained(tmp_path)
+    with book(tmp_path, compare(sskd=0.5, at=1.0)):
+        pass
+    with pytest.raises(UserError, match="settings.kd.weights.kd was 0.9, is 0.1"), book(tmp_path, compare(kd=0.1)):
+        pass
+    assert set(json.loads((tmp_path / "config.json").read_text())["settings"]) == {"kd", "sskd", "at"}
+
+
 def test_a_workdir_belongs_to_one_process_at_a_time(tmp_path):
     with book(tmp_path), pytest.raises(UserError, match="another process trains in"), book(tmp_path):
         pass
