@@ -48,6 +48,7 @@ OTHERS = {
 for _name, _scores in OTHERS.items():
     for _pair, _score in zip(PAIRS.values(), _scores, strict=True):
         _pair[f"{_name}+kd"] = _score
+TABLES = tuple(PAIRS)
 
 # ImageNet, top-1: those of torchvision's networks, and what later papers say of these methods.
 BASELINES |= {"resnet34": 73.31, "resnet18": 69.75}

@@ -3,7 +3,7 @@ import contextlib
 import pathlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -61,13 +61,13 @@ def default_workdir() -> str:
     return str(pathlib.Path("runs") / ",".join(filter(None, [pathlib.Path(file).stem, arguments])))
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str], work: Callable[..., object] | None = None) -> None:
     logging.set_verbosity(logging.FATAL)  # libraries log errors that they also raise
     try:
         with distributed.membership() if DISTRIBUTED.value else contextlib.nullcontext():
             from sskd_jax import train
 
-            train.run(CONFIG.value, WORKDIR.value or default_workdir())
+            (work or train.run)(CONFIG.value, WORKDIR.value or default_workdir())
     except (UserError, OSError) as error:
         fail(str(error))
     except Stopped as stop:
