@@ -70,6 +70,9 @@ class Clock:
     def write(self, row: Row) -> None:
         self.times.append(time.perf_counter())
 
+    def saved(self, stage: str, step: int) -> None:
+        pass
+
 
 def synthetic_run(config: ConfigDict, images: int = 0) -> train.Run:
     """A run on random images, as many as the largest stage needs for an epoch or more; nothing is read or written."""

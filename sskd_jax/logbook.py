@@ -1,4 +1,4 @@
-"""What a run leaves on disk besides its checkpoints: config.json, env.json, metrics.jsonl and TensorBoard files."""
+"""What a run leaves on disk besides its checkpoints: its config, environment, metrics, times and TensorBoard files."""
 import contextlib
 import fcntl
 import importlib.metadata
@@ -8,6 +8,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ from sskd_jax.types import UserError
 
 Row = dict[str, Any]
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "clu")
+METRICS, TIMES = "metrics.jsonl", "times.jsonl"  # a row per epoch; a row per checkpoint
 HARMLESS = ("time_limit", "save_seconds", "data.data_dir", "paper.", "methods")  # how keys begin that may change
 
 
@@ -35,6 +37,10 @@ def environment(devices: Sequence[jax.Device]) -> Row:
         "git_revision": git_revision(),
         "command": sys.argv,
     }
+
+
+def describe_devices(devices: Sequence[jax.Device]) -> str:
+    return f"{len(devices)} x {devices[0].device_kind}"
 
 
 def git_revision() -> str | None:
@@ -65,6 +71,7 @@ class Logbook:
 
     def __init__(self, workdir: epath.Path, config: Row, devices: Sequence[jax.Device]):
         self.workdir, self.tensorboard = workdir, None
+        self.devices, self.clock = describe_devices(devices), time.monotonic()
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             self.lock = lock(workdir)
@@ -89,9 +96,9 @@ class Logbook:
                             "give the old values, or another --workdir")
         return config | ({"settings": earlier | now} if earlier else {})
 
-    def rows(self) -> list[Row]:
-        """Everything logged so far, a row per epoch; a last line that was cut short is none."""
-        file = self.workdir / "metrics.jsonl"
+    def rows(self, name: str = METRICS) -> list[Row]:
+        """Everything that a file of rows holds so far; a last line that was cut short is none."""
+        file = self.workdir / name
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         try:
             return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -99,15 +106,29 @@ class Logbook:
             raise UserError(f"{file} is damaged ({error}): mend or delete it, the checkpoints are kept") from error
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forgets the rows that a stage wrote after the `step` that it goes on from: it writes them again."""
-        kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= step]
-        self.write_rows(kept)
+        """Forgets the rows that a stage wrote after the `step` that it goes on from: it writes them again.
 
-    def write_rows(self, rows: list[Row]) -> None:
-        write_bytes(self.workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        Its time runs from here.
+        """
+        for name in (METRICS, TIMES):
+            self.write_rows(name, [row for row in self.rows(name) if row["stage"] != stage or row["step"] <= step])
+        self.clock = time.monotonic()
+
+    def write_rows(self, name: str, rows: list[Row]) -> None:
+        write_bytes(self.workdir / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def saved(self, stage: str, step: int) -> None:
+        """Writes down what it took to come to the checkpoint of a step from the one before, or from the start."""
+        began, self.clock = self.clock, time.monotonic()
+        row = {"stage": stage, "step": step, "seconds": round(self.clock - began, 3), "devices": self.devices}
+        self.write_rows(TIMES, [*self.rows(TIMES), row])
+
+    def minutes(self, stage: str) -> float:
+        """How long a stage was trained, with compilation, evaluations and what led to checkpoints before it stopped."""
+        return sum(row["seconds"] for row in self.rows(TIMES) if row["stage"] == stage) / 60
 
     def write(self, row: Row) -> None:
-        self.write_rows([*self.rows(), row])
+        self.write_rows(METRICS, [*self.rows(), row])
         if self.tensorboard is None:
             self.tensorboard = summary_writer(self.workdir / "tensorboard")
         if self.tensorboard:
@@ -130,6 +151,9 @@ class NoLogbook:
         pass
 
     def write(self, row: Row) -> None:
+        pass
+
+    def saved(self, stage: str, step: int) -> None:
         pass
 
     def __enter__(self) -> "NoLogbook":

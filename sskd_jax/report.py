@@ -6,7 +6,7 @@ import jax
 
 from sskd_jax.console import console, table
 from sskd_jax.data.sources import Dataset
-from sskd_jax.logbook import Logbook, write_json
+from sskd_jax.logbook import Logbook, describe_devices, write_json
 
 Row = dict[str, Any]
 
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 def announce(devices: Sequence[jax.Device], data: Dataset, images: int, stages: list[Row]) -> None:
     """Devices, data, and the stages with their networks and steps."""
     size = "x".join(str(n) for n in data.test.shape[:2])
-    console.print(f"devices  {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
+    console.print(f"devices  {describe_devices(devices)} ({devices[0].platform})")
     console.print(f"data     {images} training and {data.test.size} test images of {size} pixels, "
                   f"{data.num_classes} classes")
     shown = [[row["stage"], row["network"], f"{row['parameters']:,}", f"{row['images']:,}", row["work"]]
@@ -30,10 +30,11 @@ def finish(book: Logbook, rows: list[Row]) -> None:
     """Prints the results, writes results.json and draws curves.png."""
     write_json(book.workdir / "results.json", rows)
     shown = [[row["stage"], row["network"], f"{row['parameters']:,}", percent(row["top1"]), percent(row["top5"]),
-              percent(row.get("best_top1")), str(row.get("best_epoch", "")), str(row.get("paper") or "-")]
+              percent(row.get("best_top1")), str(row.get("best_epoch", "")), f"{book.minutes(row['stage']):.1f}",
+              str(row.get("paper") or "-")]
              for row in rows]
     table("Accuracy on the test images, %", ["stage", "network", "parameters", "top-1 last", "top-5 last",
-                                             "top-1 best", "best epoch", "paper, best"], shown)
+                                             "top-1 best", "best epoch", "minutes", "paper, best"], shown)
     picture = draw(book)
     console.print(f"curves   {picture}" if picture else "curves   none: nothing was trained")
     console.print(f"results  {book.workdir / 'results.json'}")

@@ -251,33 +251,36 @@ def train(stage: Stage, state: TrainState, checkpoints: Checkpoints | None, sess
                 step = epoch * steps + done
                 progress.advance(step)
                 if done < steps and time.monotonic() - saved > session.save_seconds:
-                    save(stage, state, checkpoints)
+                    save(stage, step, state, checkpoints, session)
                     saved = time.monotonic()
             if step < (epoch + 1) * steps:
-                stop(stage, state, checkpoints, session.interruption.reason or "another process stops")
+                stop(stage, step, state, checkpoints, session)
             progress.evaluating()
             figures = epoch_figures(stage, state, evaluate((state.params, state.batch_stats), held_out, stage.held_out))
             session.book.write({"stage": stage.name, "epoch": epoch + 1, "step": step, "learning_rate":
                                 float(stage.learning_rate(step - 1)), **figures})
-            save(stage, state, checkpoints, headline(stage, figures))
+            save(stage, step, state, checkpoints, session, headline(stage, figures))
             saved = time.monotonic()
             progress.epoch(epoch + 1, stage.epochs, figures)
 
 
-def save(stage: Stage, state: TrainState, checkpoints: Checkpoints | None, score: float | None = None) -> None:
-    """Saves `state`, stacked over the devices, if it is sound and if this is the process that saves."""
+def save(stage: Stage, step: int, state: TrainState, checkpoints: Checkpoints | None, session: Session,
+         score: float | None = None) -> None:
+    """Saves `state` behind `step`, stacked over the devices, if it is sound and if this is the process that saves."""
     check_finite(stage, state.spoiled)
     if checkpoints:
         checkpoints.save(first(state), score)
+    session.book.saved(stage.name, step)
 
 
-def stop(stage: Stage, state: TrainState, checkpoints: Checkpoints | None, reason: str) -> NoReturn:
+def stop(stage: Stage, step: int, state: TrainState, checkpoints: Checkpoints | None, session: Session) -> NoReturn:
     """Ends training within an epoch, once `state` is saved."""
-    save(stage, state, checkpoints)
+    save(stage, step, state, checkpoints, session)
     if checkpoints:
         checkpoints.wait()
-    raise Stopped(f"{reason}: {stage.name} is saved at step {first(state.step)} of {stage.total_steps}; the same "
-                  "command goes on from there")
+    reason = session.interruption.reason or "another process stops"
+    raise Stopped(f"{reason}: {stage.name} is saved at step {step} of {stage.total_steps}; the same command goes on "
+                  "from there")
 
 
 def epoch_figures(stage: Stage, state: TrainState, scores: dict[str, float]) -> dict[str, float]:

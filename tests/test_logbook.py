@@ -36,6 +36,22 @@ def test_rewind_forgets_later_rows_of_that_stage_alone(tmp_path):
             ("teacher", 3), ("teacher", 6), ("teacher", 9), ("student", 3), ("student", 6)]
 
 
+def test_time_counts_from_where_a_stage_goes_on_and_what_is_trained_again_counts_once(tmp_path, monkeypatch):
+    now = iter((0, 100, 110, 130, 1000, 1005, 2000))  # opened, rewound, saved twice, rewound, saved, rewound
+    monkeypatch.setattr("sskd_jax.logbook.time.monotonic", lambda: next(now))
+    with book(tmp_path) as made:
+        made.rewind("teacher", 0)
+        made.saved("teacher", 3)
+        made.saved("teacher", 6)
+        assert made.minutes("teacher") == (10 + 20) / 60
+        made.rewind("teacher", 3)  # the checkpoint of step 6 was lost
+        made.saved("teacher", 6)
+        assert made.minutes("teacher") == (10 + 5) / 60
+        made.rewind("student", 0)
+        assert made.minutes("teacher") == (10 + 5) / 60 and not made.minutes("student")
+        assert made.rows("times.jsonl")[1] == {"stage": "teacher", "step": 6, "seconds": 5, "devices": "8 x cpu"}
+
+
 def test_a_row_that_was_cut_short_is_forgotten(tmp_path):
     with book(tmp_path) as made:
         for step in (3, 6):

@@ -19,8 +19,10 @@ def test_results_name_last_best_and_paper(tmp_path, capsys):
     book = Logbook(tmp_path, {"seed": 0}, jax.devices())
     rows = [{"stage": "student", "network": "vgg8", "parameters": 1234, "top1": 0.7512, "top5": 0.9,
              "best_top1": 0.7533, "best_epoch": 231, "paper": 75.33}]
+    book.write_rows("times.jsonl", [{"stage": "student", "step": 9, "seconds": 90.0}])
     report.finish(book, rows)
     said = capsys.readouterr().out
-    for text in ("top-1 last", "75.12", "75.33", "231", "1,234", "paper, best", "nothing was trained"):
+    for text in ("top-1 last", "75.12", "75.33", "231", "1,234", "minutes", "1.5", "paper, best",
+                 "nothing was trained"):
         assert text in said
     assert (tmp_path / "results.json").exists()

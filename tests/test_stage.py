@@ -77,13 +77,16 @@ class Book:
     """A logbook in memory."""
 
     def __init__(self):
-        self.rows = []
+        self.rows, self.saves = [], []
 
     def rewind(self, stage: str, step: int) -> None:
         self.rows = [row for row in self.rows if row["step"] <= step]
 
     def write(self, row: dict) -> None:
         self.rows.append(row)
+
+    def saved(self, stage: str, step: int) -> None:
+        self.saves.append(step)
 
 
 class StopAfter(Interruption):
@@ -128,7 +131,7 @@ def test_a_stop_anywhere_changes_no_bit(dispatches, whole, tmp_path, monkeypatch
         run_stage(small_stage(), here)
     jax.tree.map(np.testing.assert_array_equal, run_stage(small_stage(), here._replace(interruption=Interruption())),
                  whole[0])
-    assert here.book.rows == whole[1]
+    assert here.book.rows == whole[1] and here.book.saves == sorted([2, 4, 6, dispatches])
 
 
 def test_what_is_not_finite_stops_the_stage_and_leaves_the_last_good_checkpoint(tmp_path):
