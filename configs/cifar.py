@@ -14,10 +14,16 @@ from ml_collections import ConfigDict
 
 from configs import common
 
+ARGUMENTS = dict(method="sskd", teacher="wrn_40_2", student="wrn_16_2", weights="code", dataset="cifar100")
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: method, or several; teacher, student, weights (code, eccv or arxiv), dataset (cifar100 or cifar10)."""
-    args = common.parse(arg, method="sskd", teacher="wrn_40_2", student="wrn_16_2", weights="code", dataset="cifar100")
+    return build(common.parse(arg, **ARGUMENTS))
+
+
+def build(args: dict[str, str]) -> ConfigDict:
+    """The config of these arguments."""
     config = common.methods(args["method"], partial(common.method, preset=args["weights"],
                                                     pair=(args["teacher"], args["student"])))
     config.update(common.RUN)

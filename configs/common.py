@@ -153,14 +153,16 @@ def learning_rate(model: str) -> float:
 
 
 def sgd(*, epochs: int, milestones: tuple[int, ...], learning_rate: float, batch_size: int = 64,
-        fraction: float = 1.0, warmup_epochs: float = 0.0, weight_decay: float = 5e-4) -> dict[str, object]:
+        fraction: float = 1.0, warmup_epochs: float = 0.0, cooldown_epochs: float = 0.0,
+        weight_decay: float = 5e-4) -> dict[str, object]:
     """One stage's training: SGD whose rate is a tenth from every milestone (epochs, from 0) on.
 
-    `fraction` is the share of the training images, of every class alike, that the stage sees; over `warmup_epochs` the
-    rate rises from nothing.
+    `fraction` is the share of the training images, of every class alike, that the stage sees; over the first
+    `warmup_epochs` the rate rises from nothing, and over the last `cooldown_epochs` it falls to nothing.
     """
     return dict(epochs=epochs, batch_size=batch_size, fraction=fraction, learning_rate=learning_rate,
-                warmup_epochs=warmup_epochs, milestones=milestones, decay=0.1, momentum=0.9, weight_decay=weight_decay)
+                warmup_epochs=warmup_epochs, milestones=milestones, decay=0.1, cooldown_epochs=cooldown_epochs,
+                momentum=0.9, weight_decay=weight_decay)
 
 
 def own_stages(student: str) -> dict[str, dict[str, object]]:

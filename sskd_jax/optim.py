@@ -1,4 +1,5 @@
-"""SGD as PyTorch means it, the milestone schedule, and what a loss depends on."""
+"""SGD as PyTorch means it, the schedule of its rate, and what a loss depends on."""
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,16 +9,20 @@ import optax
 from jax.extend.core import Var
 
 
-def milestone_schedule(learning_rate: float, milestones: Sequence[float], decay: float,
-                       steps_per_epoch: int, warmup_epochs: float = 0.0) -> optax.Schedule:
+def milestone_schedule(learning_rate: float, milestones: Sequence[float], decay: float, steps_per_epoch: int, *,
+                       warmup_epochs: float = 0.0, epochs: float = math.inf,
+                       cooldown_epochs: float = 0.0) -> optax.Schedule:
     """`learning_rate`, times `decay` from the start of every epoch in `milestones` (counted from 0).
 
-    It rises in equal steps to that over the first `warmup_epochs`, as large batches need it (Goyal et al. 2017).
+    It rises in equal steps to that over the first `warmup_epochs`, as large batches need it (Goyal et al. 2017), and
+    falls in equal steps towards nothing over the last `cooldown_epochs` of `epochs`. Without milestones, the two make
+    one cycle (Smith and Topin 2018).
     """
     falling = optax.piecewise_constant_schedule(
         learning_rate, {round(epoch * steps_per_epoch): decay for epoch in milestones})
-    rising = max(1, round(warmup_epochs * steps_per_epoch))
-    return lambda step: falling(step) * jnp.minimum((step + 1) / rising, 1)
+    rising, cooling = (max(1, round(part * steps_per_epoch)) for part in (warmup_epochs, cooldown_epochs))
+    return lambda step: (falling(step) * jnp.minimum((step + 1) / rising, 1)
+                         * jnp.minimum((epochs * steps_per_epoch - step) / cooling, 1))
 
 
 def sgd(schedule: optax.Schedule, *, momentum: float, weight_decay: float,

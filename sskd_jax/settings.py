@@ -73,7 +73,7 @@ STREAMING = {"test_split": TEXT, "size": whole(8), "resize": whole(8),
              "scale": (rising(lambda x: SHARE[0](x) and x > 0), "two numbers above 0, 1 at most, not falling"),
              "ratio": (rising(POSITIVE[0]), "two numbers above 0, not falling")}
 SGD = {"epochs": whole(1), "batch_size": whole(2), "learning_rate": POSITIVE, "decay": POSITIVE,
-       "warmup_epochs": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE,
+       "warmup_epochs": NOT_NEGATIVE, "cooldown_epochs": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE,
        "fraction": number(lambda x: 0 < x <= 1, "a number above 0, 1 at most"),
        "momentum": BELOW_ONE,
        "milestones": (ascend, "numbers of epochs, each above the one before")}

@@ -169,7 +169,8 @@ def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weight
     split = sources.subset(this.train, section.fraction, seed)
     steps = split.size // section.batch_size
     schedule = optim.milestone_schedule(section.learning_rate, section.milestones, section.decay, steps,
-                                        section.warmup_epochs)
+                                        warmup_epochs=section.warmup_epochs, epochs=section.epochs,
+                                        cooldown_epochs=section.cooldown_epochs)
     teacher = network(this, this.config.teacher.model) if teacher_variables else None
     colour = dict(views=method.views, mean=tuple(data.mean), std=tuple(data.std))
     task = Task(student, teacher, method, weights,

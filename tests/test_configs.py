@@ -1,6 +1,6 @@
 import pytest
 
-from configs import cifar, common, imagenet, quickstart
+from configs import cifar, cifar_fast, common, imagenet, quickstart
 from sskd_jax import settings
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
@@ -60,6 +60,15 @@ def test_the_reference_schedule():
     assert (config.teacher.epochs, config.head.epochs, config.student.epochs) == (240, 60, 240)
     assert config.student.milestones == (150, 180, 210) and config.head.milestones == (30, 45)
     assert {config[name].batch_size for name in ("teacher", "head", "student")} == {64}
+
+
+def test_the_fast_schedule_is_one_cycle_of_larger_batches():
+    config = cifar_fast.get_config("epochs=20,batch=512,student=ShuffleV1")
+    student = config.student
+    assert (student.epochs, student.warmup_epochs, student.cooldown_epochs, student.milestones) == (20, 4.0, 16.0, ())
+    assert (student.batch_size, student.learning_rate) == (512, 0.01 * 8)
+    assert (config.teacher, config.head) == (cifar.get_config().teacher, cifar.get_config().head)
+    settings.check(config)
 
 
 def test_the_quickstart_takes_any_method():

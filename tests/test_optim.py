@@ -66,6 +66,12 @@ def test_no_milestones_keep_the_rate():
     assert schedule(0) == schedule(10**6) == 0.05
 
 
+def test_one_cycle_rises_and_falls_in_equal_steps():
+    schedule = milestone_schedule(1.0, (), 0.1, 2, warmup_epochs=2, epochs=5, cooldown_epochs=3)
+    np.testing.assert_allclose([schedule(step) for step in range(10)],
+                               [1 / 4, 2 / 4, 3 / 4, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6], rtol=1e-6)
+
+
 def test_a_milestone_may_lie_within_an_epoch():
     schedule = milestone_schedule(1.0, (0.5,), 0.5, steps_per_epoch=10)
     assert [float(schedule(step)) for step in (4, 5)] == [1.0, 0.5]
