@@ -1,4 +1,4 @@
-"""What a run leaves on disk besides its checkpoints: its config, environment, metrics, times and TensorBoard files."""
+"""What a run leaves on disk besides its checkpoints: config, environments, metrics, times and TensorBoard files."""
 import contextlib
 import fcntl
 import importlib.metadata
@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -31,16 +32,21 @@ def environment(devices: Sequence[jax.Device]) -> Row:
     return {
         "python": platform.python_version(),
         "versions": {name: installed.get(name) for name in LIBRARIES},
+        "processor": processor(),
         "platform": devices[0].platform,
         "devices": [device.device_kind for device in devices],
         "cores": os.cpu_count(),
         "git_revision": git_revision(),
-        "command": sys.argv,
+        "command": sys.orig_argv[1:],
     }
 
 
-def describe_devices(devices: Sequence[jax.Device]) -> str:
-    return f"{len(devices)} x {devices[0].device_kind}"
+def processor() -> str:
+    """The name of this machine's, where it is known."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        return found[1] if found else platform.processor()
+    return platform.processor()
 
 
 def git_revision() -> str | None:
@@ -71,12 +77,12 @@ class Logbook:
 
     def __init__(self, workdir: epath.Path, config: Row, devices: Sequence[jax.Device]):
         self.workdir, self.tensorboard = workdir, None
-        self.devices, self.clock = describe_devices(devices), time.monotonic()
+        self.clock = time.monotonic()
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             self.lock = lock(workdir)
             write_json(workdir / "config.json", self.agreed(json.loads(json.dumps(config))))
-            write_json(workdir / "env.json", environment(devices))
+            self.environment = self.known(environment(devices))
         except OSError as error:
             raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
 
@@ -96,14 +102,18 @@ class Logbook:
                             "give the old values, or another --workdir")
         return config | ({"settings": earlier | now} if earlier else {})
 
+    def known(self, here: Row) -> int:
+        """The place of this environment in environments.json, which has all that the run was in."""
+        file = self.workdir / "environments.json"
+        known = read_json(file) if file.exists() else []
+        if here not in known:
+            write_json(file, known := [*known, here])
+        return known.index(here)
+
     def rows(self, name: str = METRICS) -> list[Row]:
-        """Everything that a file of rows holds so far; a last line that was cut short is none."""
+        """Everything that a file of rows holds so far."""
         file = self.workdir / name
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        try:
-            return [json.loads(line) for line in lines if line.endswith("\n")]
-        except ValueError as error:
-            raise UserError(f"{file} is damaged ({error}): mend or delete it, the checkpoints are kept") from error
+        return read_rows(file) if file.exists() else []
 
     def rewind(self, stage: str, step: int) -> None:
         """Forgets the rows that a stage wrote after the `step` that it goes on from: it writes them again.
@@ -120,7 +130,8 @@ class Logbook:
     def saved(self, stage: str, step: int) -> None:
         """Writes down what it took to come to the checkpoint of a step from the one before, or from the start."""
         began, self.clock = self.clock, time.monotonic()
-        row = {"stage": stage, "step": step, "seconds": round(self.clock - began, 3), "devices": self.devices}
+        row = {"stage": stage, "step": step, "seconds": round(self.clock - began, 3),
+               "environment": self.environment}
         self.write_rows(TIMES, [*self.rows(TIMES), row])
 
     def minutes(self, stage: str) -> float:
@@ -178,6 +189,14 @@ def lock(workdir: epath.Path) -> IO[str]:
     except OSError:  # a file system without locks
         pass
     return file
+
+
+def read_rows(path: epath.Path) -> list[Row]:
+    """The rows of a .jsonl file; a last line that was cut short is none."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): mend or delete it, the checkpoints are kept") from error
 
 
 def read_json(path: epath.Path) -> Any:

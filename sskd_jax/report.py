@@ -6,7 +6,7 @@ import jax
 
 from sskd_jax.console import console, table
 from sskd_jax.data.sources import Dataset
-from sskd_jax.logbook import Logbook, describe_devices, write_json
+from sskd_jax.logbook import Logbook, write_json
 
 Row = dict[str, Any]
 
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 def announce(devices: Sequence[jax.Device], data: Dataset, images: int, stages: list[Row]) -> None:
     """Devices, data, and the stages with their networks and steps."""
     size = "x".join(str(n) for n in data.test.shape[:2])
-    console.print(f"devices  {describe_devices(devices)} ({devices[0].platform})")
+    console.print(f"devices  {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
     console.print(f"data     {images} training and {data.test.size} test images of {size} pixels, "
                   f"{data.num_classes} classes")
     shown = [[row["stage"], row["network"], f"{row['parameters']:,}", f"{row['images']:,}", row["work"]]

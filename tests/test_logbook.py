@@ -49,7 +49,7 @@ def test_time_counts_from_where_a_stage_goes_on_and_what_is_trained_again_counts
         assert made.minutes("teacher") == (10 + 5) / 60
         made.rewind("student", 0)
         assert made.minutes("teacher") == (10 + 5) / 60 and not made.minutes("student")
-        assert made.rows("times.jsonl")[1] == {"stage": "teacher", "step": 6, "seconds": 5, "devices": "8 x cpu"}
+        assert made.rows("times.jsonl")[1] == {"stage": "teacher", "step": 6, "seconds": 5, "environment": 0}
 
 
 def test_a_row_that_was_cut_short_is_forgotten(tmp_path):
@@ -130,8 +130,16 @@ def test_a_damaged_config_is_told(tmp_path):
 def test_environment_says_what_a_figure_needs():
     said = environment(jax.devices())
     assert said["versions"]["jax"] == jax.__version__
-    assert len(said["devices"]) == 8 and said["platform"] == "cpu"
+    assert len(said["devices"]) == 8 and said["platform"] == "cpu" and said["processor"]
     assert all(said["versions"].values())
+
+
+def test_every_environment_that_a_run_was_in_is_kept_once(tmp_path, monkeypatch):
+    for version in ("1", "2", "1"):
+        monkeypatch.setattr("sskd_jax.logbook.environment", lambda devices, version=version: {"version": version})
+        with book(tmp_path) as made:
+            assert made.environment == int(version) - 1
+    assert json.loads((tmp_path / "environments.json").read_text()) == [{"version": "1"}, {"version": "2"}]
 
 
 def test_a_machine_without_git_has_no_revision(monkeypatch):

@@ -61,7 +61,7 @@ def test_every_stage_leaves_its_record(finished):
     workdir, table = finished
     assert [(row["stage"], row["epoch"]) for row in rows(workdir)] == [(name, n) for name in STAGES for n in (1, 2)]
     assert [row["stage"] for row in table] == ["teacher", "scratch/student", "kd/student", "sskd/student"]
-    for file in ("config.json", "env.json", "results.json", "curves.png"):
+    for file in ("config.json", "environments.json", "times.jsonl", "results.json", "curves.png"):
         assert (workdir / file).stat().st_size > 100, file
     assert list((workdir / "tensorboard").iterdir())
     last = {row["stage"]: row for row in rows(workdir)}
