@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from experiments import record
+
+ENVIRONMENTS = [{"platform": "cpu", "processor": "Abacus", "cores": 2, "devices": ["cpu"], "versions": {"jax": "0.9"}},
+                {"platform": "gpu", "devices": ["NVIDIA H100"] * 4, "versions": {"jax": "0.10"}}]
+STAGES = ("teacher", "at+kd/student", "sskd/head", "sskd/student")
+
+
+def finished(folder, seed: int = 0, top1: float = 0.75, **changes) -> str:
+    """A workdir as a run leaves it: every stage took a minute and a half on the second environment, in two parts."""
+    folder.mkdir()
+    config = {"seed": seed, "teacher": {"model": "vgg13", "epochs": 3, "checkpoint": ""},
+              "student": {"model": "vgg8", "epochs": 3}, "data": {"data_dir": folder.name},
+              "settings": {"at+kd": {"weights": {"at": 1.0}}, "sskd": {"weights": {"ss": 10.0}}}} | changes
+    scores = {"top1": top1, "best_top1": 0.8, "best_epoch": 2, "paper": 75.33}
+    results = [{"stage": "teacher", "network": "vgg13", **scores},
+               {"stage": "at+kd/student", "network": "vgg8", "method": "at", **scores},
+               {"stage": "sskd/student", "network": "vgg8", "method": "sskd", **scores}]
+    metrics = [{"stage": stage, "epoch": epoch, "step": 4 * epoch, "test/top1": 0.2 * epoch}
+               for stage in STAGES for epoch in (1, 2, 3)]
+    times = [{"stage": stage, "step": step, "seconds": seconds, "environment": 1}
+             for stage in STAGES for step, seconds in ((6, 60.0), (12, 30.0))]
+    for name, content in {"config": config, "environments": ENVIRONMENTS, "results": results}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    for name, rows in {"metrics": metrics, "times": times}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def table(results) -> list[list[str]]:
+    lines = (results / "README.md").read_text().splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
+
+
+def test_every_network_has_a_row_with_its_time_and_device(tmp_path):
+    record.main([finished(tmp_path / "one")], tmp_path / "results")
+    teacher, beside, sskd = table(tmp_path / "results")
+    assert teacher == ["vgg13", "labels", "3", "75.00", "80.00 (2)", "75.33", "1.5", "0", "4 x NVIDIA H100", "0.10",
+                       "[one](one/metrics.jsonl)"]
+    assert beside[:2] == ["vgg13 -> vgg8", "at+kd"] and beside[6] == "1.5"
+    assert sskd[:2] == ["vgg13 -> vgg8", "sskd"] and sskd[6] == "1.5 + 1.5"
+    assert (tmp_path / "results" / "one" / "accuracy.png").stat().st_size > 1000
+
+
+def test_seeds_share_a_row_and_other_weights_do_not(tmp_path):
+    other = {"at+kd": {"weights": {"at": 1.0}}, "sskd": {"weights": {"ss": 9.0}}}
+    runs = [finished(tmp_path / "a", 0, 0.75), finished(tmp_path / "b", 1, 0.77)]
+    record.main([*runs, finished(tmp_path / "c", 0, 0.7, settings=other)], tmp_path / "results")
+    rows = table(tmp_path / "results")
+    assert [(row[1], row[3], row[7]) for row in rows] == [
+        ("labels", "74.00 ± 3.61", "0, 1, 0"), ("at+kd", "74.00 ± 3.61", "0, 1, 0"), ("sskd", "76.00 ± 1.41", "0, 1"),
+        ("sskd", "70.00", "0")]
+
+
+def test_a_method_alone_is_named_as_it_is_typed(tmp_path):
+    settings = {"method": {"name": "at"}, "weights": {"ce": 1.0, "kd": 1.0, "at": 1000.0}}
+    folder = tmp_path / "alone"
+    finished(folder, settings={}, **settings)
+    (folder / "results.json").write_text(json.dumps(
+        [{"stage": "teacher", "network": "vgg13", "top1": 0.7}, {"stage": "student", "network": "vgg8", "top1": 0.7,
+                                                                 "method": "at"}]))
+    record.main([str(folder)], tmp_path / "results")
+    assert [row[1] for row in table(tmp_path / "results")] == ["labels", "at+kd"]
+
+
+def test_minutes_up_to_a_step():
+    times = [{"stage": stage, "step": step, "seconds": 60.0} for stage in ("head", "student") for step in (4, 8)]
+    assert (record.minutes(times, "head", 4), record.minutes(times, "head")) == (1, 2)
+
+
+def test_a_run_that_is_not_finished_is_refused(tmp_path, capsys):
+    folder = tmp_path / "half"
+    finished(folder)
+    (folder / "results.json").unlink()
+    with pytest.raises(SystemExit) as end:
+        record.main([str(folder)], tmp_path / "results")
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "has no results.json: give the workdir of a run that came to its end" in said
