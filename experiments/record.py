@@ -98,7 +98,7 @@ def draw(folder: pathlib.Path) -> None:
                   for name, score in row.items() if name in ("test/top1", "validation/top1")]
         if points:
             axis.plot(*zip(*points, strict=True), marker=".", label=stage)
-    axis.set(xlabel="minutes of the stage", ylabel="top-1, %", title=folder.name)
+    axis.set(xlabel="minutes of the stage", ylabel="top-1, %", title=folder.name, xlim=(0, None))
     axis.legend()
     figure.savefig(folder / "accuracy.png", dpi=100)
     plt.close(figure)
