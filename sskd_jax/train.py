@@ -42,6 +42,16 @@ class Run(NamedTuple):
     num_classes: int
 
 
+class Learned(NamedTuple):
+    """A network at the end of its stage. `best` is None where it comes from elsewhere; `about` goes into its row."""
+
+    stage: str
+    model: str
+    last: Params
+    about: Row
+    best: Params | None = None
+
+
 def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None) -> list[Row]:
     """Trains what the config asks for, or goes on where it stopped; returns the rows of the final table.
 
@@ -62,19 +72,16 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
             this = Run(config, session, train, held_out, data.test, data.num_classes)
             check_pairs(this, recipes)
             report.announce(devices, data, train.size, plan(this, recipes))
-            rows = networks(this, recipes)
+            rows = [network_row(this, learned) for learned in networks(this, recipes)]
             if chief():
                 report.finish(book, rows)
     return rows
 
 
-def networks(this: Run, recipes: Sequence[Recipe]) -> list[Row]:
-    """The teacher, where a method needs one, and the students: their rows of the final table."""
-    teacher, rows = None, []
-    if any(recipe.method.teacher for recipe in recipes):
-        teacher, row = obtain_teacher(this)
-        rows.append(row)
-    return rows + [distil(this, recipe, teacher) for recipe in recipes]
+def networks(this: Run, recipes: Sequence[Recipe]) -> list[Learned]:
+    """The teacher, where a method needs one, and the students."""
+    teachers = [obtain_teacher(this)] if any(recipe.method.teacher for recipe in recipes) else []
+    return teachers + [distil(this, recipe, *(teacher.last for teacher in teachers)) for recipe in recipes]
 
 
 def open_logbook(config: ConfigDict, workdir: epath.Path, devices: Sequence[jax.Device]) -> Logbook | NoLogbook:
@@ -187,18 +194,20 @@ def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weight
                  section.epochs, section.batch_size, schedule, seed, start)
 
 
-def network_row(this: Run, name: str, model: str, last: Params, **more: Any) -> Row:
+def network_row(this: Run, learned: Learned) -> Row:
     """What the final table says about a network: measured on every test image."""
-    scores = classify(this, network(this, model), last)
-    return {"stage": name, "network": model, "parameters": count_parameters(this, model), "top1": scores["top1"],
-            "top5": scores["top5"], **more}
+    scores, best = classify(this, learned.model, learned.last), {}
+    if learned.best:
+        best["best_top1"] = classify(this, learned.model, learned.best)["top1"]
+    return {"stage": learned.stage, "network": learned.model, "parameters": count_parameters(this, learned.model),
+            "top1": scores["top1"], "top5": scores["top5"], **best, **learned.about}
 
 
-def classify(this: Run, model: nn.Module, weights: Params) -> dict[str, float]:
+def classify(this: Run, model: str, weights: Params) -> dict[str, float]:
     """top1, top5 and loss of a network with `weights` {"params", "batch_stats"} over the test split."""
     data = this.config.data
     plain = partial(views.evaluate_views, views=1, mean=tuple(data.mean), std=tuple(data.std))
-    task = Task(model, None, METHODS["scratch"](), {}, None, None, plain, 1)
+    task = Task(network(this, model), None, METHODS["scratch"](), {}, None, None, plain, 1)
     frozen = Frozen(jax.random.PRNGKey(0), teacher={}, pretrained={}, **this.test.resident())
     state = ({"student": weights["params"], "method": {}}, weights["batch_stats"])
     devices = this.session.devices
@@ -206,21 +215,18 @@ def classify(this: Run, model: nn.Module, weights: Params) -> dict[str, float]:
     return evaluate(*(replicated(tree, devices) for tree in (state, frozen)), this.test)
 
 
-def train_network(this: Run, stage: Stage, model: str, **more: Any) -> tuple[Params, Row]:
-    """Runs a stage in which a network learns: (its last weights, its row of the final table)."""
+def train_network(this: Run, stage: Stage, model: str, **about: Any) -> Learned:
+    """Runs a stage in which a network learns."""
     trained = run_stage(stage, this.session)
     last, best = ({"params": params["student"], "batch_stats": stats} for params, stats in (trained.last, trained.best))
-    best_score = classify(this, stage.task.student, best)
-    return last, network_row(this, stage.name, model, last, best_top1=best_score["top1"],
-                             best_epoch=trained.best_epoch, **more)
+    return Learned(stage.name, model, last, {"best_epoch": trained.best_epoch, **about}, best)
 
 
-def obtain_teacher(this: Run) -> tuple[Params, Row]:
-    """The teacher's weights, loaded or trained with cross-entropy, and its row of the final table."""
+def obtain_teacher(this: Run) -> Learned:
+    """The teacher, loaded or trained with cross-entropy."""
     section, paper = this.config.teacher, this.config.get("paper", {}).get("teacher")
     if section.checkpoint:
-        weights = load_teacher(this, locate(section.checkpoint))
-        return weights, network_row(this, "teacher", section.model, weights, paper=paper)
+        return Learned("teacher", section.model, load_teacher(this, locate(section.checkpoint)), {"paper": paper})
     return train_network(this, teacher_stage(this), section.model, paper=paper)
 
 
@@ -245,8 +251,8 @@ def load_teacher(this: Run, path: epath.Path) -> Params:
     return {"params": state["params"]["student"], "batch_stats": state["batch_stats"]}
 
 
-def distil(this: Run, recipe: Recipe, teacher: Params | None) -> Row:
-    """A method's own stages, then its student; returns the student's row of the final table."""
+def distil(this: Run, recipe: Recipe, teacher: Params | None = None) -> Learned:
+    """A method's own stages, then its student."""
     teacher, pretrained, start = teacher if recipe.method.teacher else None, {}, None
     for name, method in recipe.method.pretrain.items():
         params, batch_stats = pretrain(this, recipe, name, teacher, start)
@@ -254,7 +260,7 @@ def distil(this: Run, recipe: Recipe, teacher: Params | None) -> Row:
         start = {"params": params["student"], "batch_stats": batch_stats} if method.student else start
     stage = student_stage(this, recipe, teacher, pretrained, start)
     return train_network(this, stage, this.config.student.model, method=recipe.name,
-                         paper=this.config.get("paper", {}).get(recipe.prefix.rstrip("/") or "student"))[1]
+                         paper=this.config.get("paper", {}).get(recipe.prefix.rstrip("/") or "student"))
 
 
 def pretrain(this: Run, recipe: Recipe, name: str, teacher: Params, start: Params | None) -> Variables:

@@ -9,7 +9,7 @@ from sskd_jax.data.sources import Split
 from sskd_jax.interruption import Interruption
 from sskd_jax.logbook import NoLogbook
 from sskd_jax.stage import Session
-from sskd_jax.train import Run, classify, network
+from sskd_jax.train import Run, classify
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,6 @@ def test_top1_of_trained_weights(model, top1, shared, test_split, tmp_path):
     config.data.mean, config.data.std = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)  # as these were trained
     session = Session(tmp_path, jax.devices()[:1], NoLogbook(), Interruption(), config.save_seconds)
     this = Run(config, session, test_split, test_split, test_split, num_classes)
-    scores = classify(this, network(this, model), weights)
+    scores = classify(this, model, weights)
     assert scores["top1"] == pytest.approx(top1, abs=5e-4)
     print(model, scores)
