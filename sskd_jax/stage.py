@@ -3,6 +3,7 @@ import contextlib
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -201,14 +202,14 @@ def load_stage(path: epath.Path, kind: str, about: dict[str, Any]) -> dict[str, 
 
 def run_stage(stage: Stage, session: Session) -> Trained:
     """Trains a stage from its newest checkpoint, or from the start, to its end; a finished one is only loaded."""
-    start = initial_state(stage.task, stage_key(stage.seed, stage.name), stage.frozen, stage.start)
+    begin = partial(initial_state, stage.task, stage_key(stage.seed, stage.name), stage.frozen, stage.start)
     with open_checkpoints(stage, session.workdir) if chief() else contextlib.nullcontext() as checkpoints:
-        state = restored(checkpoints, Checkpoints.newest, start)
+        state = restored(checkpoints, Checkpoints.newest, lambda: begin(run=jax.eval_shape)) or begin()
         if step := int(state.step):
             console.print(f"{stage.name}  {'done' if step == stage.total_steps else 'goes on'} at step {step}")
         if step < stage.total_steps:
             train(stage, state, checkpoints, session)
-        last, best = (restored(checkpoints, read, start) for read in (Checkpoints.newest, Checkpoints.best))
+        last, best = (restored(checkpoints, read, lambda: state) for read in (Checkpoints.newest, Checkpoints.best))
     return Trained(variables(last), variables(best), int(best.step) // stage.task.steps_per_epoch)
 
 
@@ -220,10 +221,13 @@ def open_checkpoints(stage: Stage, workdir: epath.Path) -> Checkpoints:
 
 
 def restored(checkpoints: Checkpoints | None, read: Callable[[Checkpoints], dict[str, Any] | None],
-             start: TrainState) -> TrainState:
-    """What the chief reads, in all processes; `start` where there is nothing."""
+             shapes: Callable[[], TrainState]) -> TrainState | None:
+    """What the chief reads, in all processes, for a state of these shapes; None where there is nothing."""
     stored = checkpoints and read(checkpoints)
-    return told_by_chief(serialization.from_state_dict(start, stored) if stored else start)
+    if not any(agree(bool(stored))):
+        return None
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes())
+    return told_by_chief(serialization.from_state_dict(blank, stored) if stored else blank)
 
 
 def variables(state: TrainState) -> Variables:

@@ -86,12 +86,16 @@ class Frozen(NamedTuple):
     pretrained: Params
 
 
-def initial_state(task: Task, key: Array, frozen: Frozen, start: Params | None = None) -> TrainState:
-    """Step 0; a student starts from the variables `start`, or else from the same ones whatever method teaches it."""
+def initial_state(task: Task, key: Array, frozen: Frozen, start: Params | None = None,
+                  run: Callable[..., TrainState] = run_once) -> TrainState:
+    """Step 0; a student starts from the variables `start`, or else from the same ones whatever method teaches it.
+
+    With `run=jax.eval_shape` it is the shapes alone, for which nothing is compiled.
+    """
     pixels = jax.ShapeDtypeStruct(frozen.image.shape[1:], jnp.uint8)
     image = jax.ShapeDtypeStruct((2, *jax.eval_shape(task.plain, pixels).shape), jnp.float32)
     teacher = task.teacher and jax.eval_shape(partial(forward, task.teacher), frozen.teacher, image)
-    return run_once(partial(begin, task, image, teacher), key, start or {}, frozen.label)
+    return run(partial(begin, task, image, teacher), key, start or {}, frozen.label)
 
 
 def begin(task: Task, image: jax.ShapeDtypeStruct, teacher: Outputs | None, key: Array, start: Params,
