@@ -2,7 +2,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,10 +18,11 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() 
 
 # On the CPU, XLA gives convolutions of more than 16 channels to a library that uses one core, and products to one that
 # wants them transposed first. To name reductions alone as the library's share leaves both to XLA's own routines. Its
-# last level of optimisation takes half as long again to compile, for a step that is no faster.
+# last level of optimisation takes half as long again to compile, for a step that is no faster. What runs once is not
+# optimised at all; XLA for GPUs takes no level below 2.
 RUN_OFTEN = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
                      "xla_backend_optimization_level": 2}}
-RUN_ONCE = {"xla_backend_optimization_level": 0, "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
+RUN_ONCE = {"cpu": {"xla_backend_optimization_level": 0, "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}}
 
 
 def keep_programs() -> None:
@@ -41,8 +42,9 @@ def understood(option: str, value: Any) -> bool:
     return True
 
 
-def compiler_options(wanted: dict[str, Any]) -> dict[str, Any]:
-    return {option: value for option, value in wanted.items() if understood(option, value)}
+def compiler_options(wanted: Mapping[str, dict[str, Any]], platform: str) -> dict[str, Any]:
+    """Those that are `wanted` on a platform, as far as this version of XLA knows them."""
+    return {option: value for option, value in wanted.get(platform, {}).items() if understood(option, value)}
 
 
 @contextlib.contextmanager
@@ -71,7 +73,7 @@ class Mapped:
     def __init__(self, program: Callable, devices: Sequence[jax.Device], shared: int = 0, donate: bool = False):
         self.function = jax.pmap(program, AXIS, in_axes=(0, 0, 0) + (None,) * shared, devices=devices,
                                  donate_argnums=(0,) if donate else ())
-        self.options = compiler_options(RUN_OFTEN.get(devices[0].platform, {}))
+        self.options = compiler_options(RUN_OFTEN, devices[0].platform)
         self.sharding, self.executable = stacked(devices), None
         self.rows = {position: slice(row, row + 1) for row, position in enumerate(mine(devices))}
 
@@ -131,5 +133,5 @@ def told_by_chief(tree: Any) -> Any:
 
 
 def run_once(function: Callable, *args: Any) -> Any:
-    """function(*args), compiled without optimisation: for what runs once, compiling is most of the cost."""
-    return jax.jit(function, compiler_options=compiler_options(RUN_ONCE))(*args)
+    """function(*args), compiled quickly: for what runs once, compiling is most of the cost."""
+    return jax.jit(function, compiler_options=compiler_options(RUN_ONCE, jax.default_backend()))(*args)

@@ -2,4 +2,4 @@
 from sskd_jax.devices import compiler_options
 
 # XLA's older routines for what it fuses, not optimised. They compute the same, up to the order of a sum.
-QUICK = compiler_options({"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
+QUICK = compiler_options({"cpu": {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}}, "cpu")

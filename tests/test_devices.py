@@ -29,11 +29,17 @@ def test_replicated_keys_draw_the_same_numbers():
 
 
 def test_options_that_xla_does_not_know_are_left_out():
-    assert compiler_options({"xla_of_tomorrow": True, **RUN_ONCE}) == compiler_options(RUN_ONCE)
-    assert compiler_options({"xla_backend_optimization_level": 0}) == {"xla_backend_optimization_level": 0}
+    known = compiler_options(RUN_ONCE, "cpu")
+    assert known["xla_backend_optimization_level"] == 0
+    assert compiler_options({"cpu": {"xla_of_tomorrow": True, **RUN_ONCE["cpu"]}}, "cpu") == known
 
 
-@pytest.mark.skipif(not compiler_options(RUN_OFTEN["cpu"]), reason="this XLA does not know the option")
+@pytest.mark.parametrize("wanted", [RUN_OFTEN, RUN_ONCE])
+def test_options_are_the_cpus_alone(wanted):
+    assert not compiler_options(wanted, "gpu") and not compiler_options(wanted, "tpu")
+
+
+@pytest.mark.skipif(not compiler_options(RUN_OFTEN, "cpu"), reason="this XLA does not know the option")
 def test_wide_convolutions_are_left_to_xla_on_the_cpu():
     def program(x, kernel, _):
         return correlate(x, kernel, 1, 1)
