@@ -21,6 +21,7 @@ from sskd_jax.interruption import Interruption
 from sskd_jax.logbook import Logbook, NoLogbook
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
+from sskd_jax.models.layers import folded
 from sskd_jax.paths import locate
 from sskd_jax.quiet import silence_checkpoint_errors
 from sskd_jax.settings import Recipe
@@ -67,7 +68,8 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
         compute_dtype(config.dtype, "cpu")
         data, train, held_out = load_data(config)
         check_batches(config, recipes, train, len(devices))
-        with open_logbook(config, folder := locate(workdir), devices) as book:
+        folder = locate(workdir)
+        with Logbook(folder, config.to_dict(), devices) if chief() else NoLogbook() as book:
             session = Session(folder, devices, book, interruption, config.save_seconds)
             this = Run(config, session, train, held_out, data.test, data.num_classes)
             check_pairs(this, recipes)
@@ -82,10 +84,6 @@ def networks(this: Run, recipes: Sequence[Recipe]) -> list[Learned]:
     """The teacher, where a method needs one, and the students."""
     teachers = [obtain_teacher(this)] if any(recipe.method.teacher for recipe in recipes) else []
     return teachers + [distil(this, recipe, *(teacher.last for teacher in teachers)) for recipe in recipes]
-
-
-def open_logbook(config: ConfigDict, workdir: epath.Path, devices: Sequence[jax.Device]) -> Logbook | NoLogbook:
-    return Logbook(workdir, config.to_dict(), devices) if chief() else NoLogbook()
 
 
 def load_data(config: ConfigDict) -> tuple[sources.Dataset, Split | Stream, Split | Stream]:
@@ -186,7 +184,8 @@ def make_stage(this: Run, name: str, section: ConfigDict, method: Method, weight
                 optim.sgd(schedule, momentum=section.momentum, weight_decay=section.weight_decay, learned=learned),
                 partial(views.augment, flip=data.flip, pad=data.pad, **colour),
                 partial(views.evaluate_views, **colour), steps)
-    frozen = Frozen(stage_key(seed, name), teacher=teacher_variables or {}, pretrained=pretrained or {},
+    constants = {"params": folded(**teacher_variables, dtype=teacher.dtype)} if teacher else {}
+    frozen = Frozen(stage_key(seed, name), teacher=constants, pretrained=pretrained or {},
                     **split.resident(method.remembers))
     about = about | {"num_classes": this.num_classes, "image": list(split.shape),
                      "steps": section.epochs * steps}

@@ -1,9 +1,10 @@
 """Layers with PyTorch's meaning, and the base that all networks share."""
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen import initializers as init
 from jax import lax
@@ -11,9 +12,10 @@ from jax.nn.initializers import Initializer
 
 from sskd_jax.convolution import Conv
 from sskd_jax.initializers import bias_uniform, fan_in_uniform, fan_out_normal
-from sskd_jax.types import Array, Outputs
+from sskd_jax.types import Array, Outputs, Params
 
 Layer = Callable[..., Any]
+EPSILON = 1e-5  # PyTorch's, beside the variance
 
 
 def per_channel(vector: Array, x: Array) -> Array:
@@ -22,7 +24,7 @@ def per_channel(vector: Array, x: Array) -> Array:
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over all but the last axis, as PyTorch's: eps 1e-5, and the running variance is the unbiased one.
+    """Batch norm over all but the last axis, as PyTorch's, whose running variance is the unbiased one.
 
     Attributes:
       train: normalise by the batch and move the running statistics, instead of normalising by them.
@@ -36,19 +38,24 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        width = x.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, width, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, width, jnp.float32)
-        scale = self.param("scale", init.ones, width, jnp.float32)
-        bias = self.param("bias", init.zeros, width, jnp.float32)
-        mean, var = running_mean.value, running_var.value
-        if self.train and not self.is_initializing():
-            mean, var, count = self.batch_statistics(x)
-            running_mean.value = self.moved(running_mean.value, mean)
-            running_var.value = self.moved(running_var.value, var * (count / (count - 1)))
-        gain = scale * lax.rsqrt(var + 1e-5)
-        shift = bias - mean * gain
+        gain = self.param("scale", init.ones, x.shape[-1:], jnp.float32)
+        shift = self.param("bias", init.zeros, x.shape[-1:], jnp.float32)
+        if self.is_initializing() or self.has_variable("batch_stats", "mean"):  # else they are `folded`
+            mean, var = self.statistics(x)
+            gain = gain * lax.rsqrt(var + EPSILON)
+            shift = shift - mean * gain
         return (x.astype(jnp.float32) * per_channel(gain, x) + per_channel(shift, x)).astype(self.dtype)
+
+    def statistics(self, x: Array) -> tuple[Array, Array]:
+        """Mean and variance [C] to normalise by; in training the running ones move."""
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, x.shape[-1:], jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, x.shape[-1:], jnp.float32)
+        if not self.train or self.is_initializing():
+            return running_mean.value, running_var.value
+        mean, var, count = self.batch_statistics(x)
+        running_mean.value = self.moved(running_mean.value, mean)
+        running_var.value = self.moved(running_var.value, var * (count / (count - 1)))
+        return mean, var
 
     def batch_statistics(self, x: Array) -> tuple[Array, Array, int]:
         """Mean [C], biased variance [C] and number of values of the global batch, in float32 whatever x is.
@@ -67,6 +74,19 @@ class BatchNorm(nn.Module):
 
     def moved(self, running: Array, batch: Array) -> Array:
         return self.momentum * running + (1 - self.momentum) * batch
+
+
+def folded(params: Params, batch_stats: Params, dtype: Any) -> Params:
+    """The parameters of a frozen network, with what evaluation would compute from them alone in every step.
+
+    A batch norm's are a gain and a shift, with its running statistics in them; kernels of convolutions have the `dtype`
+    that these compute in. The network takes {"params": these} and gives the same outputs.
+    """
+    if "mean" in batch_stats:
+        gain = params["scale"] / np.sqrt(batch_stats["var"] + EPSILON)
+        return {"scale": gain, "bias": params["bias"] - batch_stats["mean"] * gain}
+    return {name: folded(leaf, batch_stats.get(name, {}), dtype) if isinstance(leaf, Mapping)
+            else leaf.astype(dtype) if leaf.ndim == 4 else leaf for name, leaf in params.items()}
 
 
 class Network(nn.Module):

@@ -1,4 +1,5 @@
 """Every architecture against the reference's golden values, and what they all promise."""
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from golden import Golden, assert_near
 
 from sskd_jax import torch_bridge
 from sskd_jax.models import MODELS, mobilenetv2
-from sskd_jax.models.layers import BatchNorm
+from sskd_jax.models.layers import BatchNorm, folded
 from sskd_jax.models.shufflenet import shuffle
 from sskd_jax.types import Outputs
 
@@ -129,6 +130,21 @@ def test_training_is_the_reference(run):
     last = {path[-1]: value for path, value in moved.items() if ".".join(path[:-1]) == run.spec["last_bn"]}
     assert_near(last["mean"], run.gold["bn_last_mean"], 1e-4)
     assert_near(last["var"], run.gold["bn_last_var"], 1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"])
+def test_a_folded_network_gives_the_same(name, gold):
+    network = MODELS[name](num_classes=100)
+    variables = torch_bridge.from_state_dict(name, gold.state_dict(name, seed=0))
+    constants = {"params": folded(**variables, dtype=jnp.float32)}
+    evaluate = partial(jax.jit(network.apply, compiler_options=FAST), image=gold.images(0, 2))
+    jax.tree.map(partial(assert_near, tolerance=1e-5), evaluate(constants), evaluate(variables))
+
+
+def test_folding_changes_the_type_of_kernels_alone(gold):
+    variables = torch_bridge.from_state_dict("wrn_16_1", gold.state_dict("wrn_16_1", seed=0))
+    for path, leaf in flatten_dict(folded(**variables, dtype=jnp.bfloat16)).items():
+        assert leaf.dtype == (jnp.bfloat16 if path[-1] == "kernel" and path[-2] != "fc" else jnp.float32), path
 
 
 def test_maps_have_the_shapes_of_the_reference(run):
