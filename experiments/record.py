@@ -23,8 +23,8 @@ from sskd_jax.types import UserError
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 FILES = ("config.json", "environments.json", METRICS, TIMES, "results.json")
-COLUMNS = ("networks", "method", "epochs", "top-1, last", "top-1, best (epoch)", "paper, best", "minutes", "seeds",
-           "device", "JAX", "log")
+COLUMNS = ("data", "networks", "method", "epochs", "top-1, last", "top-1, best (epoch)", "paper, best", "minutes",
+           "seeds", "device", "JAX", "log")
 INTRODUCTION = """# Results
 
 What was run, a row per experiment: top-1 accuracy on the test images in per cent, with the standard deviation over the
@@ -141,7 +141,8 @@ def cells(group: Sequence[Network]) -> list[str]:
     teacher, student = one.config["teacher"], one.config["student"]
     section = teacher if one.result["stage"] == "teacher" else student
     epochs = [str(result["best_epoch"]) for result in results if "best_epoch" in result]
-    return [one.result["network"] if section is teacher else f"{teacher['model']} -> {student['model']}",
+    return [one.config["data"]["name"],
+            one.result["network"] if section is teacher else f"{teacher['model']} -> {student['model']}",
             one.method, "given" if section.get("checkpoint") else str(section["epochs"]),
             percent([result["top1"] for result in results]),
             percent([result.get("best_top1") for result in results]) + (f" ({', '.join(epochs)})" if epochs else ""),

@@ -13,7 +13,7 @@ def finished(folder, seed: int = 0, top1: float = 0.75, **changes) -> str:
     """A workdir as a run leaves it: every stage took a minute and a half on the second environment, in two parts."""
     folder.mkdir()
     config = {"seed": seed, "teacher": {"model": "vgg13", "epochs": 3, "checkpoint": ""},
-              "student": {"model": "vgg8", "epochs": 3}, "data": {"data_dir": folder.name},
+              "student": {"model": "vgg8", "epochs": 3}, "data": {"name": "cifar100", "data_dir": folder.name},
               "settings": {"at+kd": {"weights": {"at": 1.0}}, "sskd": {"weights": {"ss": 10.0}}}} | changes
     scores = {"top1": top1, "best_top1": 0.8, "best_epoch": 2, "paper": 75.33}
     results = [{"stage": "teacher", "network": "vgg13", **scores},
@@ -38,10 +38,10 @@ def table(results) -> list[list[str]]:
 def test_every_network_has_a_row_with_its_time_and_device(tmp_path):
     record.main([finished(tmp_path / "one")], tmp_path / "results")
     teacher, beside, sskd = table(tmp_path / "results")
-    assert teacher == ["vgg13", "labels", "3", "75.00", "80.00 (2)", "75.33", "1.5", "0", "4 x NVIDIA H100", "0.10",
-                       "[one](one/metrics.jsonl)"]
-    assert beside[:2] == ["vgg13 -> vgg8", "at+kd"] and beside[6] == "1.5"
-    assert sskd[:2] == ["vgg13 -> vgg8", "sskd"] and sskd[6] == "1.5 + 1.5"
+    assert teacher == ["cifar100", "vgg13", "labels", "3", "75.00", "80.00 (2)", "75.33", "1.5", "0",
+                       "4 x NVIDIA H100", "0.10", "[one](one/metrics.jsonl)"]
+    assert beside[1:3] == ["vgg13 -> vgg8", "at+kd"] and beside[7] == "1.5"
+    assert sskd[1:3] == ["vgg13 -> vgg8", "sskd"] and sskd[7] == "1.5 + 1.5"
     assert (tmp_path / "results" / "one" / "accuracy.png").stat().st_size > 1000
 
 
@@ -50,7 +50,7 @@ def test_seeds_share_a_row_and_other_weights_do_not(tmp_path):
     runs = [finished(tmp_path / "a", 0, 0.75), finished(tmp_path / "b", 1, 0.77)]
     record.main([*runs, finished(tmp_path / "c", 0, 0.7, settings=other)], tmp_path / "results")
     rows = table(tmp_path / "results")
-    assert [(row[1], row[3], row[7]) for row in rows] == [
+    assert [(row[2], row[4], row[8]) for row in rows] == [
         ("labels", "74.00 ± 3.61", "0, 1, 0"), ("at+kd", "74.00 ± 3.61", "0, 1, 0"), ("sskd", "76.00 ± 1.41", "0, 1"),
         ("sskd", "70.00", "0")]
 
@@ -63,7 +63,7 @@ def test_a_method_alone_is_named_as_it_is_typed(tmp_path):
         [{"stage": "teacher", "network": "vgg13", "top1": 0.7}, {"stage": "student", "network": "vgg8", "top1": 0.7,
                                                                  "method": "at"}]))
     record.main([str(folder)], tmp_path / "results")
-    assert [row[1] for row in table(tmp_path / "results")] == ["labels", "at+kd"]
+    assert [row[2] for row in table(tmp_path / "results")] == ["labels", "at+kd"]
 
 
 def test_minutes_up_to_a_step():
