@@ -66,6 +66,10 @@ def test_a_method_alone_is_named_as_it_is_typed(tmp_path):
     assert [row[2] for row in table(tmp_path / "results")] == ["labels", "at+kd"]
 
 
+def test_the_page_is_that_of_the_runs_that_are_kept():
+    assert (record.RESULTS / "README.md").read_text() == record.page(record.RESULTS)
+
+
 def test_minutes_up_to_a_step():
     times = [{"stage": stage, "step": step, "seconds": 60.0} for stage in ("head", "student") for step in (4, 8)]
     assert (record.minutes(times, "head", 4), record.minutes(times, "head")) == (1, 2)
