@@ -2,7 +2,7 @@ r"""CIFAR-100 in minutes of a GPU: the student of cifar.py in a quarter of the e
 
     python -m sskd_jax.main --config=configs/cifar_fast.py --config.teacher.checkpoint=runs/sskd --workdir=runs/fast
     python -m sskd_jax.main --config=configs/cifar_fast.py:epochs=30,batch=512 --config.teacher.checkpoint=runs/sskd
-    python -m experiments.record --workdir=runs/fast
+    python -m experiments.record runs/fast
 
 The rate rises over a fifth of the epochs to cifar.py's, scaled by the batch (Goyal et al. 2017), and falls to nothing
 over the rest (Smith and Topin 2018). Not tuned: neither the time it takes on a GPU nor its accuracy is known yet. The

@@ -1,7 +1,7 @@
 r"""Keeps finished runs under experiments/results, and writes the page that compares all of them.
 
     python -m experiments.record runs/sskd
-    python -m experiments.record runs/tables/*
+    python -m experiments.record runs/tables/*/
 
 Of a workdir it keeps the config, the environments, a row per epoch and per checkpoint, and the results, and adds a
 picture of the accuracy against the minutes. Runs that differ in their seed alone share a row of the page.
@@ -12,7 +12,7 @@ import json
 import pathlib
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from configs import common
@@ -44,7 +44,7 @@ class Network(NamedTuple):
     config: Row
     result: Row
     minutes: list[float]  # of the method's own stages, then of the network's
-    environment: Row
+    environments: list[Row]  # that the network's stage was in
 
     @property
     def method(self) -> str:
@@ -110,10 +110,10 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
                                      ("config.json", "environments.json", "results.json"))
     times = read_rows(folder / TIMES)
     for result in results:
-        used = [row["environment"] for row in times if row["stage"] == result["stage"]]
+        used = {row["environment"]: None for row in times if row["stage"] == result["stage"]}
         stages = dict.fromkeys(row["stage"] for row in times if belongs(row["stage"], result["stage"]))
         yield Network(folder.name, config, result, [minutes(times, stage) for stage in stages],
-                      environments[max(used, default=-1)])
+                      [environments[place] for place in used or [-1]])
 
 
 def belongs(stage: str, network: str) -> bool:
@@ -135,12 +135,17 @@ def device(environment: Row) -> str:
     return f"{len(environment['devices'])} x {environment['devices'][0]}"
 
 
+def different(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
+
+
 def cells(group: Sequence[Network]) -> list[str]:
     """The row of the page for networks that differ in their seed alone."""
     one, results = group[0], [network.result for network in group]
     teacher, student = one.config["teacher"], one.config["student"]
     section = teacher if one.result["stage"] == "teacher" else student
     epochs = [str(result["best_epoch"]) for result in results if "best_epoch" in result]
+    environments = [environment for network in group for environment in network.environments]
     return [one.config["data"]["name"],
             one.result["network"] if section is teacher else f"{teacher['model']} -> {student['model']}",
             one.method, "given" if section.get("checkpoint") else str(section["epochs"]),
@@ -149,7 +154,7 @@ def cells(group: Sequence[Network]) -> list[str]:
             str(one.result.get("paper") or "-"),
             ", ".join(" + ".join(f"{part:.1f}" for part in network.minutes) for network in group),
             ", ".join(str(network.config["seed"]) for network in group),
-            device(one.environment), one.environment["versions"]["jax"],
+            different(map(device, environments)), different(place["versions"]["jax"] for place in environments),
             ", ".join(f"[{network.run}]({network.run}/{METRICS})" for network in group)]
 
 

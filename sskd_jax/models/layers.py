@@ -40,7 +40,7 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         gain = self.param("scale", init.ones, x.shape[-1:], jnp.float32)
         shift = self.param("bias", init.zeros, x.shape[-1:], jnp.float32)
-        if self.is_initializing() or self.has_variable("batch_stats", "mean"):  # else they are `folded`
+        if self.train or self.is_initializing() or self.has_variable("batch_stats", "mean"):  # else they are `folded`
             mean, var = self.statistics(x)
             gain = gain * lax.rsqrt(var + EPSILON)
             shift = shift - mean * gain

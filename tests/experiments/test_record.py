@@ -66,6 +66,17 @@ def test_a_method_alone_is_named_as_it_is_typed(tmp_path):
     assert [row[2] for row in table(tmp_path / "results")] == ["labels", "at+kd"]
 
 
+def test_every_device_of_a_stage_is_named(tmp_path):
+    folder = tmp_path / "moved"
+    finished(folder)
+    rows = [{"stage": "teacher", "step": 6 + place, "seconds": 60.0, "environment": place} for place in (0, 1)]
+    (folder / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record.main([str(folder)], tmp_path / "results")
+    teacher, student, _ = table(tmp_path / "results")
+    assert teacher[7] == "2.0" and teacher[9:11] == ["2 cores of Abacus, 4 x NVIDIA H100", "0.9, 0.10"]
+    assert student[7] == "" and student[9] == "4 x NVIDIA H100"
+
+
 def test_the_page_is_that_of_the_runs_that_are_kept():
     assert (record.RESULTS / "README.md").read_text() == record.page(record.RESULTS)
 

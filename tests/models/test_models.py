@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax.errors import ScopeCollectionNotFound
 from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
 
@@ -139,6 +140,12 @@ def test_a_folded_network_gives_the_same(name, gold):
     constants = {"params": folded(**variables, dtype=jnp.float32)}
     evaluate = partial(jax.jit(network.apply, compiler_options=FAST), image=gold.images(0, 2))
     jax.tree.map(partial(assert_near, tolerance=1e-5), evaluate(constants), evaluate(variables))
+
+
+def test_training_needs_statistics():
+    network, variables = shapes_of("resnet8")
+    with pytest.raises(ScopeCollectionNotFound):
+        jax.eval_shape(partial(network.apply, train=True), {"params": variables["params"]}, IMAGE)
 
 
 def test_folding_changes_the_type_of_kernels_alone(gold):
