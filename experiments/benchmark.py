@@ -35,7 +35,7 @@ from sskd_jax.data.sources import Split
 from sskd_jax.devices import Mapped, keep_programs, replicated
 from sskd_jax.evaluate import evaluation
 from sskd_jax.interruption import Interruption
-from sskd_jax.logbook import environment
+from sskd_jax.logbook import NoLogbook, environment
 from sskd_jax.stage import Stage, epoch_order
 from sskd_jax.step import initial_state, train_program, train_step
 from sskd_jax.types import UserError
@@ -58,7 +58,7 @@ PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v
 Row = dict[str, Any]
 
 
-class Clock:
+class Clock(NoLogbook):
     """In a logbook's place: when each epoch was over."""
 
     def __init__(self):
@@ -69,9 +69,6 @@ class Clock:
 
     def write(self, row: Row) -> None:
         self.times.append(time.perf_counter())
-
-    def saved(self, stage: str, step: int) -> None:
-        pass
 
 
 def synthetic_run(config: ConfigDict, images: int = 0) -> train.Run:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from configs import common
 from sskd_jax.console import console
-from sskd_jax.logbook import HARMLESS, METRICS, TIMES, flatten, read_json, read_rows
+from sskd_jax.logbook import HARMLESS, METRICS, TIMES, flatten, minutes, read_json, read_rows
 from sskd_jax.main import fail
 from sskd_jax.types import UserError
 
@@ -77,11 +77,6 @@ def keep(workdir: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
         shutil.copyfile(workdir / name, folder / name)
     draw(folder)
     return folder
-
-
-def minutes(times: list[Row], stage: str, step: float = float("inf")) -> float:
-    """How long a stage took up to a step."""
-    return sum(row["seconds"] for row in times if row["stage"] == stage and row["step"] <= step) / 60
 
 
 def draw(folder: pathlib.Path) -> None:

@@ -3,6 +3,7 @@ import contextlib
 import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -134,10 +135,6 @@ class Logbook:
                "environment": self.environment}
         self.write_rows(TIMES, [*self.rows(TIMES), row])
 
-    def minutes(self, stage: str) -> float:
-        """How long a stage was trained, with compilation, evaluations and what led to checkpoints before it stopped."""
-        return sum(row["seconds"] for row in self.rows(TIMES) if row["stage"] == stage) / 60
-
     def write(self, row: Row) -> None:
         self.write_rows(METRICS, [*self.rows(), row])
         if self.tensorboard is None:
@@ -197,6 +194,11 @@ def read_rows(path: epath.Path) -> list[Row]:
         return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): mend or delete it, the checkpoints are kept") from error
+
+
+def minutes(times: list[Row], stage: str, step: float = math.inf) -> float:
+    """How long a stage was trained up to a step, in all starts together, with compilation and evaluations."""
+    return sum(row["seconds"] for row in times if row["stage"] == stage and row["step"] <= step) / 60
 
 
 def read_json(path: epath.Path) -> Any:

@@ -6,7 +6,7 @@ import jax
 
 from sskd_jax.console import console, table
 from sskd_jax.data.sources import Dataset
-from sskd_jax.logbook import Logbook, write_json
+from sskd_jax.logbook import TIMES, Logbook, minutes, write_json
 
 Row = dict[str, Any]
 
@@ -29,8 +29,9 @@ def percent(value: float | None) -> str:
 def finish(book: Logbook, rows: list[Row]) -> None:
     """Prints the results, writes results.json and draws curves.png."""
     write_json(book.workdir / "results.json", rows)
+    times = book.rows(TIMES)
     shown = [[row["stage"], row["network"], f"{row['parameters']:,}", percent(row["top1"]), percent(row["top5"]),
-              percent(row.get("best_top1")), str(row.get("best_epoch", "")), f"{book.minutes(row['stage']):.1f}",
+              percent(row.get("best_top1")), str(row.get("best_epoch", "")), f"{minutes(times, row['stage']):.1f}",
               str(row.get("paper") or "-")]
              for row in rows]
     table("Accuracy on the test images, %", ["stage", "network", "parameters", "top-1 last", "top-5 last",

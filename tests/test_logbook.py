@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from sskd_jax.logbook import Logbook, environment, flatten
+from sskd_jax.logbook import TIMES, Logbook, environment, flatten, minutes
 from sskd_jax.types import UserError
 
 CONFIG = {"seed": 0, "data": {"mean": (0.5, 0.5, 0.5)}}
@@ -26,6 +26,11 @@ def test_a_row_is_a_line(tmp_path):
         assert made.rows()[1] == {"stage": "teacher", "step": 6, "train/ce": 0.1}
 
 
+def test_minutes_up_to_a_step():
+    times = [{"stage": stage, "step": step, "seconds": 60.0} for stage in ("head", "student") for step in (4, 8)]
+    assert (minutes(times, "head", 4), minutes(times, "head")) == (1, 2)
+
+
 def test_rewind_forgets_later_rows_of_that_stage_alone(tmp_path):
     with book(tmp_path) as made:
         for stage in ("teacher", "student"):
@@ -43,13 +48,13 @@ def test_time_counts_from_where_a_stage_goes_on_and_what_is_trained_again_counts
         made.rewind("teacher", 0)
         made.saved("teacher", 3)
         made.saved("teacher", 6)
-        assert made.minutes("teacher") == (10 + 20) / 60
+        assert minutes(made.rows(TIMES), "teacher") == (10 + 20) / 60
         made.rewind("teacher", 3)  # the checkpoint of step 6 was lost
         made.saved("teacher", 6)
-        assert made.minutes("teacher") == (10 + 5) / 60
+        assert minutes(made.rows(TIMES), "teacher") == (10 + 5) / 60
         made.rewind("student", 0)
-        assert made.minutes("teacher") == (10 + 5) / 60 and not made.minutes("student")
-        assert made.rows("times.jsonl")[1] == {"stage": "teacher", "step": 6, "seconds": 5, "environment": 0}
+        assert minutes(made.rows(TIMES), "teacher") == (10 + 5) / 60 and not minutes(made.rows(TIMES), "student")
+        assert made.rows(TIMES)[1] == {"stage": "teacher", "step": 6, "seconds": 5, "environment": 0}
 
 
 def test_a_row_that_was_cut_short_is_forgotten(tmp_path):

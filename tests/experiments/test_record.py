@@ -81,11 +81,6 @@ def test_the_page_is_that_of_the_runs_that_are_kept():
     assert (record.RESULTS / "README.md").read_text() == record.page(record.RESULTS)
 
 
-def test_minutes_up_to_a_step():
-    times = [{"stage": stage, "step": step, "seconds": 60.0} for stage in ("head", "student") for step in (4, 8)]
-    assert (record.minutes(times, "head", 4), record.minutes(times, "head")) == (1, 2)
-
-
 def test_a_run_that_is_not_finished_is_refused(tmp_path, capsys):
     folder = tmp_path / "half"
     finished(folder)
