@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from array_record.python import array_record_data_source  # noqa: F401  flagsaver would forget flags defined later
 from pictures import FRAMING, dataset
 from scipy.stats import ks_2samp
 
