@@ -8,13 +8,16 @@ r"""CIFAR-100 as in the paper: teacher (240 epochs), self-supervision head (60),
 Expect (paper, wrn_40_2 -> wrn_16_2, best epoch): teacher 76.46, scratch 73.64, KD 74.92, SSKD 76.04. Independent
 reproductions of the official code reached 75.6 to 75.8 with SSKD.
 """
+
 from functools import partial
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-ARGUMENTS = dict(method="sskd", teacher="wrn_40_2", student="wrn_16_2", weights="code", dataset="cifar100")
+ARGUMENTS = dict(
+    method="sskd", teacher="wrn_40_2", student="wrn_16_2", weights="code", dataset="cifar100"
+)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -24,8 +27,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def build(args: dict[str, str]) -> ConfigDict:
     """The config of these arguments."""
-    config = common.methods(args["method"], partial(common.method, preset=args["weights"],
-                                                    pair=(args["teacher"], args["student"])))
+    config = common.methods(
+        args["method"],
+        partial(common.method, preset=args["weights"], pair=(args["teacher"], args["student"])),
+    )
     config.update(common.RUN)
     config.data = dict(
         name=args["dataset"],
@@ -40,11 +45,13 @@ def build(args: dict[str, str]) -> ConfigDict:
     config.teacher = dict(
         model=args["teacher"],
         checkpoint="",  # a workdir of ours or a .pth file with a trained teacher
-        **common.sgd(learning_rate=common.learning_rate(args["teacher"]), **schedule))
+        **common.sgd(learning_rate=common.learning_rate(args["teacher"]), **schedule),
+    )
     config.update(common.own_stages(args["student"]))
     config.student = dict(
         model=args["student"],
-        **common.sgd(learning_rate=common.learning_rate(args["student"]), **schedule))
+        **common.sgd(learning_rate=common.learning_rate(args["student"]), **schedule),
+    )
     if args["dataset"] == "cifar100":
         config.paper = common.paper(args["method"], args["teacher"], args["student"])
     return config

@@ -8,6 +8,7 @@ The rate rises over a fifth of the epochs to cifar.py's, scaled by the batch (Go
 over the rest (Smith and Topin 2018). Not tuned: neither the time it takes on a GPU nor its accuracy is known yet. The
 last command draws the accuracy against the minutes.
 """
+
 from ml_collections import ConfigDict
 
 from configs import cifar, common
@@ -18,6 +19,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     args = common.parse(arg, epochs="60", batch="256", **cifar.ARGUMENTS)
     epochs, batch = (common.whole(args[key], key) for key in ("epochs", "batch"))
     config = cifar.build(args)
-    config.student.update(epochs=epochs, batch_size=batch, milestones=(), warmup_epochs=0.2 * epochs,
-                          cooldown_epochs=0.8 * epochs, learning_rate=config.student.learning_rate * batch / 64)
+    config.student.update(
+        epochs=epochs,
+        batch_size=batch,
+        milestones=(),
+        warmup_epochs=0.2 * epochs,
+        cooldown_epochs=0.8 * epochs,
+        learning_rate=config.student.learning_rate * batch / 64,
+    )
     return config

@@ -1,4 +1,5 @@
 """What the config files share: arguments, the paper's pairs and numbers, the reference's learning rates and weights."""
+
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -15,8 +16,18 @@ RUN = {
 
 # CIFAR-100 top-1 in per cent, best epoch, as the official repository prints them: tables 3 and 4 of the paper.
 BASELINES = {
-    "wrn_40_2": 76.46, "resnet56": 73.44, "resnet32x4": 79.63, "vgg13": 75.38, "ResNet50": 79.10, "wrn_16_2": 73.64,
-    "wrn_40_1": 72.24, "resnet20": 69.63, "resnet8x4": 72.51, "vgg8": 70.68, "MobileNetV2": 65.79, "ShuffleV1": 70.77,
+    "wrn_40_2": 76.46,
+    "resnet56": 73.44,
+    "resnet32x4": 79.63,
+    "vgg13": 75.38,
+    "ResNet50": 79.10,
+    "wrn_16_2": 73.64,
+    "wrn_40_1": 72.24,
+    "resnet20": 69.63,
+    "resnet8x4": 72.51,
+    "vgg8": 70.68,
+    "MobileNetV2": 65.79,
+    "ShuffleV1": 70.77,
     "ShuffleV2": 73.12,
 }
 PAIRS = {
@@ -77,8 +88,14 @@ METHOD_NUMBERS = {
     "dkd": {"temperature": 4.0, "warmup_epochs": 20, **_LOGITS},
     "dist": {"temperature": 4.0, **_LOGITS},
     "reviewkd": {"warmup_epochs": 20, **_BESIDE},
-    "sskd": {"kd_temperature": 4.0, "tf_temperature": 4.0, "ss_temperature": 0.5, "tf_ratio": 1.0, "ss_ratio": 0.75,
-             "head_temperature": 1.0},
+    "sskd": {
+        "kd_temperature": 4.0,
+        "tf_temperature": 4.0,
+        "ss_temperature": 0.5,
+        "tf_ratio": 1.0,
+        "ss_ratio": 0.75,
+        "head_temperature": 1.0,
+    },
 }
 
 # The weight of every term; "+kd" behind a method's name gives its `kd` the weight 1. SSKD's differ between the released
@@ -102,26 +119,38 @@ WEIGHTS = {
     "dkd": {"code": {"ce": 1.0, "tckd": 1.0, "nckd": 8.0}},
     "dist": {"code": {"ce": 1.0, "inter": 2.0, "intra": 2.0}},
     "reviewkd": {"code": {"ce": 1.0, "kd": 0.0, "review": 5.0}},
-    "sskd": {"code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0},
-             "eccv": {"ce": 0.1, "kd": 0.9, "tf": 5.0, "ss": 3.0},
-             "arxiv": {"ce": 0.1, "kd": 0.9, "tf": 10.0, "ss": 2.7}},
+    "sskd": {
+        "code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0},
+        "eccv": {"ce": 0.1, "kd": 0.9, "tf": 5.0, "ss": 3.0},
+        "arxiv": {"ce": 0.1, "kd": 0.9, "tf": 10.0, "ss": 2.7},
+    },
 }
 
 # Weights that differ from pair to pair, of one term each: DKD's and ReviewKD's released settings.
 PAIR_WEIGHTS = {
-    "dkd": {("wrn_40_2", "wrn_16_2"): {"nckd": 6.0}, ("wrn_40_2", "wrn_40_1"): {"nckd": 6.0},
-            ("resnet56", "resnet20"): {"nckd": 2.0}, ("vgg13", "vgg8"): {"nckd": 6.0},
-            ("vgg13", "MobileNetV2"): {"nckd": 6.0}},
-    "reviewkd": {("resnet56", "resnet20"): {"review": 0.6}, ("resnet32x4", "ShuffleV2"): {"review": 8.0}},
+    "dkd": {
+        ("wrn_40_2", "wrn_16_2"): {"nckd": 6.0},
+        ("wrn_40_2", "wrn_40_1"): {"nckd": 6.0},
+        ("resnet56", "resnet20"): {"nckd": 2.0},
+        ("vgg13", "vgg8"): {"nckd": 6.0},
+        ("vgg13", "MobileNetV2"): {"nckd": 6.0},
+    },
+    "reviewkd": {
+        ("resnet56", "resnet20"): {"review": 0.6},
+        ("resnet32x4", "ShuffleV2"): {"review": 8.0},
+    },
 }
 
-NAMES = (*METHOD_NUMBERS, *(f"{name}+kd" for name, presets in WEIGHTS.items() if presets["code"].get("kd") == 0))
+NAMES = (
+    *METHOD_NUMBERS,
+    *(f"{name}+kd" for name, presets in WEIGHTS.items() if presets["code"].get("kd") == 0),
+)
 
 LIGHT = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 
 
 def parse(arg: str | None, **defaults: str) -> dict[str, str]:
-    """"method=kd,sskd,teacher=vgg13" -> the defaults with these values, of which "kd,sskd" is one.
+    """ "method=kd,sskd,teacher=vgg13" -> the defaults with these values, of which "kd,sskd" is one.
 
     Raises:
       UserError: a part is neither key=value nor goes on with a value, or its key is not among the defaults.
@@ -152,17 +181,34 @@ def learning_rate(model: str) -> float:
     return 0.01 if choose(MODELS, model, "architecture") and model in LIGHT else 0.05
 
 
-def sgd(*, epochs: int, milestones: tuple[int, ...], learning_rate: float, batch_size: int = 64,
-        fraction: float = 1.0, warmup_epochs: float = 0.0, cooldown_epochs: float = 0.0,
-        weight_decay: float = 5e-4) -> dict[str, object]:
+def sgd(
+    *,
+    epochs: int,
+    milestones: tuple[int, ...],
+    learning_rate: float,
+    batch_size: int = 64,
+    fraction: float = 1.0,
+    warmup_epochs: float = 0.0,
+    cooldown_epochs: float = 0.0,
+    weight_decay: float = 5e-4,
+) -> dict[str, object]:
     """One stage's training: SGD whose rate is a tenth from every milestone (epochs, from 0) on.
 
     `fraction` is the share of the training images, of every class alike, that the stage sees; over the first
     `warmup_epochs` the rate rises from nothing, and over the last `cooldown_epochs` it falls to nothing.
     """
-    return dict(epochs=epochs, batch_size=batch_size, fraction=fraction, learning_rate=learning_rate,
-                warmup_epochs=warmup_epochs, milestones=milestones, decay=0.1, cooldown_epochs=cooldown_epochs,
-                momentum=0.9, weight_decay=weight_decay)
+    return dict(
+        epochs=epochs,
+        batch_size=batch_size,
+        fraction=fraction,
+        learning_rate=learning_rate,
+        warmup_epochs=warmup_epochs,
+        milestones=milestones,
+        decay=0.1,
+        cooldown_epochs=cooldown_epochs,
+        momentum=0.9,
+        weight_decay=weight_decay,
+    )
 
 
 def own_stages(student: str) -> dict[str, dict[str, object]]:
@@ -170,17 +216,23 @@ def own_stages(student: str) -> dict[str, dict[str, object]]:
 
     `checkpoint` is a workdir of ours in which that very stage was trained on this teacher.
     """
-    thirty = dict(checkpoint="", **sgd(epochs=30, milestones=(), learning_rate=learning_rate(student)))
-    return {"head": dict(checkpoint="", **sgd(epochs=60, milestones=(30, 45), learning_rate=0.05)),
-            "warmup": thirty,
-            "paraphraser": thirty | ({} if student.startswith("vgg") else {"learning_rate": 0.01})}
+    thirty = dict(
+        checkpoint="", **sgd(epochs=30, milestones=(), learning_rate=learning_rate(student))
+    )
+    return {
+        "head": dict(checkpoint="", **sgd(epochs=60, milestones=(30, 45), learning_rate=0.05)),
+        "warmup": thirty,
+        "paraphraser": thirty | ({} if student.startswith("vgg") else {"learning_rate": 0.01}),
+    }
 
 
 def method(name: str, preset: str = "code", pair: tuple[str, str] | None = None) -> ConfigDict:
     """A method with its numbers, and its terms' weights for a pair of networks. "at+kd" is "at" with KD beside it."""
     choose(dict.fromkeys(NAMES), name, "method")
     base = name.removesuffix("+kd")
-    weights = choose(WEIGHTS[base], preset, f"weights for {base}") | PAIR_WEIGHTS.get(base, {}).get(pair, {})
+    weights = choose(WEIGHTS[base], preset, f"weights for {base}") | PAIR_WEIGHTS.get(base, {}).get(
+        pair, {}
+    )
     weights |= {"kd": 1.0} if base != name else {}
     return ConfigDict(dict(method=dict(name=base, **METHOD_NUMBERS[base]), weights=weights))
 
@@ -197,5 +249,7 @@ def paper(names: str, teacher: str, student: str) -> dict[str, float]:
     """The paper's accuracies in per cent of the networks that it has: the teacher's, and those that methods lead to."""
     known = PAIRS.get((teacher, student), {}) | {"scratch": BASELINES.get(student)}
     scores = {name: known.get(name) for name in names.split(",")}
-    found = {"teacher": BASELINES.get(teacher)} | (scores if "," in names else {"student": scores[names]})
+    found = {"teacher": BASELINES.get(teacher)} | (
+        scores if "," in names else {"student": scores[names]}
+    )
     return {name: score for name, score in found.items() if score}

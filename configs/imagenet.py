@@ -10,6 +10,7 @@ Expect (published, ResNet-34 -> ResNet-18, top-1): teacher 73.31, scratch 69.75,
 The authors released no ImageNet code. They named PyTorch's ImageNet example for the rest: batch 256, learning rate .1,
 momentum .9, weight decay 1e-4, 90 epochs, a tenth every 30. What they did not name is marked "silent".
 """
+
 from functools import partial
 
 from ml_collections import ConfigDict
@@ -34,8 +35,15 @@ WEIGHTS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: method, or several; teacher, student, weights (silent: the CIFAR-100 code's), dataset, batch."""
-    args = common.parse(arg, method="sskd", teacher="resnet34", student="resnet18", weights="code",
-                        dataset="imagenet2012", batch="256")
+    args = common.parse(
+        arg,
+        method="sskd",
+        teacher="resnet34",
+        student="resnet18",
+        weights="code",
+        dataset="imagenet2012",
+        batch="256",
+    )
     config = common.methods(args["method"], partial(method, preset=args["weights"]))
     config.update(common.RUN)
     config.data = dict(
@@ -55,13 +63,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.teacher = dict(
         model=args["teacher"],
         checkpoint="",  # torchvision's .pth, or a workdir of ours
-        **stage(args["batch"], epochs=90, milestones=(30, 60)))
+        **stage(args["batch"], epochs=90, milestones=(30, 60)),
+    )
     # Silent: how long the head is trained, and methods' other stages. As on CIFAR-100, the head takes a quarter of the
     # student's epochs, with drops at a half and at three quarters, and the others an eighth.
     config.head = dict(checkpoint="", **stage(args["batch"], epochs=24, milestones=(12, 18)))
     for name in ("warmup", "paraphraser"):
         config[name] = dict(checkpoint="", **stage(args["batch"], epochs=12, milestones=()))
-    config.student = dict(model=args["student"], **stage(args["batch"], epochs=90, milestones=(30, 60)))
+    config.student = dict(
+        model=args["student"], **stage(args["batch"], epochs=90, milestones=(30, 60))
+    )
     if args["dataset"] == "imagenet2012":
         config.paper = common.paper(args["method"], args["teacher"], args["student"])
     return config
@@ -77,5 +88,10 @@ def method(name: str, preset: str) -> ConfigDict:
 def stage(batch: str, **schedule: object) -> dict[str, object]:
     """One stage's training. The rate is .1 per 256 images, and larger batches get five epochs to rise to theirs."""
     size = common.whole(batch, "batch")
-    return common.sgd(batch_size=size, learning_rate=0.1 * size / 256, warmup_epochs=5.0 if size > 256 else 0.0,
-                      weight_decay=1e-4, **schedule)
+    return common.sgd(
+        batch_size=size,
+        learning_rate=0.1 * size / 256,
+        warmup_epochs=5.0 if size > 256 else 0.0,
+        weight_decay=1e-4,
+        **schedule,
+    )

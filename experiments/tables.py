@@ -7,6 +7,7 @@ Every pair has a workdir of its own below --workdir; a teacher that several shar
 its head. What comes out stands in tables.json and, beside the paper's numbers, in tables.png. As with main, exit code
 75 says that it goes on with the next call.
 """
+
 import pathlib
 import time
 from collections.abc import Sequence
@@ -20,14 +21,16 @@ from ml_collections import ConfigDict, config_flags
 from configs import cifar, common
 from sskd_jax import main as cli
 from sskd_jax import train
-from sskd_jax.console import console, table
-from sskd_jax.devices import chief
-from sskd_jax.logbook import write_json
-from sskd_jax.paths import locate
-from sskd_jax.report import percent
+from sskd_jax.engine.devices import chief
+from sskd_jax.system.console import console, table
+from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
+from sskd_jax.workdir.logbook import write_json
+from sskd_jax.workdir.report import percent
 
-PAIR = flags.DEFINE_multi_string("pair", [",".join(pair) for pair in common.TABLES], "Teacher and student.")
+PAIR = flags.DEFINE_multi_string(
+    "pair", [",".join(pair) for pair in common.TABLES], "Teacher and student."
+)
 
 Row = dict[str, Any]
 
@@ -57,16 +60,23 @@ def share_teacher(config: ConfigDict, folder: pathlib.Path) -> None:
         config.teacher.checkpoint = config.head.checkpoint = str(homes[0])
 
 
-def run_pair(config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None = None) -> list[Row]:
+def run_pair(
+    config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None = None
+) -> list[Row]:
     """Trains one pair, or goes on; its rows of the final table."""
     teacher, student = config.teacher.model, config.student.model
     folder = workdir / f"{teacher}-{student}"
     share_teacher(config, folder)
     console.print(f"\n{teacher} -> {student}")
-    return [{"teacher": teacher, "student": student, **row} for row in train.run(config, str(folder), devices)]
+    return [
+        {"teacher": teacher, "student": student, **row}
+        for row in train.run(config, str(folder), devices)
+    ]
 
 
-def run_pairs(configs: Sequence[ConfigDict], workdir: str, devices: Sequence[jax.Device] | None = None) -> list[Row]:
+def run_pairs(
+    configs: Sequence[ConfigDict], workdir: str, devices: Sequence[jax.Device] | None = None
+) -> list[Row]:
     """All pairs in turn, within the time limit of them together; what is done is reported even where it runs out."""
     began, rows, folder = time.monotonic(), [], locate(workdir)
     try:
@@ -83,8 +93,16 @@ def run_pairs(configs: Sequence[ConfigDict], workdir: str, devices: Sequence[jax
 def report(rows: list[Row], folder: pathlib.Path) -> None:
     """The table on the screen, tables.json and tables.png."""
     write_json(folder / "tables.json", rows)
-    shown = [[f"{row['teacher']} -> {row['student']}", row["stage"], percent(row["top1"]),
-              percent(row.get("best_top1")), str(row.get("paper") or "-")] for row in rows]
+    shown = [
+        [
+            f"{row['teacher']} -> {row['student']}",
+            row["stage"],
+            percent(row["top1"]),
+            percent(row.get("best_top1")),
+            str(row.get("paper") or "-"),
+        ]
+        for row in rows
+    ]
     table("CIFAR-100, %", ["pair", "network", "top-1 last", "top-1 best", "paper, best"], shown)
     console.print(f"tables   {folder / 'tables.json'}, {draw(rows, folder)}")
 
@@ -99,11 +117,18 @@ def draw(rows: list[Row], folder: pathlib.Path) -> pathlib.Path:
     figure, axis = plt.subplots(figsize=(6, 6), layout="constrained")
     known = [row for row in rows if row.get("paper")]
     for name in dict.fromkeys(row["stage"].split("/")[0] for row in known):
-        points = [(row["paper"], 100 * row["top1"]) for row in known if row["stage"].split("/")[0] == name]
+        points = [
+            (row["paper"], 100 * row["top1"]) for row in known if row["stage"].split("/")[0] == name
+        ]
         axis.plot(*zip(*points, strict=True), "o", label=name)
     for row in known:
-        axis.annotate(row["student" if row["stage"] != "teacher" else "teacher"], (row["paper"], 100 * row["top1"]),
-                      fontsize=6, xytext=(4, 0), textcoords="offset points")
+        axis.annotate(
+            row["student" if row["stage"] != "teacher" else "teacher"],
+            (row["paper"], 100 * row["top1"]),
+            fontsize=6,
+            xytext=(4, 0),
+            textcoords="offset points",
+        )
     axis.axline((75, 75), slope=1, color="grey", linewidth=0.5)
     axis.set(xlabel="paper, best epoch, %", ylabel="here, last epoch, %", title="CIFAR-100, top-1")
     axis.legend()

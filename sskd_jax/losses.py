@@ -1,4 +1,5 @@
 """Equations that two or more methods share: predictions first, targets second. Means over rows, in float32."""
+
 from collections.abc import Sequence
 
 import jax
@@ -14,7 +15,9 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def soft_divergence(student: Array, teacher: Array, *, temperature: float, keep: Array | None = None) -> Array:
+def soft_divergence(
+    student: Array, teacher: Array, *, temperature: float, keep: Array | None = None
+) -> Array:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over the rows [N, K] that `keep` [N] marks.
 
     Hinton et al. 2015; the factor T^2 keeps the gradient's size independent of T. Nothing kept gives 0.
@@ -32,7 +35,9 @@ def standardized(logits: Array) -> Array:
     Logit Standardization in Knowledge Distillation (Sun, Ren, Li, Wang, Cao, CVPR 2024).
     """
     variance = logits.var(1, ddof=1, keepdims=True)
-    return (logits - logits.mean(1, keepdims=True)) / (jnp.sqrt(jnp.where(variance > 0, variance, 1)) + 1e-7)
+    return (logits - logits.mean(1, keepdims=True)) / (
+        jnp.sqrt(jnp.where(variance > 0, variance, 1)) + 1e-7
+    )
 
 
 def compared_logits(student: Outputs, teacher: Outputs, standardize: bool) -> tuple[Array, Array]:
@@ -62,7 +67,9 @@ def pooled(features: Array, height: int, width: int) -> Array:
 
     def parts(size: int, count: int) -> np.ndarray:
         edges = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
-        return np.float32([[(low <= place < high) / (high - low) for place in range(size)] for low, high in edges])
+        return np.float32(
+            [[(low <= place < high) / (high - low) for place in range(size)] for low, high in edges]
+        )
 
     rows, columns = parts(features.shape[1], height), parts(features.shape[2], width)
     return jnp.einsum("ih,nhwc,jw->nijc", rows, features, columns, precision="highest")
@@ -73,7 +80,9 @@ def same_size(student: Array, teacher: Array) -> tuple[Array, Array]:
     student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
     if student.shape[1] > teacher.shape[1]:
         return pooled(student, *teacher.shape[1:3]), teacher
-    return student, teacher if student.shape[1] == teacher.shape[1] else pooled(teacher, *student.shape[1:3])
+    return student, teacher if student.shape[1] == teacher.shape[1] else pooled(
+        teacher, *student.shape[1:3]
+    )
 
 
 def attention(features: Array) -> Array:
@@ -81,13 +90,17 @@ def attention(features: Array) -> Array:
     return normalized(jnp.mean(jnp.square(features), -1).reshape(features.shape[0], -1))
 
 
-def map_pairs(student: Sequence[Array], teacher: Sequence[Array], start: int = 1) -> list[tuple[Array, Array]]:
+def map_pairs(
+    student: Sequence[Array], teacher: Sequence[Array], start: int = 1
+) -> list[tuple[Array, Array]]:
     """The maps (or pre-activations) of both networks by depth: from number `start` on, which leaves out the stem.
 
     Raises:
       UserError: one has more than the other.
     """
     if len(student) != len(teacher):
-        raise UserError(f"this method pairs the maps of both networks, but the student has {len(student)} and the "
-                        f"teacher {len(teacher)}: choose networks of one family")
+        raise UserError(
+            f"this method pairs the maps of both networks, but the student has {len(student)} and the "
+            f"teacher {len(teacher)}: choose networks of one family"
+        )
     return list(zip(student[start:], teacher[start:], strict=True))

@@ -1,4 +1,5 @@
 """python -m sskd_jax.main --config=configs/cifar.py --workdir=DIR [--config.KEY=VALUE ...]"""
+
 import contextlib
 import pathlib
 import sys
@@ -9,13 +10,20 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from sskd_jax import distributed
+from sskd_jax.system import distributed
 from sskd_jax.types import Stopped, UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "What to train, such as configs/cifar.py:method=kd.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "What to train, such as configs/cifar.py:method=kd."
+)
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints and results, from which a run that stopped goes on. Default: runs/CONFIG.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, f"This is one of several processes: {distributed.HOW}.")
+    "workdir",
+    None,
+    "Folder for checkpoints and results, from which a run that stopped goes on. Default: runs/CONFIG.",
+)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, f"This is one of several processes: {distributed.HOW}."
+)
 
 
 def fail(message: str) -> NoReturn:
@@ -28,8 +36,12 @@ def parse(argv: Sequence[str]) -> list[str]:
     """absl's flags; whatever is wrong with them or with the config file is one line instead of a traceback."""
     try:
         rest = flags.FLAGS(list(argv))
-        if CONFIG.value is None or "seed" not in CONFIG.value:  # one that could not be loaded says so when it is used
-            raise UserError("give --config=configs/quickstart.py (minutes on a CPU) or --config=configs/cifar.py")
+        if (
+            CONFIG.value is None or "seed" not in CONFIG.value
+        ):  # one that could not be loaded says so when it is used
+            raise UserError(
+                "give --config=configs/quickstart.py (minutes on a CPU) or --config=configs/cifar.py"
+            )
         if len(rest) > 1:
             raise UserError(f"{rest[1]!r} is not a flag: write --config.KEY=VALUE")
         return rest
@@ -50,7 +62,9 @@ def reason(error: BaseException) -> str:
         for frame in traceback.extract_tb(link.__traceback__):
             if frame.name == "get_config":
                 return f"{frame.filename}, line {frame.lineno}: {type(link).__name__}: {link}"
-    while error.args and isinstance(error.args[0], BaseException):  # ml_collections puts one error into another
+    while error.args and isinstance(
+        error.args[0], BaseException
+    ):  # ml_collections puts one error into another
         error = error.args[0]
     return f"unknown config key {error.args[0]}" if isinstance(error, KeyError) else str(error)
 

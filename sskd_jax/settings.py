@@ -1,4 +1,5 @@
 """What a config may say: the keys of every section and the values that they take, checked before anything is loaded."""
+
 import inspect
 import itertools
 import math
@@ -53,7 +54,11 @@ def rising(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def ascend(value: Any) -> bool:
-    return is_row(value) and all(map(is_number, value)) and all(a < b for a, b in itertools.pairwise((0, *value)))
+    return (
+        is_row(value)
+        and all(map(is_number, value))
+        and all(a < b for a, b in itertools.pairwise((0, *value)))
+    )
 
 
 POSITIVE = number(lambda x: x > 0, "a number above 0")
@@ -66,22 +71,51 @@ FLAG: Rule = lambda x: isinstance(x, bool), "True or False"
 NAMES: Rule = lambda x: is_row(x) and len(x) == len(set(map(str, x))) > 0, "different names"
 
 RUN = {"seed": whole(0), "dtype": TEXT, "time_limit": NOT_NEGATIVE, "save_seconds": NOT_NEGATIVE}
-DATA = {"name": TEXT, "data_dir": TEXT, "flip": FLAG, "pad": whole(0),
-        "validation": BELOW_ONE,
-        "mean": three(lambda x: True, "three numbers"), "std": three(lambda x: x > 0, "three numbers above 0")}
-STREAMING = {"test_split": TEXT, "size": whole(8), "resize": whole(8),
-             "scale": (rising(lambda x: SHARE[0](x) and x > 0), "two numbers above 0, 1 at most, not falling"),
-             "ratio": (rising(POSITIVE[0]), "two numbers above 0, not falling")}
-SGD = {"epochs": whole(1), "batch_size": whole(2), "learning_rate": POSITIVE, "decay": POSITIVE,
-       "warmup_epochs": NOT_NEGATIVE, "cooldown_epochs": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE,
-       "fraction": number(lambda x: 0 < x <= 1, "a number above 0, 1 at most"),
-       "momentum": BELOW_ONE,
-       "milestones": (ascend, "numbers of epochs, each above the one before")}
+DATA = {
+    "name": TEXT,
+    "data_dir": TEXT,
+    "flip": FLAG,
+    "pad": whole(0),
+    "validation": BELOW_ONE,
+    "mean": three(lambda x: True, "three numbers"),
+    "std": three(lambda x: x > 0, "three numbers above 0"),
+}
+STREAMING = {
+    "test_split": TEXT,
+    "size": whole(8),
+    "resize": whole(8),
+    "scale": (
+        rising(lambda x: SHARE[0](x) and x > 0),
+        "two numbers above 0, 1 at most, not falling",
+    ),
+    "ratio": (rising(POSITIVE[0]), "two numbers above 0, not falling"),
+}
+SGD = {
+    "epochs": whole(1),
+    "batch_size": whole(2),
+    "learning_rate": POSITIVE,
+    "decay": POSITIVE,
+    "warmup_epochs": NOT_NEGATIVE,
+    "cooldown_epochs": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "fraction": number(lambda x: 0 < x <= 1, "a number above 0, 1 at most"),
+    "momentum": BELOW_ONE,
+    "milestones": (ascend, "numbers of epochs, each above the one before"),
+}
 STAGES = {"teacher": SGD | {"model": TEXT, "checkpoint": TEXT}, "student": SGD | {"model": TEXT}}
 OWN_STAGE = SGD | {"checkpoint": TEXT}  # of a method
-KNOBS = {"temperature": POSITIVE, "variance": POSITIVE, "weight": NOT_NEGATIVE, "ratio": SHARE, "layer": whole(0),
-         "width": whole(1), "count": whole(1), "epochs": whole(0), "momentum": BELOW_ONE,
-         "standardize": FLAG}  # of methods, by the last word of their names
+KNOBS = {
+    "temperature": POSITIVE,
+    "variance": POSITIVE,
+    "weight": NOT_NEGATIVE,
+    "ratio": SHARE,
+    "layer": whole(0),
+    "width": whole(1),
+    "count": whole(1),
+    "epochs": whole(0),
+    "momentum": BELOW_ONE,
+    "standardize": FLAG,
+}  # of methods, by the last word of their names
 
 
 def check(config: ConfigDict) -> list[Recipe]:
@@ -105,11 +139,15 @@ def check(config: ConfigDict) -> list[Recipe]:
 def section(config: Mapping[str, Any], name: str, where: str = "") -> Mapping[str, Any]:
     """A part of the config that must be there and have keys."""
     if not isinstance(config.get(name), ConfigDict):
-        raise UserError(f"the config lacks the section {where}{name}: configs/cifar.py shows what belongs there")
+        raise UserError(
+            f"the config lacks the section {where}{name}: configs/cifar.py shows what belongs there"
+        )
     return config[name]
 
 
-def check_keys(where: str, values: Mapping[str, Any], rules: Mapping[str, Rule], allowed: Collection[str] = ()) -> None:
+def check_keys(
+    where: str, values: Mapping[str, Any], rules: Mapping[str, Rule], allowed: Collection[str] = ()
+) -> None:
     """All of the keys that have rules, with fitting values, and besides them only sections and those `allowed`."""
     for key, (fits, text) in rules.items():
         if key not in values:
@@ -118,7 +156,11 @@ def check_keys(where: str, values: Mapping[str, Any], rules: Mapping[str, Rule],
             raise UserError(f"{where}{key} is {values[key]!r}: give {text}")
     for key, value in values.items():
         if not isinstance(value, ConfigDict) and key not in rules:
-            choose(dict.fromkeys(where + known for known in (*rules, *allowed)), where + key, "config key")
+            choose(
+                dict.fromkeys(where + known for known in (*rules, *allowed)),
+                where + key,
+                "config key",
+            )
 
 
 def settings(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
@@ -126,7 +168,9 @@ def settings(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
     if "methods" not in config:
         return {"": config}
     check_keys("", {"methods": config.methods}, {"methods": NAMES})
-    return {f"{name}/": choose(section(config, "settings"), name, "method") for name in config.methods}
+    return {
+        f"{name}/": choose(section(config, "settings"), name, "method") for name in config.methods
+    }
 
 
 def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
@@ -135,8 +179,14 @@ def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
     knobs, weights = (section(setting, name, where).to_dict() for name in ("method", "weights"))
     name = knobs.pop("name", None)
     factory = choose(METHODS, name, "method")
-    check_keys(f"{where}method.", knobs, {key: KNOBS.get(key.rsplit("_")[-1], NUMBER)
-                                          for key in inspect.signature(factory).parameters})
+    check_keys(
+        f"{where}method.",
+        knobs,
+        {
+            key: KNOBS.get(key.rsplit("_")[-1], NUMBER)
+            for key in inspect.signature(factory).parameters
+        },
+    )
     method = factory(**knobs)
     check_keys(f"{where}weights.", weights, dict.fromkeys(method.terms, NOT_NEGATIVE))
     return Recipe(prefix, name, method, weights)

@@ -3,6 +3,7 @@
 Shape alphabet: N images, V views of each image, B = N * V rows image-major (image 0 view 0, image 0 view 1, ...),
 H, W, C image or map sizes, D embedding width, K classes.
 """
+
 import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -82,8 +83,12 @@ class Method(NamedTuple):
     student: bool = True
     gathered: slice = slice(0)
     pretrain: Mapping[str, "Method"] = {}
-    memory: Callable[[Array, Outputs, Outputs, Array], Params] = lambda key, student, teacher, label: {}
-    remember: Callable[[Params, Outputs, Outputs, Batch], Params] = lambda params, student, teacher, batch: {}
+    memory: Callable[[Array, Outputs, Outputs, Array], Params] = (
+        lambda key, student, teacher, label: {}
+    )
+    remember: Callable[[Params, Outputs, Outputs, Batch], Params] = (
+        lambda params, student, teacher, batch: {}
+    )
     evaluate: Callable[[Params, Outputs | None, Outputs | None, Batch], Terms] | None = None
 
     @property

@@ -1,4 +1,5 @@
 """Eight virtual CPU devices, strict broadcasting, and the folder with the reference's golden values."""
+
 import gc
 import os
 import pathlib
@@ -7,14 +8,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)  # of thousands of small programs, each of which runs once
+jax.config.update(
+    "jax_disable_most_optimizations", True
+)  # of thousands of small programs, each of which runs once
 jax.devices()  # now, before a test changes the environment for the processes that it starts
 PROGRAMS = tempfile.TemporaryDirectory()  # the same programs are compiled once for all tests
 jax.config.update("jax_compilation_cache_dir", PROGRAMS.name)
@@ -38,10 +43,16 @@ def shared() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def official_cifar100(shared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def official_cifar100(
+    shared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
     """A folder with the real dataset as its makers give it away; to restore it takes ten seconds."""
     if not (shared / "data" / "cifar100").is_dir():
         pytest.skip("no packed CIFAR-100 in ../shared")
     folder = tmp_path_factory.mktemp("official")
-    subprocess.run([sys.executable, shared / "tools" / "unpack_cifar100.py", folder], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, shared / "tools" / "unpack_cifar100.py", folder],
+        check=True,
+        capture_output=True,
+    )
     return folder

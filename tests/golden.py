@@ -1,4 +1,5 @@
 """The values of the reference code in ../shared/golden, and the weights and images that they were recorded with."""
+
 import importlib.util
 import json
 from functools import cached_property
@@ -14,7 +15,9 @@ class Golden:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        spec = importlib.util.spec_from_file_location("reference_weights", folder / "reference_weights.py")
+        spec = importlib.util.spec_from_file_location(
+            "reference_weights", folder / "reference_weights.py"
+        )
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         self.fill, self.images = module.fill, module.images
@@ -30,11 +33,18 @@ class Golden:
     def under(self, file: str, prefix: str) -> dict[str, np.ndarray]:
         """The arrays whose names begin with "prefix/", by the rest of their names."""
         arrays = self.arrays(file)
-        return {name.removeprefix(f"{prefix}/"): x for name, x in arrays.items() if name.startswith(f"{prefix}/")}
+        return {
+            name.removeprefix(f"{prefix}/"): x
+            for name, x in arrays.items()
+            if name.startswith(f"{prefix}/")
+        }
 
     def state_dict(self, model: str, seed: int, prefix: str = "") -> dict[str, np.ndarray]:
         """The recorded network's weights; `prefix` is in the names that they are drawn by, not in the keys."""
-        return {name: self.fill(prefix + name, shape, seed) for name, shape in self.models[model]["state_dict"]}
+        return {
+            name: self.fill(prefix + name, shape, seed)
+            for name, shape in self.models[model]["state_dict"]
+        }
 
 
 def assert_near(actual: ArrayLike, expected: ArrayLike, tolerance: float) -> None:

@@ -1,4 +1,5 @@
 """Writes tiny CIFAR files as the official ones are: pickled by Python 2 and numpy 1."""
+
 import io
 import os
 import pickle
@@ -44,7 +45,10 @@ def cifar100(parent: Path, **train: object) -> Path:
     folder.mkdir()
     dump(folder / "train", batch(30, 0) | train)
     dump(folder / "test", batch(12, 1))
-    names = {"fine_label_names": [f"fine {i}" for i in range(100)], "coarse_label_names": [f"c {i}" for i in range(20)]}
+    names = {
+        "fine_label_names": [f"fine {i}" for i in range(100)],
+        "coarse_label_names": [f"c {i}" for i in range(20)],
+    }
     dump(folder / "meta", names)
     return folder
 
@@ -56,7 +60,9 @@ def cifar10(parent: Path) -> Path:
     for i in range(1, 6):
         dump(folder / f"data_batch_{i}", batch(6, i, "cifar10"))
     dump(folder / "test_batch", batch(12, 6, "cifar10"))
-    dump(folder / "batches.meta", {"label_names": [f"class {i}" for i in range(10)], "num_vis": 3072})
+    dump(
+        folder / "batches.meta", {"label_names": [f"class {i}" for i in range(10)], "num_vis": 3072}
+    )
     return folder
 
 

@@ -1,4 +1,5 @@
 """Folders of small JPEG images of every kind that people have, and datasets made of them."""
+
 import csv
 import io
 import pathlib
@@ -40,8 +41,18 @@ def folder(root: pathlib.Path, train: int = 8, held_out: int = 3) -> pathlib.Pat
 def dataset(root: pathlib.Path, file_format: str = "array_record", **counts: int) -> pathlib.Path:
     """The folder of tfds datasets in which `flowers` was prepared."""
     source = folder(root / "source", **counts)
-    assert main(["imagefolder", f"--source={source}", "--name=flowers", f"--data_dir={root / 'data'}",
-                 f"--file_format={file_format}"]) == 0
+    assert (
+        main(
+            [
+                "imagefolder",
+                f"--source={source}",
+                "--name=flowers",
+                f"--data_dir={root / 'data'}",
+                f"--file_format={file_format}",
+            ]
+        )
+        == 0
+    )
     return root / "data"
 
 

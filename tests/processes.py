@@ -1,4 +1,5 @@
 """Runs as commands of their own, in one process or in two that share the work."""
+
 import os
 import socket
 import subprocess
@@ -8,37 +9,66 @@ from pathlib import Path
 import conftest
 from quick import QUICK
 
-from sskd_jax.checkpoint import Checkpoints
+from sskd_jax.workdir.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def quick_environment(devices: int) -> dict[str, str]:
     """Has a process find so many devices, and compile in half the time."""
-    flags = [f"--xla_force_host_platform_device_count={devices}",
-             *("--xla_cpu_use_fusion_emitters=false" for name in QUICK if name == "xla_cpu_use_fusion_emitters")]
-    return {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "XLA_FLAGS": " ".join(flags)}
+    flags = [
+        f"--xla_force_host_platform_device_count={devices}",
+        *(
+            "--xla_cpu_use_fusion_emitters=false"
+            for name in QUICK
+            if name == "xla_cpu_use_fusion_emitters"
+        ),
+    ]
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+        "XLA_FLAGS": " ".join(flags),
+    }
 
 
 def start(workdir: Path, devices: int, *flags: str, **variables: str) -> subprocess.Popen:
-    env = os.environ | variables | quick_environment(devices) | {"JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS.name}
+    env = (
+        os.environ
+        | variables
+        | quick_environment(devices)
+        | {"JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS.name}
+    )
     command = [sys.executable, "-m", "sskd_jax.main", f"--workdir={workdir}", *flags]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def start_two(workdir: Path, *flags: str) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    return [start(workdir, 2, *flags, "--distributed", JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
-                  JAX_PROCESS_ID=str(index)) for index in range(2)]
+    return [
+        start(
+            workdir,
+            2,
+            *flags,
+            "--distributed",
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(index),
+        )
+        for index in range(2)
+    ]
 
 
 def ends(*processes: subprocess.Popen) -> list[tuple[int, str]]:
     """(exit code, last line on stderr) of each."""
     complaints = [process.communicate(timeout=300)[1] for process in processes]
-    return [(process.returncode, (text.splitlines() or [""])[-1])
-            for process, text in zip(processes, complaints, strict=True)]
+    return [
+        (process.returncode, (text.splitlines() or [""])[-1])
+        for process, text in zip(processes, complaints, strict=True)
+    ]
 
 
 def states(workdir: Path, *stages: str) -> list:

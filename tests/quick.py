@@ -1,5 +1,8 @@
 """Programs that compile in a third of the time, for tests that run them once and do not ask for speed or exact bits."""
-from sskd_jax.devices import compiler_options
+
+from sskd_jax.engine.devices import compiler_options
 
 # XLA's older routines for what it fuses, not optimised. They compute the same, up to the order of a sum.
-QUICK = compiler_options({"cpu": {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}}, "cpu")
+QUICK = compiler_options(
+    {"cpu": {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}}, "cpu"
+)

@@ -1,4 +1,5 @@
 """Runs on streamed JPEG images: the same step, restarts, devices, processes, and methods that remember."""
+
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from quick import QUICK
 from tiny import TinyNet
 
 from configs import imagenet
-from sskd_jax import devices, interruption, train
+from sskd_jax import train
 from sskd_jax.data import records, sources
 from sskd_jax.data.prepare import main as prepare
+from sskd_jax.engine import devices
 from sskd_jax.models import MODELS
 from sskd_jax.settings import check
+from sskd_jax.system import interruption
 from sskd_jax.types import Stopped
 
 OFTEN = devices.RUN_OFTEN["cpu"]
@@ -38,7 +41,9 @@ def flowers(tmp_path_factory):
 
 def small_config(data_dir: Path, method: str = "sskd", **changes):
     """Two epochs of three steps in each stage."""
-    config = imagenet.get_config(f"dataset=flowers,batch=8,teacher=tiny,student=tiny,method={method}")
+    config = imagenet.get_config(
+        f"dataset=flowers,batch=8,teacher=tiny,student=tiny,method={method}"
+    )
     for section in ("teacher", "head", "student"):
         config[section].update(epochs=2, milestones=(1,), learning_rate=0.05)
     config.data.update(FRAMING, data_dir=str(data_dir))
@@ -67,7 +72,7 @@ def test_a_whole_run(finished):
 
 def test_stops_between_steps_change_no_bit(finished, flowers, tmp_path, monkeypatch):
     """A run that is stopped before every fifth dispatch ends with the same numbers."""
-    monkeypatch.setattr("sskd_jax.stage.DISPATCH_SECONDS", 0.0)
+    monkeypatch.setattr("sskd_jax.engine.loop.DISPATCH_SECONDS", 0.0)
     calls = iter(range(10_000))
     monkeypatch.setattr(interruption.Interruption, "due", lambda self: next(calls) % 5 == 4)
     stops = 0
@@ -86,7 +91,9 @@ def test_stops_between_steps_change_no_bit(finished, flowers, tmp_path, monkeypa
 def test_streamed_images_train_as_resident_ones_do(flowers, tmp_path, monkeypatch):
     """Cut to the whole of a square, what is drawn for an image no longer matters: then both are the same run."""
     monkeypatch.setitem(devices.RUN_OFTEN, "cpu", OFTEN)  # the quick programs round otherwise
-    config = small_config(flowers, "scratch", **{f"data.{key}": value for key, value in WHOLE.items()})
+    config = small_config(
+        flowers, "scratch", **{f"data.{key}": value for key, value in WHOLE.items()}
+    )
     run(config, tmp_path / "streamed")
     data = sources.load("flowers", str(flowers), test_split="validation", **WHOLE)
     splits = [sources.Split(*whole(split)) for split in (data.train, data.test)]
@@ -105,7 +112,10 @@ def whole(split) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.slow
 def test_a_method_with_a_memory_gets_the_labels(flowers, tmp_path):
-    table = run(small_config(flowers, "crd+kd", **{"method.negative_count": 8, "student.fraction": 0.5}), tmp_path)
+    table = run(
+        small_config(flowers, "crd+kd", **{"method.negative_count": 8, "student.fraction": 0.5}),
+        tmp_path,
+    )
     assert table[-1]["method"] == "crd"
     assert states(tmp_path, "student")[0]["memory"]["student"].shape[0] == 12
 
@@ -131,7 +141,17 @@ def samples(shared, tmp_path_factory):
     """The real images as imagenet2012, a fifth of them to test on."""
     root = tmp_path_factory.mktemp("samples")
     imagenet_samples(shared, root / "source")
-    assert prepare(["imagefolder", f"--source={root / 'source'}", "--name=imagenet2012", f"--data_dir={root}"]) == 0
+    assert (
+        prepare(
+            [
+                "imagefolder",
+                f"--source={root / 'source'}",
+                "--name=imagenet2012",
+                f"--data_dir={root}",
+            ]
+        )
+        == 0
+    )
     return root
 
 
@@ -139,10 +159,18 @@ def samples(shared, tmp_path_factory):
 def test_two_processes_on_real_images_are_one(samples, tmp_path):
     """Two with two devices each, and this one with one."""
     arg = "method=scratch,student=resnet8,batch=32"
-    changes = {"data.data_dir": str(samples), "data.size": 24, "data.resize": 28, "student.epochs": 1,
-               "student.milestones": ()}
-    two = start_two(tmp_path / "two", f"--config=configs/imagenet.py:{arg}",
-                    *(f"--config.{key}={value}" for key, value in changes.items()))
+    changes = {
+        "data.data_dir": str(samples),
+        "data.size": 24,
+        "data.resize": 28,
+        "student.epochs": 1,
+        "student.milestones": (),
+    }
+    two = start_two(
+        tmp_path / "two",
+        f"--config=configs/imagenet.py:{arg}",
+        *(f"--config.{key}={value}" for key, value in changes.items()),
+    )
     config = imagenet.get_config(arg)
     config.update_from_flattened_dict(changes)
     run(config, tmp_path / "one")

@@ -1,4 +1,5 @@
 """The shared equations against the reference's values and against numpy."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +44,9 @@ def test_cross_entropy_of_huge_logits_is_finite():
 
 def test_divergence_is_the_reference(shared):
     gold = Golden(shared / "golden").under("losses.npz", "kd_T4")
-    value, gradient = jax.value_and_grad(soft_divergence)(gold["in/student"], gold["in/teacher"], temperature=4.0)
+    value, gradient = jax.value_and_grad(soft_divergence)(
+        gold["in/student"], gold["in/teacher"], temperature=4.0
+    )
     np.testing.assert_allclose(value, gold["loss"], rtol=1e-5)
     assert_near(gradient, gold["grad/student"], 1e-5)
 
@@ -51,26 +54,33 @@ def test_divergence_is_the_reference(shared):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_divergence_is_the_mean_over_rows(temperature):
     expected = divergences(STUDENT, TEACHER, temperature).mean()
-    np.testing.assert_allclose(soft_divergence(STUDENT, TEACHER, temperature=temperature), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        soft_divergence(STUDENT, TEACHER, temperature=temperature), expected, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("keep", [[1, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1], [1] * 6])
 def test_divergence_is_the_mean_over_the_kept_rows(keep):
     keep = np.array(keep, bool)
     expected = divergences(STUDENT, TEACHER, 4.0)[keep].mean()
-    np.testing.assert_allclose(soft_divergence(STUDENT, TEACHER, temperature=4.0, keep=keep), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        soft_divergence(STUDENT, TEACHER, temperature=4.0, keep=keep), expected, rtol=1e-5
+    )
 
 
 def test_rows_that_are_not_kept_get_no_gradient():
     keep = np.array([1, 0, 1, 0, 0, 1], bool)
-    gradient = jax.grad(lambda student: soft_divergence(student, TEACHER, temperature=4.0, keep=keep))(STUDENT)
+    gradient = jax.grad(
+        lambda student: soft_divergence(student, TEACHER, temperature=4.0, keep=keep)
+    )(STUDENT)
     np.testing.assert_array_equal(np.abs(gradient).max(1) > 0, keep)
 
 
 def test_nothing_kept_gives_zero_and_a_zero_gradient():
     keep = np.zeros(6, bool)
     value, gradient = jax.value_and_grad(
-        lambda student: soft_divergence(student, TEACHER, temperature=4.0, keep=keep))(STUDENT)
+        lambda student: soft_divergence(student, TEACHER, temperature=4.0, keep=keep)
+    )(STUDENT)
     assert value == 0 and (gradient == 0).all()
 
 
@@ -80,7 +90,9 @@ def test_divergence_from_itself_is_zero_and_from_others_positive():
 
 
 def test_divergence_is_not_symmetric():
-    there, back = (soft_divergence(*pair, temperature=1.0) for pair in ((STUDENT, TEACHER), (TEACHER, STUDENT)))
+    there, back = (
+        soft_divergence(*pair, temperature=1.0) for pair in ((STUDENT, TEACHER), (TEACHER, STUDENT))
+    )
     assert abs(there - back) > 1e-2
 
 
@@ -88,13 +100,22 @@ def test_divergence_is_not_symmetric():
 def test_constants_added_to_a_row_change_nothing(shift):
     rows = shift * np.arange(6, dtype=np.float32)[:, None]
     plain = soft_divergence(STUDENT, TEACHER, temperature=4.0)
-    np.testing.assert_allclose(soft_divergence(STUDENT + rows, TEACHER, temperature=4.0), plain, rtol=1e-4)
-    np.testing.assert_allclose(soft_divergence(STUDENT, TEACHER - rows, temperature=4.0), plain, rtol=1e-4)
-    np.testing.assert_allclose(cross_entropy(STUDENT + rows, LABELS), cross_entropy(STUDENT, LABELS), rtol=1e-4)
+    np.testing.assert_allclose(
+        soft_divergence(STUDENT + rows, TEACHER, temperature=4.0), plain, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        soft_divergence(STUDENT, TEACHER - rows, temperature=4.0), plain, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        cross_entropy(STUDENT + rows, LABELS), cross_entropy(STUDENT, LABELS), rtol=1e-4
+    )
 
 
 def test_the_gradient_keeps_its_size_at_high_temperatures():
-    sizes = [np.abs(jax.grad(soft_divergence)(STUDENT, TEACHER, temperature=t)).max() for t in (50.0, 500.0)]
+    sizes = [
+        np.abs(jax.grad(soft_divergence)(STUDENT, TEACHER, temperature=t)).max()
+        for t in (50.0, 500.0)
+    ]
     np.testing.assert_allclose(sizes[1], sizes[0], rtol=0.1)
 
 

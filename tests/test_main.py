@@ -1,4 +1,5 @@
 """The command as it is typed: mistakes give one line on stderr and exit code 2."""
+
 import pathlib
 import subprocess
 import sys
@@ -9,19 +10,36 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def command(*flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "sskd_jax.main", *flags], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "sskd_jax.main", *flags], cwd=ROOT, capture_output=True, text=True
+    )
 
 
-@pytest.mark.parametrize("flags,message", [
-    ((), "give --config=configs/quickstart.py"),
-    (("--config=configs/nope.py",), "No such file or directory: 'configs/nope.py'"),
-    (("--config=configs/cifar.py:method=ssdk",), "unknown method 'ssdk': did you mean 'sskd'"),
-    (("--config=configs/quickstart.py", "--config.student.fracton=1"), "unknown config key 'fracton' Did you mean"),
-    (("--config=configs/quickstart.py", "--config.student.epochs=many"), "invalid literal for int"),
-    (("--config=configs/quickstart.py", "--wrkdir=x"), "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
-    (("--config=configs/quickstart.py", "stray"), "'stray' is not a flag"),
-    (("--config=configs/cifar.py", "--config.data.name=cifar101", "--workdir=/tmp/x"), "unknown dataset 'cifar101'"),
-])
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        ((), "give --config=configs/quickstart.py"),
+        (("--config=configs/nope.py",), "No such file or directory: 'configs/nope.py'"),
+        (("--config=configs/cifar.py:method=ssdk",), "unknown method 'ssdk': did you mean 'sskd'"),
+        (
+            ("--config=configs/quickstart.py", "--config.student.fracton=1"),
+            "unknown config key 'fracton' Did you mean",
+        ),
+        (
+            ("--config=configs/quickstart.py", "--config.student.epochs=many"),
+            "invalid literal for int",
+        ),
+        (
+            ("--config=configs/quickstart.py", "--wrkdir=x"),
+            "Unknown command line flag 'wrkdir'. Did you mean: workdir",
+        ),
+        (("--config=configs/quickstart.py", "stray"), "'stray' is not a flag"),
+        (
+            ("--config=configs/cifar.py", "--config.data.name=cifar101", "--workdir=/tmp/x"),
+            "unknown dataset 'cifar101'",
+        ),
+    ],
+)
 def test_one_line_and_exit_code_2(flags, message):
     done = command(*flags)
     assert done.returncode == 2

@@ -1,4 +1,5 @@
 """The table of mistakes: what a user types or has on the disk, and the one line that they are told."""
+
 import shutil
 import sys
 import textwrap
@@ -15,9 +16,15 @@ from torch_files import Call, Global, checkpoint, pickled, weights
 from sskd_jax import main
 from sskd_jax.data import prepare, sources
 
-QUICK, CIFAR, IMAGENET = (f"--config=configs/{name}.py" for name in ("quickstart", "cifar", "imagenet"))
+QUICK, CIFAR, IMAGENET = (
+    f"--config=configs/{name}.py" for name in ("quickstart", "cifar", "imagenet")
+)
 FLOWERS = (IMAGENET + ":dataset=flowers,batch=8", "--config.data.data_dir={folder}/flowers/data")
-SIZE = ("--config.student.batch_size=8", "--config.teacher.batch_size=8", "--config.head.batch_size=8")
+SIZE = (
+    "--config.student.batch_size=8",
+    "--config.teacher.batch_size=8",
+    "--config.head.batch_size=8",
+)
 GREY = {"image": np.zeros((9, 8, 8, 1), np.uint8), "label": np.zeros(9, np.int32)}
 FINE = GREY | {"image": np.zeros((9, 8, 8, 3), np.uint8)}
 DATASETS = {  # arrays that a loader might return, beside a test split that is fine
@@ -63,36 +70,78 @@ MISTAKES = [
     ((CIFAR + ":teacher=resnet57",), "unknown architecture 'resnet57': did you mean 'resnet56'"),
     ((CIFAR + ":weights=iccv",), "did you mean 'eccv'"),
     # keys and types
-    ((QUICK, "--config.student.fracton=1"), "unknown config key 'fracton' Did you mean \"fraction\""),
-    ((QUICK, "--config.student.epochs=many"), "--config.student.epochs=many: invalid literal for int"),
+    (
+        (QUICK, "--config.student.fracton=1"),
+        "unknown config key 'fracton' Did you mean \"fraction\"",
+    ),
+    (
+        (QUICK, "--config.student.epochs=many"),
+        "--config.student.epochs=many: invalid literal for int",
+    ),
     ((QUICK, "--config.student.epochs=1.5"), "--config.student.epochs=1.5"),
     ((QUICK, "--config.data.flip=3"), "--config.data.flip=3"),
-    (("--config={folder}/wrong_type.py",), "wrong_type.py, line 5: TypeError: Could not override field 'epochs'"),
+    (
+        ("--config={folder}/wrong_type.py",),
+        "wrong_type.py, line 5: TypeError: Could not override field 'epochs'",
+    ),
     (("--config={folder}/half_epoch.py",), "student.epochs is 1.5: give a whole number from 1 on"),
-    (("--config={folder}/true_epochs.py",), "student.epochs is True: give a whole number from 1 on"),
-    (("--config={folder}/misspelt.py",), "'student.learningrate': did you mean 'student.learning_rate'"),
+    (
+        ("--config={folder}/true_epochs.py",),
+        "student.epochs is True: give a whole number from 1 on",
+    ),
+    (
+        ("--config={folder}/misspelt.py",),
+        "'student.learningrate': did you mean 'student.learning_rate'",
+    ),
     (("--config={folder}/stray.py",), "unknown config key 'sead': did you mean 'seed'"),
     (("--config={folder}/no_student.py",), "the config lacks the section student"),
-    (("--config={folder}/no_rate.py",), "the config lacks teacher.learning_rate: give a number above 0"),
+    (
+        ("--config={folder}/no_rate.py",),
+        "the config lacks teacher.learning_rate: give a number above 0",
+    ),
     (("--config={folder}/no_head.py",), "the config lacks the section head"),
     (("--config={folder}/no_seed_value.py",), "seed is None: give a whole number"),
     (("--config={folder}/text_milestones.py",), "head.milestones is '35'"),
     # numbers
     ((QUICK, "--config.student.epochs=0"), "student.epochs is 0: give a whole number from 1 on"),
-    ((QUICK, "--config.student.batch_size=0"), "student.batch_size is 0: give a whole number from 2 on"),
-    ((QUICK, "--config.student.batch_size=12"), "do not divide student.batch_size=12: use --config.student.batch_size"),
-    ((QUICK, "--config.student.batch_size=4096"), "student.batch_size=4096 is more than the 136 training images"),
-    ((QUICK, "--config.teacher.learning_rate=-0.1"), "teacher.learning_rate is -0.1: give a number above 0"),
-    ((QUICK, "--config.head.momentum=1.0"), "head.momentum is 1.0: give a number from 0, but below 1"),
+    (
+        (QUICK, "--config.student.batch_size=0"),
+        "student.batch_size is 0: give a whole number from 2 on",
+    ),
+    (
+        (QUICK, "--config.student.batch_size=12"),
+        "do not divide student.batch_size=12: use --config.student.batch_size",
+    ),
+    (
+        (QUICK, "--config.student.batch_size=4096"),
+        "student.batch_size=4096 is more than the 136 training images",
+    ),
+    (
+        (QUICK, "--config.teacher.learning_rate=-0.1"),
+        "teacher.learning_rate is -0.1: give a number above 0",
+    ),
+    (
+        (QUICK, "--config.head.momentum=1.0"),
+        "head.momentum is 1.0: give a number from 0, but below 1",
+    ),
     ((QUICK, "--config.head.weight_decay=-1.0"), "head.weight_decay is -1.0"),
     ((QUICK, "--config.student.milestones=(3,2)"), "student.milestones is (3, 2)"),
     ((QUICK, "--config.student.milestones=(-1,2)"), "student.milestones is (-1, 2)"),
-    ((QUICK, "--config.student.fraction=1.5"), "student.fraction is 1.5: give a number above 0, 1 at most"),
-    ((QUICK, "--config.data.validation=1.0"), "data.validation is 1.0: give a number from 0, but below 1"),
+    (
+        (QUICK, "--config.student.fraction=1.5"),
+        "student.fraction is 1.5: give a number above 0, 1 at most",
+    ),
+    (
+        (QUICK, "--config.data.validation=1.0"),
+        "data.validation is 1.0: give a number from 0, but below 1",
+    ),
     ((QUICK, "--config.data.validation=0.999"), "leaves a class without any: hold out fewer"),
     ((QUICK, "--config.data.pad=-1"), "data.pad is -1"),
     ((QUICK, "--config.data.mean=(0.5,0.5)"), "data.mean is (0.5, 0.5): give three numbers"),
-    ((QUICK, "--config.data.std=(0.5,0.5,0.0)"), "data.std is (0.5, 0.5, 0.0): give three numbers above 0"),
+    (
+        (QUICK, "--config.data.std=(0.5,0.5,0.0)"),
+        "data.std is (0.5, 0.5, 0.0): give three numbers above 0",
+    ),
     ((QUICK, "--config.seed=-1"), "seed is -1: give a whole number from 0 on"),
     ((QUICK, "--config.time_limit=-1"), "time_limit is -1.0"),
     ((QUICK, "--config.dtype=bf16"), "unknown dtype 'bf16': did you mean 'bfloat16'"),
@@ -100,52 +149,121 @@ MISTAKES = [
     ((QUICK, "--config.methods=('kd','crdd')"), "unknown method 'crdd'"),
     ((QUICK, "--config.methods=('kd','kd')"), "methods is ('kd', 'kd'): give different names"),
     ((QUICK, "--config.methods=()"), "methods is (): give different names"),
-    ((QUICK, "--config.settings.sskd.method.ss_ratio=1.5"), "sskd.method.ss_ratio is 1.5: give a number from 0 to 1"),
-    ((QUICK, "--config.settings.kd.method.temperature=0"), "kd.method.temperature is 0.0: give a number above 0"),
+    (
+        (QUICK, "--config.settings.sskd.method.ss_ratio=1.5"),
+        "sskd.method.ss_ratio is 1.5: give a number from 0 to 1",
+    ),
+    (
+        (QUICK, "--config.settings.kd.method.temperature=0"),
+        "kd.method.temperature is 0.0: give a number above 0",
+    ),
     ((QUICK, "--config.settings.kd.weights.ce=-0.1"), "settings.kd.weights.ce is -0.1"),
     ((QUICK, "--config.settings.kd.weights.kd=nan"), "settings.kd.weights.kd is nan"),
     (("--config={folder}/no_temperature.py",), "the config lacks settings.kd.method.temperature"),
     (("--config={folder}/other_number.py",), "unknown config key 'settings.kd.method.alpha'"),
     (("--config={folder}/no_weight.py",), "the config lacks settings.sskd.weights.ss"),
     (("--config={folder}/other_weight.py",), "unknown config key 'settings.kd.weights.crd'"),
-    ((QUICK, "--config.methods=('fitnet',)", "--config.settings.fitnet.method.layer=9"), "fitnet's layer is 9, but"),
-    ((QUICK, "--config.methods=('at',)", "--config.student.model=vgg8"), "the student has 5 and the teacher 4: choose"),
+    (
+        (QUICK, "--config.methods=('fitnet',)", "--config.settings.fitnet.method.layer=9"),
+        "fitnet's layer is 9, but",
+    ),
+    (
+        (QUICK, "--config.methods=('at',)", "--config.student.model=vgg8"),
+        "the student has 5 and the teacher 4: choose",
+    ),
     # networks and their files
-    ((QUICK, "--config.student.model=resnet57"), "unknown student architecture 'resnet57': did you mean 'resnet56'"),
-    ((QUICK, "--config.teacher.checkpoint={folder}/nowhere.pth"), "nowhere.pth cannot be read: No such file"),
+    (
+        (QUICK, "--config.student.model=resnet57"),
+        "unknown student architecture 'resnet57': did you mean 'resnet56'",
+    ),
+    (
+        (QUICK, "--config.teacher.checkpoint={folder}/nowhere.pth"),
+        "nowhere.pth cannot be read: No such file",
+    ),
     ((QUICK, "--config.teacher.checkpoint={folder}/empty.pth"), "empty.pth: the file is empty"),
-    ((QUICK, "--config.teacher.checkpoint={folder}/truncated.pth"), "truncated.pth is not a whole PyTorch checkpoint"),
+    (
+        (QUICK, "--config.teacher.checkpoint={folder}/truncated.pth"),
+        "truncated.pth is not a whole PyTorch checkpoint",
+    ),
     ((QUICK, "--config.teacher.checkpoint={folder}/text.pth"), "text.pth"),
-    ((QUICK, "--config.teacher.checkpoint={folder}/resnet8.pth"), "use --config.teacher.model=resnet8"),
-    ((QUICK, "--config.teacher.checkpoint={folder}/seven.pth", "--config.teacher.model=resnet8"),
-     "seven.pth tells 7 classes apart, digits has 10"),
-    ((QUICK, "--config.teacher.checkpoint={folder}/evil.pth"), "evil.pth: the file asks for 'posix.system'"),
-    ((QUICK, "--config.teacher.checkpoint={folder}"), "holds no teacher: give a workdir of a run that trained one"),
-    ((QUICK, "--config.teacher.checkpoint={folder}/begun"), "is at step 0 of 10: finish that run first"),
+    (
+        (QUICK, "--config.teacher.checkpoint={folder}/resnet8.pth"),
+        "use --config.teacher.model=resnet8",
+    ),
+    (
+        (QUICK, "--config.teacher.checkpoint={folder}/seven.pth", "--config.teacher.model=resnet8"),
+        "seven.pth tells 7 classes apart, digits has 10",
+    ),
+    (
+        (QUICK, "--config.teacher.checkpoint={folder}/evil.pth"),
+        "evil.pth: the file asks for 'posix.system'",
+    ),
+    (
+        (QUICK, "--config.teacher.checkpoint={folder}"),
+        "holds no teacher: give a workdir of a run that trained one",
+    ),
+    (
+        (QUICK, "--config.teacher.checkpoint={folder}/begun"),
+        "is at step 0 of 10: finish that run first",
+    ),
     ((QUICK, "--config.teacher.checkpoint={folder}/cut"), "stage.json is damaged"),
     # data
     ((QUICK, "--config.data.name=cifar101"), "unknown dataset 'cifar101'"),
-    *(((QUICK, f"--config.data.name={name}"), text) for name, text in {
-        "grey": "images are uint8[9, 8, 8, 1] in place of square uint8[N, H, H, 3]",
-        "oblong": "images are uint8[9, 8, 6, 3] in place of square", "floats": "images are float64[9, 8, 8, 3]",
-        "eleventh": "labels run from 10 to 10, outside 0..9", "unlabelled": "labels run from -1 to -1",
-        "short": "labels are int32[8] in place of int32[9]", "empty": "empty, train: there are no images"}.items()),
+    *(
+        ((QUICK, f"--config.data.name={name}"), text)
+        for name, text in {
+            "grey": "images are uint8[9, 8, 8, 1] in place of square uint8[N, H, H, 3]",
+            "oblong": "images are uint8[9, 8, 6, 3] in place of square",
+            "floats": "images are float64[9, 8, 8, 3]",
+            "eleventh": "labels run from 10 to 10, outside 0..9",
+            "unlabelled": "labels run from -1 to -1",
+            "short": "labels are int32[8] in place of int32[9]",
+            "empty": "empty, train: there are no images",
+        }.items()
+    ),
     ((CIFAR, "--config.data.data_dir={folder}/nowhere"), "is neither prepared in"),
-    ((CIFAR, "--config.data.data_dir={folder}/part", *SIZE), "is not whole (it lacks cifar100-test"),
+    (
+        (CIFAR, "--config.data.data_dir={folder}/part", *SIZE),
+        "is not whole (it lacks cifar100-test",
+    ),
     ((CIFAR, "--config.data.data_dir={folder}/shard", *SIZE), "is not whole ("),
     ((CIFAR, "--config.data.data_dir={folder}/info", *SIZE), "is damaged ("),
     # images that are streamed
     ((IMAGENET + ":batch=many",), "config argument batch=many: give a whole number above 0"),
     ((IMAGENET, "--config.data.data_dir={folder}/nowhere"), "imagenet2012 is not in"),
-    ((IMAGENET + ":dataset=nosuch", "--config.data.data_dir={folder}/nowhere"), "there is no dataset nosuch in"),
+    (
+        (IMAGENET + ":dataset=nosuch", "--config.data.data_dir={folder}/nowhere"),
+        "there is no dataset nosuch in",
+    ),
     ((IMAGENET, "--config.data.size=4"), "data.size is 4: give a whole number from 8 on"),
-    ((IMAGENET, "--config.data.scale=(0.5,0.1)"), "data.scale is (0.5, 0.1): give two numbers above 0, 1 at most, not"),
-    ((IMAGENET, "--config.data.ratio=(0.0,1.0)"), "data.ratio is (0.0, 1.0): give two numbers above 0, not falling"),
-    ((*FLOWERS, "--config.data.test_split=test"), "unknown test_split of flowers 'test': choose from train, valid"),
-    ((*FLOWERS, "--config.student.batch_size=64"), "student.batch_size=64 is more than the 24 training images"),
-    ((IMAGENET + ":dataset=flowers", "--config.data.data_dir={folder}/shorn"), "is not whole (it lacks flowers-train"),
-    ((IMAGENET + ":dataset=cifar100", "--config.data.data_dir={folder}/cifar", "--config.data.test_split=test"),
-     "cifar100 has no JPEG `image` and class `label`: only such datasets can be streamed"),
+    (
+        (IMAGENET, "--config.data.scale=(0.5,0.1)"),
+        "data.scale is (0.5, 0.1): give two numbers above 0, 1 at most, not",
+    ),
+    (
+        (IMAGENET, "--config.data.ratio=(0.0,1.0)"),
+        "data.ratio is (0.0, 1.0): give two numbers above 0, not falling",
+    ),
+    (
+        (*FLOWERS, "--config.data.test_split=test"),
+        "unknown test_split of flowers 'test': choose from train, valid",
+    ),
+    (
+        (*FLOWERS, "--config.student.batch_size=64"),
+        "student.batch_size=64 is more than the 24 training images",
+    ),
+    (
+        (IMAGENET + ":dataset=flowers", "--config.data.data_dir={folder}/shorn"),
+        "is not whole (it lacks flowers-train",
+    ),
+    (
+        (
+            IMAGENET + ":dataset=cifar100",
+            "--config.data.data_dir={folder}/cifar",
+            "--config.data.test_split=test",
+        ),
+        "cifar100 has no JPEG `image` and class `label`: only such datasets can be streamed",
+    ),
     # the workdir
     ((QUICK, "--workdir={folder}/text.pth"), "cannot write to --workdir="),
     ((QUICK, "--workdir={folder}/text.pth/run"), "cannot write to --workdir="),
@@ -157,21 +275,32 @@ def folder(tmp_path_factory) -> Path:
     """The files that the mistakes name."""
     folder = tmp_path_factory.mktemp("mistakes")
     for name, change in CONFIGS.items():
-        (folder / f"{name}.py").write_text(textwrap.dedent(f"""
+        (folder / f"{name}.py").write_text(
+            textwrap.dedent(f"""
             from configs import quickstart
             def get_config():
                 config = quickstart.get_config()
                 {change}
                 return config
-            """))
+            """)
+        )
     (folder / "empty.py").touch()
     (folder / "no_python.py").write_text("def get_config(:")
     whole, seven = (checkpoint("zip", weights("resnet8", classes)) for classes in (10, 7))
     evil = pickled(Call(Global("posix", "system"), (f"touch {folder}/ran",)))
-    for name, content in {"empty": b"", "truncated": whole[:9000], "text": b"no checkpoint", "resnet8": whole,
-                          "seven": seven, "evil": evil}.items():
+    for name, content in {
+        "empty": b"",
+        "truncated": whole[:9000],
+        "text": b"no checkpoint",
+        "resnet8": whole,
+        "seven": seven,
+        "evil": evil,
+    }.items():
         (folder / f"{name}.pth").write_bytes(content)
-    for name, about in (("begun", '{"model": "resnet20", "num_classes": 10, "steps": 10}'), ("cut", '{"model"')):
+    for name, about in (
+        ("begun", '{"model": "resnet20", "num_classes": 10, "steps": 10}'),
+        ("cut", '{"model"'),
+    ):
         (folder / name).mkdir()
         (folder / name / "stage.json").write_text(about)
     damaged_datasets(folder)
@@ -180,7 +309,10 @@ def folder(tmp_path_factory) -> Path:
 
 def damaged_datasets(folder: Path) -> None:
     """A tiny CIFAR-100 as tfds keeps it, of which a file is missing, cut short or no JSON."""
-    assert prepare.main(["cifar100", f"--source={cifar100(folder)}", f"--data_dir={folder / 'part'}"]) == 0
+    assert (
+        prepare.main(["cifar100", f"--source={cifar100(folder)}", f"--data_dir={folder / 'part'}"])
+        == 0
+    )
     shutil.copytree(dataset(folder / "flowers"), folder / "shorn")
     next(folder.glob("shorn/**/flowers-train*")).unlink()
     for name in ("shard", "info", "cifar"):
@@ -206,7 +338,9 @@ def command(monkeypatch, tmp_path, capsys):
             delattr(flags.FLAGS, name)
         flags.FLAGS.unparse_flags()
         argv = ["main", f"--workdir={tmp_path / 'run'}", *typed]
-        monkeypatch.setattr(sys, "argv", argv)  # where config_flags looks for what overrides the config
+        monkeypatch.setattr(
+            sys, "argv", argv
+        )  # where config_flags looks for what overrides the config
         with pytest.raises(SystemExit) as end:
             main.main(main.parse(argv))
         return end.value.code, *capsys.readouterr()
@@ -216,7 +350,9 @@ def command(monkeypatch, tmp_path, capsys):
     flags.FLAGS["workdir"].unparse()
 
 
-@pytest.mark.parametrize(("typed", "text"), MISTAKES, ids=[" ".join(typed) for typed, _ in MISTAKES])
+@pytest.mark.parametrize(
+    ("typed", "text"), MISTAKES, ids=[" ".join(typed) for typed, _ in MISTAKES]
+)
 def test_one_line_says_what_is_wrong(typed, text, folder, command, tmp_path):
     before = sorted(folder.rglob("*"))
     code, out, err = command(*(flag.format(folder=folder) for flag in typed))

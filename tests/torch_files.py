@@ -1,4 +1,5 @@
 """Writes PyTorch checkpoints, pickles with PyTorch's globals in them, without PyTorch."""
+
 import io
 import pickle
 import zipfile
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sskd_jax import torch_bridge, torch_file
+from sskd_jax.exchange import torch_bridge, torch_file
 
 KINDS = {dtype: kind for kind, dtype in torch_file.DTYPES.items()}
 
@@ -42,7 +43,9 @@ def encoded(x: Any) -> bytes:
         case Reference():
             return encoded(x.id) + b"Q"
         case dict():
-            return b"}(" + b"".join(encoded(key) + encoded(value) for key, value in x.items()) + b"u"
+            return (
+                b"}(" + b"".join(encoded(key) + encoded(value) for key, value in x.items()) + b"u"
+            )
         case tuple():
             return b"(" + b"".join(map(encoded, x)) + b"t"
         case _:
@@ -57,7 +60,9 @@ ORDERED_DICT = Call(Global("collections", "OrderedDict"), ())
 
 
 def storage(key: str, array: np.ndarray, *view: Any) -> Reference:
-    return Reference(("storage", Global("torch", KINDS[array.dtype]), key, "cpu", array.size, *view))
+    return Reference(
+        ("storage", Global("torch", KINDS[array.dtype]), key, "cpu", array.size, *view)
+    )
 
 
 def window(where: Reference, offset: Any, shape: Any, strides: Any) -> Call:
@@ -70,7 +75,9 @@ def tensor(key: str, array: np.ndarray, *view: Any) -> Call:
     return window(storage(key, array, *view), 0, array.shape, strides)
 
 
-def zip_file(top: Any, arrays: dict, byteorder: str = "little", compression: int = zipfile.ZIP_STORED) -> bytes:
+def zip_file(
+    top: Any, arrays: dict, byteorder: str = "little", compression: int = zipfile.ZIP_STORED
+) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr("x/data.pkl", pickled(top))
@@ -83,17 +90,28 @@ def zip_file(top: Any, arrays: dict, byteorder: str = "little", compression: int
 def legacy_file(top: Any, arrays: dict) -> bytes:
     sizes = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
     head = [torch_file.LEGACY_MAGIC, 1001, sizes, top, list(arrays)]
-    return b"".join(map(pickled, head)) + b"".join(x.size.to_bytes(8, "little") + x.tobytes() for x in arrays.values())
+    return b"".join(map(pickled, head)) + b"".join(
+        x.size.to_bytes(8, "little") + x.tobytes() for x in arrays.values()
+    )
 
 
-WRITERS = {"zip": (zip_file, ()), "legacy": (legacy_file, (None,))}  # and what a reference to a storage ends with
+WRITERS = {
+    "zip": (zip_file, ()),
+    "legacy": (legacy_file, (None,)),
+}  # and what a reference to a storage ends with
 
 
-def checkpoint(form: str, state: dict[str, np.ndarray], wrap: Any = lambda tensors: tensors) -> bytes:
+def checkpoint(
+    form: str, state: dict[str, np.ndarray], wrap: Any = lambda tensors: tensors
+) -> bytes:
     """A file of `wrap(tensors)`, where `tensors` is what pickles as the state_dict `state`."""
     write, view = WRITERS[form]
-    arrays = {str(i): np.ascontiguousarray(x).reshape(x.shape) for i, x in enumerate(state.values())}
-    tensors = {name: tensor(key, x, *view) for name, (key, x) in zip(state, arrays.items(), strict=True)}
+    arrays = {
+        str(i): np.ascontiguousarray(x).reshape(x.shape) for i, x in enumerate(state.values())
+    }
+    tensors = {
+        name: tensor(key, x, *view) for name, (key, x) in zip(state, arrays.items(), strict=True)
+    }
     return write(wrap(tensors), arrays)
 
 

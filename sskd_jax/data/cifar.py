@@ -3,6 +3,7 @@
 The images come in the order of the official files (which tfds keeps in their `id`), whatever order and shards they are
 stored in: an index means the same image everywhere, so a seed gives the same batches on every machine.
 """
+
 import os
 import pathlib
 import socket
@@ -19,9 +20,8 @@ from tqdm import tqdm
 from sskd_jax.data import official
 from sskd_jax.data.kept import kept
 from sskd_jax.data.prepared import damaged, first_line, home, is_prepared, open_builder, root
-from sskd_jax.devices import CACHE
-from sskd_jax.paths import is_remote
-from sskd_jax.quiet import import_tensorflow
+from sskd_jax.system.paths import CACHE, is_remote
+from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import UserError
 
 SPLITS = ("train", "test")
@@ -37,14 +37,19 @@ def read(name: str, data_dir: str | None) -> dict[str, np.ndarray]:
     if source := official.find(name, root(data_dir)):
         splits, _ = official.read(name, source)
         return {f"{split}_image": splits[split].image for split in SPLITS} | {
-            f"{split}_label": np.asarray(splits[split].labels["label"], np.int32) for split in SPLITS}
+            f"{split}_label": np.asarray(splits[split].labels["label"], np.int32)
+            for split in SPLITS
+        }
     builder = open_builder(name, data_dir)
     if not is_prepared(builder, SPLITS):
         _download(builder)
     folder = epath.Path(builder.data_dir)
     beside = CACHE / builder.name if is_remote(folder) else pathlib.Path(folder).parent
-    return kept(beside / f".{folder.name}.decoded.npz", _fingerprint(folder),
-                lambda: _decode(builder, "train") | _decode(builder, "test"))
+    return kept(
+        beside / f".{folder.name}.decoded.npz",
+        _fingerprint(folder),
+        lambda: _decode(builder, "train") | _decode(builder, "test"),
+    )
 
 
 def _download(builder: Any) -> None:
@@ -75,7 +80,9 @@ def _reachable(timeout: float = 3.0) -> bool:
         except (OSError, ValueError):  # ValueError: the proxy's address makes no sense
             pass
 
-    thread = threading.Thread(target=connect, daemon=True)  # a thread: a lookup of the name knows no timeout
+    thread = threading.Thread(
+        target=connect, daemon=True
+    )  # a thread: a lookup of the name knows no timeout
     thread.start()
     thread.join(timeout)
     return bool(answer)
@@ -85,8 +92,16 @@ def _decode(builder: Any, split: str) -> dict[str, np.ndarray]:
     """The image and label arrays of a prepared split, sorted by the `id` that tells the official order."""
     count = builder.info.splits[split].num_examples
     try:
-        records = tqdm(_records(builder, split), f"decoding {builder.name} {split}", count, leave=False, disable=None)
-        rows = sorted(((row["id"], row["image"], row["label"]) for row in records), key=lambda row: row[0])
+        records = tqdm(
+            _records(builder, split),
+            f"decoding {builder.name} {split}",
+            count,
+            leave=False,
+            disable=None,
+        )
+        rows = sorted(
+            ((row["id"], row["image"], row["label"]) for row in records), key=lambda row: row[0]
+        )
     except Exception as error:  # of array_record, protobuf, PIL or TensorFlow
         raise damaged(builder, first_line(error)) from error
     if len({row[0] for row in rows}) != count:
@@ -108,5 +123,9 @@ def _records(builder: Any, split: str) -> Iterable[dict[str, Any]]:
 def _fingerprint(folder: epath.Path) -> str:
     """Changes when the dataset is prepared anew: names, sizes and times of its files."""
     stats = [(path, path.stat()) for path in sorted(folder.iterdir())]
-    return repr([(path.name, stat.length, stat.mtime if is_remote(path) else os.stat(path).st_mtime_ns)
-                 for path, stat in stats])
+    return repr(
+        [
+            (path.name, stat.length, stat.mtime if is_remote(path) else os.stat(path).st_mtime_ns)
+            for path, stat in stats
+        ]
+    )

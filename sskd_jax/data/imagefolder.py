@@ -2,6 +2,7 @@
 
 Or SOURCE/CLASS/IMAGE alone, of which a share is held out.
 """
+
 import io
 import itertools
 import pathlib
@@ -37,20 +38,26 @@ def read(source: pathlib.Path, share: float, known: Sequence[str] | None = None)
       known: the classes where the dataset's names are given; None: those of the training images.
     """
     if not source.is_dir():
-        raise UserError(f"--source={source} is no folder: give one with train/CLASS/IMAGE and val/CLASS/IMAGE")
+        raise UserError(
+            f"--source={source} is no folder: give one with train/CLASS/IMAGE and val/CLASS/IMAGE"
+        )
     if (source / "train").is_dir():
         other = next((source / name for name in HELD_OUT if (source / name).is_dir()), None)
         if other is None:
-            raise UserError(f"{source} has train/, but no val/: add it, or give {source / 'train'}, of which a part is "
-                            "held out")
+            raise UserError(
+                f"{source} has train/, but no val/: add it, or give {source / 'train'}, of which a part is "
+                "held out"
+            )
         files = {"train": images(source / "train"), "validation": images(other)}
     else:
         files = divided(images(source), share)
     classes = list(known or dict.fromkeys(path.parent.name for path in files["train"]))
     for folder in {path.parent for paths in files.values() for path in paths}:
         if folder.name not in classes:
-            raise UserError(f"{folder} is none of the {len(classes)} classes ({', '.join(classes[:3])}, ...): rename "
-                            "or remove it")
+            raise UserError(
+                f"{folder} is none of the {len(classes)} classes ({', '.join(classes[:3])}, ...): rename "
+                "or remove it"
+            )
     return Folder(files, classes)
 
 
@@ -58,7 +65,9 @@ def images(folder: pathlib.Path) -> list[pathlib.Path]:
     """The image files in the class folders of `folder`."""
     found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise UserError(f"{folder} has no CLASS/IMAGE: images ({', '.join(SUFFIXES)}) must lie in a folder per class")
+        raise UserError(
+            f"{folder} has no CLASS/IMAGE: images ({', '.join(SUFFIXES)}) must lie in a folder per class"
+        )
     return found
 
 
@@ -82,7 +91,12 @@ def rows(split: str, files: Sequence[pathlib.Path]) -> Iterator[tuple[str, dict[
         key = f"{path.parent.name}/{path.name}"
         try:
             content = jpeg(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of PIL's readers
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:  # of PIL's readers
             reason = getattr(error, "strerror", None) or "no image that can be read"
             tqdm.write(f"damaged  {path} is left out ({reason})", file=sys.stderr)
             continue

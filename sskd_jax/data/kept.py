@@ -1,4 +1,5 @@
 """What takes long to find out about a dataset, in a file for the next start."""
+
 import contextlib
 import os
 import pathlib
@@ -26,14 +27,18 @@ def _read(path: pathlib.Path, key: str) -> Arrays | None:
     """The arrays by name, or None where they are absent, of other files, or damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files} if str(stored["key"]) == key else None
+            return (
+                {name: stored[name] for name in stored.files} if str(stored["key"]) == key else None
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
 def _write(path: pathlib.Path, **arrays: Any) -> None:
     """Writes the arrays at once or not at all; a folder that is read-only or full only costs the next start time."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # several runs may start together
+    part = path.with_name(
+        f"{path.name}.{secrets.token_hex(4)}.part"
+    )  # several runs may start together
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
@@ -42,5 +47,7 @@ def _write(path: pathlib.Path, **arrays: Any) -> None:
     except OSError as error:
         logging.warning("%s can't be kept (%s): every start will make it again", path, error)
     finally:
-        with contextlib.suppress(OSError):  # a read-only disk refuses even to delete what is not there
+        with contextlib.suppress(
+            OSError
+        ):  # a read-only disk refuses even to delete what is not there
             part.unlink(missing_ok=True)

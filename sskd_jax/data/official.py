@@ -1,4 +1,5 @@
 """Reads the official Python files of CIFAR, from their folder or archive, without running what a pickle asks for."""
+
 import pathlib
 import tarfile
 import zlib
@@ -8,8 +9,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from etils import epath
 
-from sskd_jax import safe_pickle
 from sskd_jax.data.prepared import OFFICIAL_FOLDER, first_line
+from sskd_jax.system import safe_pickle
 from sskd_jax.types import UserError
 
 
@@ -80,8 +81,10 @@ def read(name: str, source: epath.Path) -> tuple[dict[str, Examples], dict[str, 
     """
     layout = LAYOUTS[name]
     content = _content(source, layout)
-    splits = {split: _join([_examples(content[file], f"{source}: {file}", layout) for file in files])
-              for split, files in layout.files.items()}
+    splits = {
+        split: _join([_examples(content[file], f"{source}: {file}", layout) for file in files])
+        for split, files in layout.files.items()
+    }
     return splits, _class_names(content[layout.meta], f"{source}: {layout.meta}", layout)
 
 
@@ -89,13 +92,18 @@ def _content(source: epath.Path, layout: Layout) -> dict[str, dict[bytes, Any]]:
     """The dictionary in each official file, by the file's name."""
     wanted = [*layout.files["train"], *layout.files["test"], layout.meta]
     try:
-        found = {name: safe_pickle.load(file, ALLOWED, encoding="bytes")
-                 for name, file in _files(source, layout.folder) if name in wanted}
+        found = {
+            name: safe_pickle.load(file, ALLOWED, encoding="bytes")
+            for name, file in _files(source, layout.folder)
+            if name in wanted
+        }
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{source} cannot be read ({first_line(error)}): fetch it again") from error
     for name in wanted:
         if not isinstance(found.get(name), dict):
-            raise UserError(f"{source} lacks the official file {name}: give the folder {layout.folder} or its .tar.gz")
+            raise UserError(
+                f"{source} lacks the official file {name}: give the folder {layout.folder} or its .tar.gz"
+            )
     return found
 
 
@@ -109,7 +117,9 @@ def _files(source: epath.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
                 with path.open("rb") as file:
                     yield path.name, file
     else:
-        raise UserError(f"--source={source} does not exist: give the official folder {folder} or its .tar.gz")
+        raise UserError(
+            f"--source={source} does not exist: give the official folder {folder} or its .tar.gz"
+        )
 
 
 def _members(archive: epath.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
@@ -124,8 +134,10 @@ def _members(archive: epath.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]
 def _examples(content: Mapping[bytes, Any], where: str, layout: Layout) -> Examples:
     """The examples of one file; their pixels are stored as channel, row, column."""
     pixels = _pixels(content.get(b"data"), where)
-    labels = {feature: _labels(content.get(field), len(pixels), classes, f"{where}: {field.decode()}")
-              for feature, (field, classes) in layout.labels.items()}
+    labels = {
+        feature: _labels(content.get(field), len(pixels), classes, f"{where}: {field.decode()}")
+        for feature, (field, classes) in layout.labels.items()
+    }
     return Examples(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels)
 
 
@@ -143,7 +155,9 @@ def _pixels(stored: Any, where: str) -> np.ndarray:
 def _labels(value: Any, count: int, classes: int, where: str) -> list[int]:
     """The labels, if they are `count` whole numbers below `classes`."""
     if not isinstance(value, list) or len(value) != count:
-        raise UserError(f"{where} is not a list of {count} labels, one per image: not the official file")
+        raise UserError(
+            f"{where} is not a list of {count} labels, one per image: not the official file"
+        )
     if not all(isinstance(label, int) and 0 <= label < classes for label in value):
         raise UserError(f"{where} has labels outside 0..{classes - 1}: not the official file")
     return value
@@ -151,15 +165,28 @@ def _labels(value: Any, count: int, classes: int, where: str) -> list[int]:
 
 def _join(parts: list[Examples]) -> Examples:
     """The examples of several files in a row."""
-    labels = {key: [label for part in parts for label in part.labels[key]] for key in parts[0].labels}
+    labels = {
+        key: [label for part in parts for label in part.labels[key]] for key in parts[0].labels
+    }
     return Examples(np.concatenate([part.image for part in parts]), labels)
 
 
 def _class_names(meta: Mapping[bytes, Any], where: str, layout: Layout) -> dict[str, list[str]]:
     """The names of the classes by feature; the field of `fine_labels` is called `fine_label_names`."""
-    names = {feature: meta.get(field[:-1] + b"_names") for feature, (field, _) in layout.labels.items()}
+    names = {
+        feature: meta.get(field[:-1] + b"_names") for feature, (field, _) in layout.labels.items()
+    }
     for feature, (_, classes) in layout.labels.items():
         value = names[feature]
-        if not isinstance(value, list) or len(value) != classes or not all(isinstance(x, bytes) for x in value):
-            raise UserError(f"{where} does not name {classes} classes for {feature}: not the official file")
-    return {feature: [name.decode(errors="replace") for name in value] for feature, value in names.items()}
+        if (
+            not isinstance(value, list)
+            or len(value) != classes
+            or not all(isinstance(x, bytes) for x in value)
+        ):
+            raise UserError(
+                f"{where} does not name {classes} classes for {feature}: not the official file"
+            )
+    return {
+        feature: [name.decode(errors="replace") for name in value]
+        for feature, value in names.items()
+    }

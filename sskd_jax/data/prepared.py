@@ -1,4 +1,5 @@
 """Datasets as tfds prepared them, on a disk or in a bucket: found, and looked over before anything is read."""
+
 import os
 import shlex
 from collections.abc import Sequence
@@ -6,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from sskd_jax.paths import locate
+from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 
 OFFICIAL_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -34,10 +35,14 @@ def open_builder(name: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(name, data_dir=folder)
     except tfds.core.DatasetNotFoundError as error:
-        raise Unknown(f"there is no dataset {name} in {folder}, nor in tfds's catalogue: prepare it with "
-                        f"{command(name, folder)}") from error
+        raise Unknown(
+            f"there is no dataset {name} in {folder}, nor in tfds's catalogue: prepare it with "
+            f"{command(name, folder)}"
+        ) from error
     except Exception as error:  # what stands in dataset_info.json and features.json decides which
-        raise UserError(f"{folder / name} is damaged ({first_line(error)}): delete it and prepare it again") from error
+        raise UserError(
+            f"{folder / name} is damaged ({first_line(error)}): delete it and prepare it again"
+        ) from error
 
 
 def is_prepared(builder: Any, splits: Sequence[str]) -> bool:
@@ -57,8 +62,10 @@ def is_prepared(builder: Any, splits: Sequence[str]) -> bool:
 
 def damaged(builder: Any, reason: str) -> UserError:
     """What to say of a dataset that was written in part, cut short or damaged later."""
-    return UserError(f"{builder.data_dir} is not whole ({reason}): delete it, then type: "
-                     f"{command(builder.name, home(builder))}")
+    return UserError(
+        f"{builder.data_dir} is not whole ({reason}): delete it, then type: "
+        f"{command(builder.name, home(builder))}"
+    )
 
 
 def home(builder: Any) -> str:

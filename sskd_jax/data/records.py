@@ -1,4 +1,5 @@
 """Random access to the serialized examples of a prepared dataset, whichever of tfds's two formats it is stored in."""
+
 import pathlib
 import zlib
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ from tqdm import tqdm
 
 from sskd_jax.data.kept import kept
 from sskd_jax.data.prepared import damaged, first_line
-from sskd_jax.devices import CACHE
+from sskd_jax.system.paths import CACHE
 from sskd_jax.types import UserError
 
-HEADER, FOOTER = 12, 4  # bytes around a record of TFRecord: its length and that number's checksum; its own checksum
+HEADER, FOOTER = (
+    12,
+    4,
+)  # bytes around a record of TFRecord: its length and that number's checksum; its own checksum
 THREADS = 32  # that wait for a disk or a bucket
 
 
@@ -30,7 +34,9 @@ class TFRecords:
     fsspec reads the very bytes of each, all of a call at once, from a disk as from a bucket.
     """
 
-    def __init__(self, fs: fsspec.AbstractFileSystem, paths: Sequence[str], key: str, description: str):
+    def __init__(
+        self, fs: fsspec.AbstractFileSystem, paths: Sequence[str], key: str, description: str
+    ):
         self.fs, self.paths = fs, paths
         spans = kept(kept_file("index", paths), key, lambda: self.find(description))
         self.shard, self.start, self.stop = spans["shard"], spans["start"], spans["stop"]
@@ -39,9 +45,16 @@ class TFRecords:
         """Of every record the number of its file, and where it starts and stops."""
         with ThreadPoolExecutor(THREADS) as pool:
             found = pool.map(self.spans, self.paths)
-            spans = list(tqdm(found, description, len(self.paths), unit=" files", leave=False, disable=None))
-        return {"shard": np.repeat(np.arange(len(spans), dtype=np.int32), [len(span) for span in spans]),
-                "start": np.concatenate(spans)[:, 0], "stop": np.concatenate(spans)[:, 1]}
+            spans = list(
+                tqdm(found, description, len(self.paths), unit=" files", leave=False, disable=None)
+            )
+        return {
+            "shard": np.repeat(
+                np.arange(len(spans), dtype=np.int32), [len(span) for span in spans]
+            ),
+            "start": np.concatenate(spans)[:, 0],
+            "stop": np.concatenate(spans)[:, 1],
+        }
 
     def spans(self, path: str) -> np.ndarray:
         """[N, 2], start and stop of the records of one file."""
@@ -61,7 +74,9 @@ class TFRecords:
 
     def __getitems__(self, rows: Sequence[int]) -> list[bytes]:
         paths = [self.paths[number] for number in self.shard[rows]]
-        return self.fs.cat_ranges(paths, self.start[rows].tolist(), self.stop[rows].tolist(), on_error="raise")
+        return self.fs.cat_ranges(
+            paths, self.start[rows].tolist(), self.stop[rows].tolist(), on_error="raise"
+        )
 
 
 def kept_file(what: str, paths: Sequence[str]) -> pathlib.Path:
@@ -77,8 +92,11 @@ def open_records(builder: Any, split: str) -> tuple[Records, str]:
     """
     info = builder.info.splits[split]
     try:
-        records, key = open_files([str(path) for path in info.filepaths], builder.info.file_format.value,
-                                  f"indexing {builder.name} {split}")
+        records, key = open_files(
+            [str(path) for path in info.filepaths],
+            builder.info.file_format.value,
+            f"indexing {builder.name} {split}",
+        )
     except ImportError as error:  # what fsspec needs for a bucket
         raise UserError(f"{builder.data_dir} can't be read: {first_line(error)}") from error
     except (OSError, ValueError, RuntimeError) as error:
@@ -95,8 +113,10 @@ def open_files(paths: Sequence[str], form: str, description: str) -> tuple[Recor
     if form == "tfrecord":
         return TFRecords(fs, paths, key, description), key
     if form != "array_record" or "file" not in fs.protocol:
-        raise UserError(f"{paths[0]} is of the format {form}, which can't be read image by image there: prepare the "
-                        "dataset with --file_format=tfrecord")
+        raise UserError(
+            f"{paths[0]} is of the format {form}, which can't be read image by image there: prepare the "
+            "dataset with --file_format=tfrecord"
+        )
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     return ArrayRecordDataSource(paths), key

@@ -1,4 +1,5 @@
 """Datasets by name, checked, and stratified parts of them."""
+
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -37,7 +38,9 @@ class Split(NamedTuple):
         """Dispatches of any number of the steps in `order` i32[devices, steps, n], which all use what is resident."""
         return lambda start, stop: iter([(order, start, stop)])
 
-    def in_order(self, index: np.ndarray, mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def in_order(
+        self, index: np.ndarray, mask: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """All batches of `index` and `mask` [devices, batches, n] at once."""
         yield index, mask
 
@@ -69,7 +72,9 @@ def subset(split: Split | Stream, fraction: float, seed: int) -> Split | Stream:
     With the same seed a smaller fraction is part of a larger one.
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"the fraction of the training images to keep is {fraction}: give one in (0, 1], 1 keeps all")
+        raise UserError(
+            f"the fraction of the training images to keep is {fraction}: give one in (0, 1], 1 keeps all"
+        )
     return split if fraction == 1 else split.take(_draw(split.label, fraction, seed))
 
 
@@ -80,27 +85,44 @@ def subset_size(split: Split | Stream, fraction: float) -> int:
     return sum(_share(fraction, count) for count in np.unique(split.label, return_counts=True)[1])
 
 
-def hold_out(split: Split | Stream, fraction: float, seed: int) -> tuple[Split | Stream, Split | Stream]:
+def hold_out(
+    split: Split | Stream, fraction: float, seed: int
+) -> tuple[Split | Stream, Split | Stream]:
     """Splits (train, validation), where validation is a random `fraction` of every class, one image at least."""
     if not 0 < fraction < 1:
-        raise UserError(f"the fraction of the training images to hold out is {fraction}: give one between 0 and 1")
+        raise UserError(
+            f"the fraction of the training images to hold out is {fraction}: give one between 0 and 1"
+        )
     held = _draw(split.label, fraction, seed)
     if len(np.unique(split.label[~held])) < len(np.unique(split.label)):
-        raise UserError(f"holding out {fraction} of the training images leaves a class without any: hold out fewer")
+        raise UserError(
+            f"holding out {fraction} of the training images leaves a class without any: hold out fewer"
+        )
     return split.take(~held), split.take(held)
 
 
 def check(where: str, split: Split, num_classes: int) -> None:
     """Refuses what would train without a complaint and mean nothing."""
     image, label = split
-    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3:
-        raise UserError(f"{where}: images are {image.dtype}{list(image.shape)} in place of square uint8[N, H, H, 3]")
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 4
+        or image.shape[1] != image.shape[2]
+        or image.shape[3] != 3
+    ):
+        raise UserError(
+            f"{where}: images are {image.dtype}{list(image.shape)} in place of square uint8[N, H, H, 3]"
+        )
     if label.dtype != np.int32 or label.shape != image.shape[:1]:
-        raise UserError(f"{where}: labels are {label.dtype}{list(label.shape)} in place of int32[{len(image)}]")
+        raise UserError(
+            f"{where}: labels are {label.dtype}{list(label.shape)} in place of int32[{len(image)}]"
+        )
     if not len(image):
         raise UserError(f"{where}: there are no images")
     if label.min() < 0 or label.max() >= num_classes:
-        raise UserError(f"{where}: labels run from {label.min()} to {label.max()}, outside 0..{num_classes - 1}")
+        raise UserError(
+            f"{where}: labels run from {label.min()} to {label.max()}, outside 0..{num_classes - 1}"
+        )
 
 
 def _draw(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -108,7 +130,7 @@ def _draw(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     random, chosen = np.random.RandomState(seed), np.zeros(len(label), bool)
     for value in np.unique(label):
         member = random.permutation(np.flatnonzero(label == value))
-        chosen[member[:_share(fraction, len(member))]] = True
+        chosen[member[: _share(fraction, len(member))]] = True
     return chosen
 
 
@@ -130,7 +152,9 @@ def _digits(data_dir: str | None) -> Dataset:
     digits = datasets.load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
     image, label = np.repeat(grey[..., None], 3, axis=3), digits.target.astype(np.int32)
-    parts = model_selection.train_test_split(image, label, test_size=0.25, stratify=label, random_state=0)
+    parts = model_selection.train_test_split(
+        image, label, test_size=0.25, stratify=label, random_state=0
+    )
     return Dataset(Split(parts[0], parts[2]), Split(parts[1], parts[3]), num_classes=10)
 
 

@@ -4,6 +4,7 @@ An image is found by its place in the dataset, so the order is the caller's, wha
 part of it; a crop is drawn from a seed and the image's place in the epoch. So a run that goes on, or runs on other
 machines, sees the same.
 """
+
 import dataclasses
 import functools
 import itertools
@@ -14,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from sskd_jax.console import console
 from sskd_jax.data import prepared
 from sskd_jax.data.kept import kept
 from sskd_jax.data.records import Records, kept_file, open_records
-from sskd_jax.quiet import import_tensorflow
+from sskd_jax.system.console import console
+from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import Streamed, UserError, choose
 
 READ_AT_ONCE = 64  # records
@@ -87,7 +88,11 @@ class Stream:
         rows = np.arange(len(self.records))
         parts = np.split(rows, rows[256::256])
         shown = tqdm(parts, f"labels of {self.where}", unit=" x 256", leave=False, disable=None)
-        return {"label": np.concatenate([jpeg.labels(self.records.__getitems__(part)) for part in shown])}
+        return {
+            "label": np.concatenate(
+                [jpeg.labels(self.records.__getitems__(part)) for part in shown]
+            )
+        }
 
     def take(self, chosen: np.ndarray) -> "Stream":
         """The images where bool[N] says so."""
@@ -109,12 +114,16 @@ class Stream:
         steps = self.batches(order[:, start:], seed, place[:, start:])
         return lambda start, stop: ((rows, 0, 1) for rows in itertools.islice(steps, stop - start))
 
-    def in_order(self, index: np.ndarray, mask: np.ndarray) -> Iterator[tuple[Streamed, np.ndarray]]:
+    def in_order(
+        self, index: np.ndarray, mask: np.ndarray
+    ) -> Iterator[tuple[Streamed, np.ndarray]]:
         """The batches of `index` and `mask` [devices, batches, n] one by one, their centres."""
         for i, rows in enumerate(self.batches(index)):
-            yield rows, mask[:, i:i + 1]
+            yield rows, mask[:, i : i + 1]
 
-    def batches(self, index: np.ndarray, seed: int = 0, place: np.ndarray | None = None) -> Iterator[Streamed]:
+    def batches(
+        self, index: np.ndarray, seed: int = 0, place: np.ndarray | None = None
+    ) -> Iterator[Streamed]:
         """[devices, 1, n] images for every batch of `index` i32[devices, batches, n].
 
         Raises:
@@ -124,26 +133,39 @@ class Stream:
         import tensorflow as tf
 
         devices, count, n = index.shape
-        seeds = np.stack([np.full(index.shape, seed), np.zeros(index.shape) if place is None else place], -1)
-        rows, seeds = (array.swapaxes(0, 1).reshape(count, devices * n, *array.shape[3:])
-                       for array in (self.row[index], seeds.astype(np.int64)))
+        seeds = np.stack(
+            [np.full(index.shape, seed), np.zeros(index.shape) if place is None else place], -1
+        )
+        rows, seeds = (
+            array.swapaxes(0, 1).reshape(count, devices * n, *array.shape[3:])
+            for array in (self.row[index], seeds.astype(np.int64))
+        )
         done, tolerant = 0, bool(self.damaged)
         while done < count:
             try:
-                for image, label in self.decoded(rows[done:], seeds[done:], place is None, tolerant):
-                    image, label = (array.reshape(devices, 1, n, *array.shape[1:]) for array in (image, label))
-                    yield Streamed(image, label, index[:, done:done + 1])
+                for image, label in self.decoded(
+                    rows[done:], seeds[done:], place is None, tolerant
+                ):
+                    image, label = (
+                        array.reshape(devices, 1, n, *array.shape[1:]) for array in (image, label)
+                    )
+                    yield Streamed(image, label, index[:, done : done + 1])
                     done += 1
             except tf.errors.OpError as error:
                 if tolerant:
-                    raise UserError(f"{self.where} can't be read ({prepared.first_line(error)[:300]}): the checkpoints "
-                                    "are kept, and the same command goes on once it can") from error
+                    raise UserError(
+                        f"{self.where} can't be read ({prepared.first_line(error)[:300]}): the checkpoints "
+                        "are kept, and the same command goes on once it can"
+                    ) from error
                 tolerant = True  # which costs a tenth of the rate
 
-    def decoded(self, rows: np.ndarray, seeds: np.ndarray, centre: bool,
-                tolerant: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def decoded(
+        self, rows: np.ndarray, seeds: np.ndarray, centre: bool, tolerant: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Images and labels of the batches of `rows` i64[batches, n]. If not `tolerant`, damage is an error."""
-        data = pipeline(self, rows.ravel(), seeds.reshape(-1, 2), centre, tolerant).batch(rows.shape[1])
+        data = pipeline(self, rows.ravel(), seeds.reshape(-1, 2), centre, tolerant).batch(
+            rows.shape[1]
+        )
         for image, label, name, sound in data.prefetch(AHEAD).as_numpy_iterator():
             self.report(name[~sound])
             self.check(label)
@@ -153,24 +175,40 @@ class Stream:
         """A line about every damaged image that is met for the first time."""
         for name in sorted({name.decode(errors="replace") for name in names} - self.damaged):
             self.damaged.add(name)
-            text = (f"damaged  {name} of {self.where} can't be decoded: a black image stands for it "
-                    f"({len(self.damaged)} so far)")
-            print(text, file=sys.stderr) if console.quiet else console.print(text)  # other processes have no console
+            text = (
+                f"damaged  {name} of {self.where} can't be decoded: a black image stands for it "
+                f"({len(self.damaged)} so far)"
+            )
+            print(text, file=sys.stderr) if console.quiet else console.print(
+                text
+            )  # other processes have no console
 
     def check(self, label: np.ndarray) -> None:
         if label.min() < 0 or label.max() >= self.num_classes:
-            raise UserError(f"{self.where} has the label {label.min() if label.min() < 0 else label.max()}, outside "
-                            f"0..{self.num_classes - 1}: choose another split, or prepare it again")
+            raise UserError(
+                f"{self.where} has the label {label.min() if label.min() < 0 else label.max()}, outside "
+                f"0..{self.num_classes - 1}: choose another split, or prepare it again"
+            )
 
 
-def pipeline(stream: Stream, rows: np.ndarray, seeds: np.ndarray, centre: bool, tolerant: bool) -> Any:
+def pipeline(
+    stream: Stream, rows: np.ndarray, seeds: np.ndarray, centre: bool, tolerant: bool
+) -> Any:
     """A tf.data.Dataset of (image, label, name, sound), one for each of `rows`, in that order."""
     import tensorflow as tf
 
     from sskd_jax.data import jpeg
 
-    cut = functools.partial(jpeg.decode_centre if centre else jpeg.decode_random, framing=stream.framing)
-    decode = jpeg.or_black(cut, stream.shape) if tolerant else lambda content, seed: (cut(content, seed), True)
+    size, resize, scale, ratio = stream.framing
+    if centre:
+        cut = functools.partial(jpeg.decode_centre, size=size, resize=resize)
+    else:
+        cut = functools.partial(jpeg.decode_random, size=size, scale=scale, ratio=ratio)
+    decode = (
+        jpeg.or_black(cut, stream.shape)
+        if tolerant
+        else lambda content, seed: (cut(content, seed), True)
+    )
 
     def read(rows: np.ndarray) -> np.ndarray:
         return np.asarray(stream.records.__getitems__(rows), object)
@@ -188,7 +226,9 @@ def pipeline(stream: Stream, rows: np.ndarray, seeds: np.ndarray, centre: bool, 
     return data.map(example, tf.data.AUTOTUNE, deterministic=True)
 
 
-def load(name: str, data_dir: str | None, test_split: str, **framing: Any) -> tuple[Stream, Stream, int]:
+def load(
+    name: str, data_dir: str | None, test_split: str, **framing: Any
+) -> tuple[Stream, Stream, int]:
     """(training images, test images, number of classes) of any dataset of tfds with JPEG images and one label.
 
     Raises:
@@ -197,13 +237,17 @@ def load(name: str, data_dir: str | None, test_split: str, **framing: Any) -> tu
     import_tensorflow()  # before tfds does, and as it should be
     builder = prepared.open_builder(name, data_dir)
     if not prepared.is_prepared(builder, ("train",)):
-        raise UserError(f"{name} is not in {prepared.home(builder)}: prepare it with "
-                        f"{prepared.command(name, prepared.home(builder))}")
+        raise UserError(
+            f"{name} is not in {prepared.home(builder)}: prepare it with "
+            f"{prepared.command(name, prepared.home(builder))}"
+        )
     choose(builder.info.splits, test_split, f"test_split of {name}")
     features = dict(builder.info.features.items())
     kind = getattr(features.get("image"), "_encoding_format", None)
     if kind != "jpeg" or not hasattr(features.get("label"), "num_classes"):
-        raise UserError(f"{name} has no JPEG `image` and class `label`: only such datasets can be streamed")
+        raise UserError(
+            f"{name} has no JPEG `image` and class `label`: only such datasets can be streamed"
+        )
     classes = features["label"].num_classes
     train, test = (open_stream(builder, split, classes, framing) for split in ("train", test_split))
     return train, test, classes
@@ -211,4 +255,11 @@ def load(name: str, data_dir: str | None, test_split: str, **framing: Any) -> tu
 
 def open_stream(builder: Any, split: str, num_classes: int, framing: dict[str, Any]) -> Stream:
     records, key = open_records(builder, split)
-    return Stream(records, np.arange(len(records)), num_classes, Framing(**framing), f"{builder.name}, {split}", key)
+    return Stream(
+        records,
+        np.arange(len(records)),
+        num_classes,
+        Framing(**framing),
+        f"{builder.name}, {split}",
+        key,
+    )

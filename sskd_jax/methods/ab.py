@@ -2,13 +2,14 @@
 
 A first stage has the student's neurons respond where the teacher's do; then it learns its task from there.
 """
+
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from sskd_jax.beside import beside
-from sskd_jax.connectors import Regressor, init_all
+from sskd_jax.layers.heads import Regressor, init_all
 from sskd_jax.losses import map_pairs
+from sskd_jax.methods.common import beside
 from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
 
 MARGIN = 1.0
@@ -30,22 +31,34 @@ def transfer_loss(students: Sequence[Array], teachers: Sequence[Array]) -> Array
 def connectors(student: Outputs, teacher: Outputs) -> dict[str, tuple[Regressor, Array]]:
     """For every pair of pre-activations of different shapes, by its place: a regressor, and what it is given."""
     pairs = enumerate(map_pairs(student.preacts, teacher.preacts))
-    return {str(i): (Regressor(theirs.shape[-1], theirs.shape[1]), ours) for i, (ours, theirs) in pairs
-            if ours.shape != theirs.shape}
+    return {
+        str(i): (Regressor(theirs.shape[-1], theirs.shape[1]), ours)
+        for i, (ours, theirs) in pairs
+        if ours.shape != theirs.shape
+    }
 
 
 def warmup() -> Method:
     """On the pre-activations behind the stem, of the global batch."""
 
-    def loss(params: Params, pretrained: Params, student: Outputs, teacher: Outputs,
-             batch: Batch) -> tuple[Terms, Terms]:
-        ours, theirs = (list(maps) for maps in zip(*map_pairs(student.preacts, teacher.preacts), strict=True))
+    def loss(
+        params: Params, pretrained: Params, student: Outputs, teacher: Outputs, batch: Batch
+    ) -> tuple[Terms, Terms]:
+        ours, theirs = (
+            list(maps) for maps in zip(*map_pairs(student.preacts, teacher.preacts), strict=True)
+        )
         for place, (module, features) in connectors(student, teacher).items():
             ours[int(place)] = module.apply({"params": params[place]}, features)
-        return {"ab": transfer_loss(*([x.astype(jnp.float32) for x in maps] for maps in (ours, theirs)))}, {}
+        return {
+            "ab": transfer_loss(*([x.astype(jnp.float32) for x in maps] for maps in (ours, theirs)))
+        }, {}
 
-    return Method(terms=("ab",), init=lambda key, student, teacher: init_all(key, connectors(student, teacher)),
-                  loss=loss, gathered=slice(1, None))
+    return Method(
+        terms=("ab",),
+        init=lambda key, student, teacher: init_all(key, connectors(student, teacher)),
+        loss=loss,
+        gathered=slice(1, None),
+    )
 
 
 def ab(*, kd_temperature: float) -> Method:

@@ -1,8 +1,9 @@
 """Paying More Attention to Attention (Zagoruyko, Komodakis, ICLR 2017), activation-based."""
+
 import jax.numpy as jnp
 
-from sskd_jax.beside import beside
 from sskd_jax.losses import attention, map_pairs, same_size
+from sskd_jax.methods.common import beside
 from sskd_jax.types import Array, Method
 
 
@@ -14,5 +15,11 @@ def attention_loss(student: Array, teacher: Array) -> Array:
 
 def at(*, kd_temperature: float) -> Method:
     """The sum over all maps behind the stem."""
-    return beside({"at": lambda params, student, teacher, batch: sum(
-        attention_loss(*pair) for pair in map_pairs(student.maps, teacher.maps))}, kd_temperature=kd_temperature)
+    return beside(
+        {
+            "at": lambda params, student, teacher, batch: sum(
+                attention_loss(*pair) for pair in map_pairs(student.maps, teacher.maps)
+            )
+        },
+        kd_temperature=kd_temperature,
+    )

@@ -1,10 +1,11 @@
 """Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019), as RepDistiller has it."""
+
 from functools import partial
 
 import jax.numpy as jnp
 
-from sskd_jax.beside import beside
-from sskd_jax.connectors import embeds, init_embeds
+from sskd_jax.layers.heads import embeds, init_embeds
+from sskd_jax.methods.common import beside
 from sskd_jax.types import Array, Method
 
 
@@ -16,6 +17,12 @@ def correlation_loss(student: Array, teacher: Array) -> Array:
 
 def cc(*, width: int, kd_temperature: float) -> Method:
     """On embeddings of both networks, of the global batch, in a common space."""
-    return beside({"cc": lambda params, student, teacher, batch: correlation_loss(
-        *embeds(params, student, teacher, width))}, init=partial(init_embeds, width=width),
-                  kd_temperature=kd_temperature)
+    return beside(
+        {
+            "cc": lambda params, student, teacher, batch: correlation_loss(
+                *embeds(params, student, teacher, width)
+            )
+        },
+        init=partial(init_embeds, width=width),
+        kd_temperature=kd_temperature,
+    )

@@ -3,14 +3,15 @@
 Both networks' embeddings of every training image are remembered; those of other classes' images are the negatives.
 Shapes: N images, M of the whole training set, D width of the common space, K negatives.
 """
+
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from sskd_jax.beside import beside
-from sskd_jax.connectors import embeds, init_embeds
+from sskd_jax.layers.heads import embeds, init_embeds
 from sskd_jax.losses import normalized, product
+from sskd_jax.methods.common import beside
 from sskd_jax.types import Array, Batch, Method, Outputs, Params
 
 EPSILON = 1e-7
@@ -39,10 +40,14 @@ def contrast(probability: Array, images: int) -> Array:
     return -(positive.sum() + negative.sum()) / probability.shape[0]
 
 
-def all_scores(anchors: dict[str, Array], memory: Params, chosen: Array, temperature: float) -> dict[str, Array]:
+def all_scores(
+    anchors: dict[str, Array], memory: Params, chosen: Array, temperature: float
+) -> dict[str, Array]:
     """Of each network's anchors [N, D] with what is remembered of the other."""
-    return {name: scores(anchors[name], memory[other], chosen, temperature)
-            for name, other in zip(NETWORKS, reversed(NETWORKS), strict=True)}
+    return {
+        name: scores(anchors[name], memory[other], chosen, temperature)
+        for name, other in zip(NETWORKS, reversed(NETWORKS), strict=True)
+    }
 
 
 def normaliser(found: dict[str, Array], memory: Params) -> Array:
@@ -69,27 +74,55 @@ def first_memory(key: Array, label: Array, classes: int, width: int) -> Params:
     banks = jax.random.uniform(key, (2, label.size, width), minval=-bound, maxval=bound)
     by_class = jnp.argsort(label, stable=True).astype(jnp.int32)
     edges = jnp.searchsorted(jnp.sort(label), jnp.arange(classes + 1)).astype(jnp.int32)
-    return {**dict(zip(NETWORKS, banks, strict=True)), "normaliser": jnp.zeros(2), "by_class": by_class,
-            "first": edges[:-1], "size": jnp.diff(edges)}
+    return {
+        **dict(zip(NETWORKS, banks, strict=True)),
+        "normaliser": jnp.zeros(2),
+        "by_class": by_class,
+        "first": edges[:-1],
+        "size": jnp.diff(edges),
+    }
 
 
-def crd(*, width: int, negative_count: int, temperature: float, momentum: float, kd_temperature: float) -> Method:
+def crd(
+    *, width: int, negative_count: int, temperature: float, momentum: float, kd_temperature: float
+) -> Method:
     """On embeddings of the global batch, in a common space of `width`; `momentum` is that of the memory."""
 
     def unit_embeds(params: Params, student: Outputs, teacher: Outputs) -> dict[str, Array]:
-        return dict(zip(NETWORKS, map(normalized, embeds(params, student, teacher, width)), strict=True))
+        return dict(
+            zip(NETWORKS, map(normalized, embeds(params, student, teacher, width)), strict=True)
+        )
 
-    def compare(params: Params, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Array]:
+    def compare(
+        params: Params, student: Outputs, teacher: Outputs, batch: Batch
+    ) -> dict[str, Array]:
         negatives = draw_negatives(batch["key"], batch["memory"], batch["label"], negative_count)
         chosen = jnp.concatenate([batch["index"][:, None], negatives], 1)
-        return all_scores(unit_embeds(params, student, teacher), batch["memory"], chosen, temperature)
+        return all_scores(
+            unit_embeds(params, student, teacher), batch["memory"], chosen, temperature
+        )
 
     def remember(params: Params, student: Outputs, teacher: Outputs, batch: Batch) -> Params:
         memory, anchors = batch["memory"], unit_embeds(params, student, teacher)
-        return memory | {name: moved(memory[name], batch["index"], anchors[name], momentum) for name in NETWORKS} | {
-            "normaliser": normaliser(compare(params, student, teacher, batch), memory)}
+        return (
+            memory
+            | {
+                name: moved(memory[name], batch["index"], anchors[name], momentum)
+                for name in NETWORKS
+            }
+            | {"normaliser": normaliser(compare(params, student, teacher, batch), memory)}
+        )
 
-    return beside({"crd": lambda params, student, teacher, batch: contrastive_loss(
-        compare(params, student, teacher, batch), batch["memory"])}, kd_temperature=kd_temperature,
-        init=partial(init_embeds, width=width), remember=remember,
-        memory=lambda key, student, teacher, label: first_memory(key, label, student.logits.shape[-1], width))
+    return beside(
+        {
+            "crd": lambda params, student, teacher, batch: contrastive_loss(
+                compare(params, student, teacher, batch), batch["memory"]
+            )
+        },
+        kd_temperature=kd_temperature,
+        init=partial(init_embeds, width=width),
+        remember=remember,
+        memory=lambda key, student, teacher, label: first_memory(
+            key, label, student.logits.shape[-1], width
+        ),
+    )

@@ -1,4 +1,5 @@
 """Decoupled Knowledge Distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022)."""
+
 import jax
 import jax.numpy as jnp
 
@@ -13,8 +14,13 @@ def target_divergence(student: Array, teacher: Array, labels: Array) -> Array:
     def two_way(logits: Array) -> Array:
         """Logs [N, 2] of the label's probability and of all others' together."""
         log_prediction = jax.nn.log_softmax(logits)
-        return jnp.stack([jax.nn.logsumexp(jnp.where(chosen, log_prediction, -jnp.inf), 1)
-                          for chosen in (is_target, ~is_target)], 1)
+        return jnp.stack(
+            [
+                jax.nn.logsumexp(jnp.where(chosen, log_prediction, -jnp.inf), 1)
+                for chosen in (is_target, ~is_target)
+            ],
+            1,
+        )
 
     return divergence(two_way(student), two_way(teacher))
 
@@ -40,13 +46,18 @@ def dkd(*, temperature: float, warmup_epochs: int, standardize: bool) -> Method:
     `standardize` compares standardized logits in place of the logits themselves.
     """
 
-    def loss(params: Params, pretrained: Params, student: Outputs, teacher: Outputs,
-             batch: Batch) -> tuple[Terms, Terms]:
+    def loss(
+        params: Params, pretrained: Params, student: Outputs, teacher: Outputs, batch: Batch
+    ) -> tuple[Terms, Terms]:
         logits = [logits / temperature for logits in compared_logits(student, teacher, standardize)]
         scale = temperature**2 * jnp.minimum((batch["epoch"] + 1) / max(1, warmup_epochs), 1)
-        return ({"ce": cross_entropy(student.logits, batch["label"]),
-                 "tckd": scale * target_divergence(*logits, batch["label"]),
-                 "nckd": scale * other_divergence(*logits, batch["label"])},
-                {"accuracy": accuracy(student.logits, batch["label"])})
+        return (
+            {
+                "ce": cross_entropy(student.logits, batch["label"]),
+                "tckd": scale * target_divergence(*logits, batch["label"]),
+                "nckd": scale * other_divergence(*logits, batch["label"]),
+            },
+            {"accuracy": accuracy(student.logits, batch["label"])},
+        )
 
     return Method(terms=("ce", "tckd", "nckd"), init=lambda key, student, teacher: {}, loss=loss)

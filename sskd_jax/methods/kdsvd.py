@@ -2,6 +2,7 @@
 
 As RepDistiller has it: the relations of one map's singular vectors to those of the map before it.
 """
+
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sskd_jax.beside import beside
 from sskd_jax.losses import map_pairs, normalized
+from sskd_jax.methods.common import beside
 from sskd_jax.types import Array, Batch, Method, Outputs, Params, UserError
 
 SPARE = 3  # more of the student's vectors than are compared, for the alignment to choose from
@@ -22,7 +23,9 @@ def finite_gradient(x: Array) -> Array:
     return x
 
 
-finite_gradient.defvjp(lambda x: (x, None), lambda _, gradient: (jnp.where(jnp.isfinite(gradient), gradient, 0),))
+finite_gradient.defvjp(
+    lambda x: (x, None), lambda _, gradient: (jnp.where(jnp.isfinite(gradient), gradient, 0),)
+)
 
 
 def decomposed(rows: Array) -> tuple[Array, Array]:
@@ -39,8 +42,12 @@ def directions(features: Array, count: int) -> tuple[Array, Array]:
 
     Both are unit vectors; the right ones are [N, count, C].
     """
-    rows = finite_gradient(features.astype(jnp.float32)).reshape(features.shape[0], -1, features.shape[-1])
-    values, vectors = lax.platform_dependent(rows, cpu=partial(lax.map, decomposed), default=decomposed)
+    rows = finite_gradient(features.astype(jnp.float32)).reshape(
+        features.shape[0], -1, features.shape[-1]
+    )
+    values, vectors = lax.platform_dependent(
+        rows, cpu=partial(lax.map, decomposed), default=decomposed
+    )
     return normalized(values[:, :count]), normalized(vectors[:, :count])
 
 
@@ -48,7 +55,9 @@ def aligned(student: Array, teacher: Array) -> Array:
     """For every one of the teacher's vectors [N, k, C] the student's [N, K, C] that is most along it, with its sign."""
     cosine = jnp.einsum("nsc,ntc->nst", student, teacher, precision="highest")
     nearest = jnp.abs(cosine) == jnp.abs(cosine).max(1, keepdims=True)
-    return jnp.einsum("nsc,nst->ntc", student, jnp.where(nearest, jnp.sign(cosine), 0), precision="highest")
+    return jnp.einsum(
+        "nsc,nst->ntc", student, jnp.where(nearest, jnp.sign(cosine), 0), precision="highest"
+    )
 
 
 def relation(after: Array, before: Array) -> Array:
@@ -77,8 +86,10 @@ def kdsvd(*, count: int, kd_temperature: float) -> Method:
         students, teachers = zip(*map_pairs(student.maps, teacher.maps), strict=True)
         widths = [[features.shape[-1] for features in maps] for maps in (students, teachers)]
         if widths[0] != widths[1]:
-            raise UserError(f"kdsvd compares maps of one width, but the student's have {widths[0]} channels and the "
-                            f"teacher's {widths[1]}: choose networks of one width")
+            raise UserError(
+                f"kdsvd compares maps of one width, but the student's have {widths[0]} channels and the "
+                f"teacher's {widths[1]}: choose networks of one width"
+            )
         return svd_loss(students, teachers, count)
 
     return beside({"svd": own}, kd_temperature=kd_temperature)

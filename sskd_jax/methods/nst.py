@@ -1,9 +1,10 @@
 """Like What You Like: Knowledge Distill via Neuron Selectivity Transfer (Huang, Wang 2017)."""
+
 import jax
 import jax.numpy as jnp
 
-from sskd_jax.beside import beside
 from sskd_jax.losses import map_pairs, normalized, same_size
+from sskd_jax.methods.common import beside
 from sskd_jax.types import Array, Method
 
 
@@ -20,11 +21,20 @@ def selectivity(features: Array) -> Array:
 def discrepancy(student: Array, teacher: Array) -> Array:
     """Maximum mean discrepancy of the two maps' channels, the larger map pooled to the other's size."""
     student, teacher = map(selectivity, same_size(student, teacher))
-    return (jax.lax.stop_gradient(kernel_mean(teacher, teacher)) + kernel_mean(student, student)
-            - 2 * kernel_mean(student, teacher))
+    return (
+        jax.lax.stop_gradient(kernel_mean(teacher, teacher))
+        + kernel_mean(student, student)
+        - 2 * kernel_mean(student, teacher)
+    )
 
 
 def nst(*, kd_temperature: float) -> Method:
     """The sum over all maps behind the stem."""
-    return beside({"nst": lambda params, student, teacher, batch: sum(
-        discrepancy(*pair) for pair in map_pairs(student.maps, teacher.maps))}, kd_temperature=kd_temperature)
+    return beside(
+        {
+            "nst": lambda params, student, teacher, batch: sum(
+                discrepancy(*pair) for pair in map_pairs(student.maps, teacher.maps)
+            )
+        },
+        kd_temperature=kd_temperature,
+    )

@@ -1,8 +1,9 @@
 """Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas, ECCV 2018)."""
+
 import jax.numpy as jnp
 
-from sskd_jax.beside import beside
 from sskd_jax.losses import product
+from sskd_jax.methods.common import beside
 from sskd_jax.types import Array, Method
 
 EPSILON = 1e-7
@@ -10,7 +11,9 @@ EPSILON = 1e-7
 
 def neighbourhood(embed: Array) -> Array:
     """How likely each row of [N, D] picks each other as its neighbour, by cosine similarity: [N, N]."""
-    norm = jnp.sqrt(jnp.sum(jnp.square(embed), 1, keepdims=True) + 1e-30)  # the root of 0 has no gradient
+    norm = jnp.sqrt(
+        jnp.sum(jnp.square(embed), 1, keepdims=True) + 1e-30
+    )  # the root of 0 has no gradient
     unit = embed / (norm + EPSILON)
     similarity = (product(unit, unit.T) + 1) / 2
     return similarity / similarity.sum(1, keepdims=True)
@@ -24,5 +27,11 @@ def transfer_loss(student: Array, teacher: Array) -> Array:
 
 def pkt(*, kd_temperature: float) -> Method:
     """On the embeddings of the global batch."""
-    return beside({"pkt": lambda params, student, teacher, batch: transfer_loss(student.embed, teacher.embed)},
-                  kd_temperature=kd_temperature)
+    return beside(
+        {
+            "pkt": lambda params, student, teacher, batch: transfer_loss(
+                student.embed, teacher.embed
+            )
+        },
+        kd_temperature=kd_temperature,
+    )

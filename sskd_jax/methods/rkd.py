@@ -1,10 +1,11 @@
 """Relational Knowledge Distillation (Park, Kim, Lu, Cho, CVPR 2019)."""
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from sskd_jax.beside import beside
 from sskd_jax.losses import normalized, product
+from sskd_jax.methods.common import beside
 from sskd_jax.types import Array, Method
 
 
@@ -33,7 +34,8 @@ def rkd(*, distance_weight: float, angle_weight: float, kd_temperature: float) -
 
     def relations(params, student, teacher, batch) -> Array:  # noqa: ANN001
         teacher = jax.lax.stop_gradient(teacher.embed)
-        return (distance_weight * huber(distances(student.embed), distances(teacher))
-                + angle_weight * huber(angles(student.embed), angles(teacher)))
+        return distance_weight * huber(
+            distances(student.embed), distances(teacher)
+        ) + angle_weight * huber(angles(student.embed), angles(teacher))
 
     return beside({"rkd": relations}, kd_temperature=kd_temperature)

@@ -1,8 +1,9 @@
 """Similarity-Preserving Knowledge Distillation (Tung, Mori, ICCV 2019)."""
+
 import jax.numpy as jnp
 
-from sskd_jax.beside import beside
 from sskd_jax.losses import normalized, product
+from sskd_jax.methods.common import beside
 from sskd_jax.types import Array, Method
 
 
@@ -19,6 +20,12 @@ def similarity_loss(student: Array, teacher: Array) -> Array:
 
 def sp(*, kd_temperature: float) -> Method:
     """On the last map in front of the pooling, of the global batch."""
-    return beside({"sp": lambda params, student, teacher, batch: similarity_loss(
-        student.maps[-1].astype(jnp.float32), teacher.maps[-1].astype(jnp.float32))},
-                  kd_temperature=kd_temperature, gathered=slice(-1, None))
+    return beside(
+        {
+            "sp": lambda params, student, teacher, batch: similarity_loss(
+                student.maps[-1].astype(jnp.float32), teacher.maps[-1].astype(jnp.float32)
+            )
+        },
+        kd_temperature=kd_temperature,
+        gathered=slice(-1, None),
+    )

@@ -2,6 +2,7 @@
 
 Every image is seen as itself and in three rotations. Shapes: N images, rows [4N, ...] image-major, D width, K classes.
 """
+
 from functools import partial
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sskd_jax.initializers import bias_uniform, fan_in_uniform
+from sskd_jax.layers.initializers import bias_uniform, fan_in_uniform
 from sskd_jax.losses import accuracy, cross_entropy, soft_divergence
 from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
 
@@ -60,9 +61,17 @@ def transferred(level: Array, ratio: float) -> Array:
     return position < count
 
 
-def distillation_terms(student: tuple[Array, Array], teacher: tuple[Array, Array], labels: Array, *,
-                       kd_temperature: float, tf_temperature: float, ss_temperature: float, tf_ratio: float,
-                       ss_ratio: float) -> Terms:
+def distillation_terms(
+    student: tuple[Array, Array],
+    teacher: tuple[Array, Array],
+    labels: Array,
+    *,
+    kd_temperature: float,
+    tf_temperature: float,
+    ss_temperature: float,
+    tf_ratio: float,
+    ss_ratio: float,
+) -> Terms:
     """The four terms of eq. 8, unweighted.
 
     Args:
@@ -76,7 +85,10 @@ def distillation_terms(student: tuple[Array, Array], teacher: tuple[Array, Array
       tf: the same on the transformed views that the teacher gets least wrong.
       ss: divergence from the rows of the teacher's similarity matrix that it gets least wrong.
     """
-    (normal, transformed), (t_normal, t_transformed) = split_views(student[0]), split_views(teacher[0])
+    (normal, transformed), (t_normal, t_transformed) = (
+        split_views(student[0]),
+        split_views(teacher[0]),
+    )
     similarity, t_similarity = similarity_matrix(student[1]), similarity_matrix(teacher[1])
     tf_keep = transferred(error_level(t_transformed, jnp.repeat(labels, VIEWS - 1)), tf_ratio)
     ss_keep = transferred(error_level(t_similarity, positives(t_similarity)), ss_ratio)
@@ -105,34 +117,69 @@ def project(params: Params, outputs: Outputs) -> Array:
 def head(*, temperature: float) -> Method:
     """Stage 2: the contrastive task for the head of the frozen teacher (eq. 5), in every row the other N - 1 images."""
 
-    def loss(params: Params, pretrained: Params, student: None, teacher: Outputs, batch: Batch) -> tuple[Terms, Terms]:
+    def loss(
+        params: Params, pretrained: Params, student: None, teacher: Outputs, batch: Batch
+    ) -> tuple[Terms, Terms]:
         similarity = similarity_matrix(project(params, teacher))
         target = positives(similarity)
-        return {"ss": cross_entropy(similarity / temperature, target)}, {"contrastive": accuracy(similarity, target)}
+        return {"ss": cross_entropy(similarity / temperature, target)}, {
+            "contrastive": accuracy(similarity, target)
+        }
 
-    return Method(terms=("ss",), init=lambda key, student, teacher: init_head(key, teacher), loss=loss, views=VIEWS,
-                  student=False,
-                  evaluate=lambda params, student, teacher, batch: contrastive_scores(project(params, teacher),
-                                                                                      batch["mask"]))
+    return Method(
+        terms=("ss",),
+        init=lambda key, student, teacher: init_head(key, teacher),
+        loss=loss,
+        views=VIEWS,
+        student=False,
+        evaluate=lambda params, student, teacher, batch: contrastive_scores(
+            project(params, teacher), batch["mask"]
+        ),
+    )
 
 
-def sskd(*, head_temperature: float, kd_temperature: float, tf_temperature: float, ss_temperature: float,
-         tf_ratio: float, ss_ratio: float) -> Method:
+def sskd(
+    *,
+    head_temperature: float,
+    kd_temperature: float,
+    tf_temperature: float,
+    ss_temperature: float,
+    tf_ratio: float,
+    ss_ratio: float,
+) -> Method:
     """Stage 3: the student and its own head imitate the teacher; all but the first are for `distillation_terms`."""
-    knobs = dict(kd_temperature=kd_temperature, tf_temperature=tf_temperature, ss_temperature=ss_temperature,
-                 tf_ratio=tf_ratio, ss_ratio=ss_ratio)
+    knobs = dict(
+        kd_temperature=kd_temperature,
+        tf_temperature=tf_temperature,
+        ss_temperature=ss_temperature,
+        tf_ratio=tf_ratio,
+        ss_ratio=ss_ratio,
+    )
 
-    def loss(params: Params, pretrained: Params, student: Outputs, teacher: Outputs,
-             batch: Batch) -> tuple[Terms, Terms]:
+    def loss(
+        params: Params, pretrained: Params, student: Outputs, teacher: Outputs, batch: Batch
+    ) -> tuple[Terms, Terms]:
         projected = project(params, student)
         teacher_projected = jax.lax.stop_gradient(project(pretrained["head"], teacher))
-        terms = distillation_terms((student.logits, projected), (teacher.logits, teacher_projected), batch["label"],
-                                   **knobs)
+        terms = distillation_terms(
+            (student.logits, projected),
+            (teacher.logits, teacher_projected),
+            batch["label"],
+            **knobs,
+        )
         similarity = similarity_matrix(projected)
-        return terms, {"accuracy": accuracy(student.logits[::VIEWS], batch["label"]),
-                       "contrastive": accuracy(similarity, positives(similarity))}
+        return terms, {
+            "accuracy": accuracy(student.logits[::VIEWS], batch["label"]),
+            "contrastive": accuracy(similarity, positives(similarity)),
+        }
 
-    return Method(terms=("ce", "kd", "tf", "ss"), init=lambda key, student, teacher: init_head(key, student), loss=loss,
-                  views=VIEWS, pretrain={"head": head(temperature=head_temperature)},
-                  evaluate=lambda params, student, teacher, batch: contrastive_scores(project(params, student),
-                                                                                      batch["mask"]))
+    return Method(
+        terms=("ce", "kd", "tf", "ss"),
+        init=lambda key, student, teacher: init_head(key, student),
+        loss=loss,
+        views=VIEWS,
+        pretrain={"head": head(temperature=head_temperature)},
+        evaluate=lambda params, student, teacher, batch: contrastive_scores(
+            project(params, student), batch["mask"]
+        ),
+    )

@@ -1,13 +1,14 @@
 """Variational Information Distillation for Knowledge Transfer (Ahn et al., CVPR 2019)."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sskd_jax.beside import beside
-from sskd_jax.convolution import Conv
-from sskd_jax.initializers import fan_in_uniform
+from sskd_jax.layers.convolution import Conv
+from sskd_jax.layers.initializers import fan_in_uniform
 from sskd_jax.losses import map_pairs, same_size
+from sskd_jax.methods.common import beside
 from sskd_jax.types import Array, Batch, Method, Outputs, Params
 
 EPSILON = 1e-5  # the least variance
@@ -38,9 +39,12 @@ def vid(*, first_variance: float, kd_temperature: float) -> Method:
     """The sum over all maps behind the stem, each with a `Prediction` of its own."""
 
     def init(key: Array, student: Outputs, teacher: Outputs) -> Params:
-        return {str(i): Prediction(theirs.shape[-1], first_variance).init(
-                    jax.random.fold_in(key, i), jnp.zeros((1, 1, 1, ours.shape[-1])))["params"]
-                for i, (ours, theirs) in enumerate(map_pairs(student.maps, teacher.maps))}
+        return {
+            str(i): Prediction(theirs.shape[-1], first_variance).init(
+                jax.random.fold_in(key, i), jnp.zeros((1, 1, 1, ours.shape[-1]))
+            )["params"]
+            for i, (ours, theirs) in enumerate(map_pairs(student.maps, teacher.maps))
+        }
 
     def information(params: Params, student: Outputs, teacher: Outputs, batch: Batch) -> Array:
         total = jnp.zeros(())

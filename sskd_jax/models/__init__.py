@@ -1,4 +1,5 @@
 """The architectures by the reference's names, ImageNet's by torchvision's: MODELS[name](num_classes=100)."""
+
 from collections.abc import Callable
 from functools import partial
 
@@ -12,18 +13,38 @@ from sskd_jax.models.wrn import WideResNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{6 * n + 2}": partial(ResNet, blocks=(n, n, n)) for n in (1, 3, 5, 7, 9, 18)},
-    **{f"resnet{6 * n + 2}x4": partial(ResNet, blocks=(n, n, n), widths=(32, 64, 128, 256)) for n in (1, 5)},
-    **{f"wrn_{depth}_{width}": partial(WideResNet, depth=depth, width=width) for depth in (16, 40) for width in (1, 2)},
+    **{
+        f"resnet{6 * n + 2}x4": partial(ResNet, blocks=(n, n, n), widths=(32, 64, 128, 256))
+        for n in (1, 5)
+    },
+    **{
+        f"wrn_{depth}_{width}": partial(WideResNet, depth=depth, width=width)
+        for depth in (16, 40)
+        for width in (1, 2)
+    },
     "vgg8": partial(VGG, blocks=(1, 1, 1, 1, 1)),
     "vgg11": partial(VGG, blocks=(1, 1, 2, 2, 2)),
     "vgg13": partial(VGG, blocks=(2, 2, 2, 2, 2)),
     "vgg16": partial(VGG, blocks=(2, 2, 3, 3, 3)),
     "vgg19": partial(VGG, blocks=(2, 2, 4, 4, 4)),
-    "ResNet50": partial(ResNet, blocks=(3, 4, 6, 3), widths=(64, 64, 128, 256, 512), block=Bottleneck, skip="shortcut",
-                        classifier="linear"),
-    **{name: partial(ResNet, blocks=blocks, widths=(64, 64, 128, 256, 512), block=block, large=True)
-       for name, blocks, block in (("resnet18", (2, 2, 2, 2), BasicBlock), ("resnet34", (3, 4, 6, 3), BasicBlock),
-                                   ("resnet50", (3, 4, 6, 3), Bottleneck))},
+    "ResNet50": partial(
+        ResNet,
+        blocks=(3, 4, 6, 3),
+        widths=(64, 64, 128, 256, 512),
+        block=Bottleneck,
+        skip="shortcut",
+        classifier="linear",
+    ),
+    **{
+        name: partial(
+            ResNet, blocks=blocks, widths=(64, 64, 128, 256, 512), block=block, large=True
+        )
+        for name, blocks, block in (
+            ("resnet18", (2, 2, 2, 2), BasicBlock),
+            ("resnet34", (3, 4, 6, 3), BasicBlock),
+            ("resnet50", (3, 4, 6, 3), Bottleneck),
+        )
+    },
     "MobileNetV2": MobileNetV2,
     "ShuffleV1": ShuffleNetV1,
     "ShuffleV2": ShuffleNetV2,

@@ -1,11 +1,20 @@
 """MobileNetV2 (Sandler et al. 2018) at half width for 32x32 images."""
+
 from flax import linen as nn
 from flax.linen import initializers as init
 
-from sskd_jax.models.layers import Layer, Network
+from sskd_jax.models.network import Layer, Network
 from sskd_jax.types import Array, Outputs
 
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 """Expansion, width, blocks and first stride of every stage; the second stage has stride 1 where ImageNet's has 2."""
 
 
@@ -40,8 +49,14 @@ class MobileNetV2(Network):
         maps = [x]
         for stage, (expansion, width, depth, stride) in enumerate(STAGES):
             for i in range(depth):
-                block = InvertedResidual(int(width * self.width), stride if i == 0 else 1, expansion, conv, norm,
-                                         name=f"blocks.{stage}.{i}")
+                block = InvertedResidual(
+                    int(width * self.width),
+                    stride if i == 0 else 1,
+                    expansion,
+                    conv,
+                    norm,
+                    name=f"blocks.{stage}.{i}",
+                )
                 x = block(x)
             if stage in (1, 2, 4, 6):
                 maps.append(x)

@@ -1,9 +1,10 @@
 """Residual networks (He et al. 2016): those for 32x32 images, and ImageNet's for 224x224."""
+
 from collections.abc import Sequence
 
 from flax import linen as nn
 
-from sskd_jax.models.layers import Layer, Network
+from sskd_jax.models.network import Layer, Network
 from sskd_jax.types import Array, Outputs
 
 
@@ -39,7 +40,9 @@ class Bottleneck(BasicBlock):
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         out = nn.relu(self.norm(name="bn1")(self.conv(self.width, 1, name="conv1")(x)))
-        out = nn.relu(self.norm(name="bn2")(self.conv(self.width, 3, self.stride, name="conv2")(out)))
+        out = nn.relu(
+            self.norm(name="bn2")(self.conv(self.width, 3, self.stride, name="conv2")(out))
+        )
         out = self.norm(name="bn3")(self.conv(self.expansion * self.width, 1, name="conv3")(out))
         return self.join(x, out)
 
@@ -73,7 +76,9 @@ class ResNet(Network):
         for stage, (depth, width) in enumerate(zip(self.blocks, self.widths[1:], strict=True), 1):
             for i in range(depth):
                 stride = 2 if stage > 1 and i == 0 else 1
-                x, preact = self.block(width, stride, conv, norm, self.skip, name=f"layer{stage}.{i}")(x)
+                x, preact = self.block(
+                    width, stride, conv, norm, self.skip, name=f"layer{stage}.{i}"
+                )(x)
             maps.append(x)
             preacts.append(preact)
         return self.outputs(x, maps, preacts, self.classifier)

@@ -1,9 +1,10 @@
 """ShuffleNet V1 (Zhang et al. 2018) and V2 (Ma et al. 2018) for 32x32 images."""
+
 from flax import linen as nn
 from jax import numpy as jnp
 
-from sskd_jax.initializers import fan_in_uniform
-from sskd_jax.models.layers import Layer, Network
+from sskd_jax.layers.initializers import fan_in_uniform
+from sskd_jax.models.network import Layer, Network
 from sskd_jax.types import Array, Outputs
 
 
@@ -26,10 +27,14 @@ class BlockV1(nn.Module):
     def __call__(self, x: Array) -> tuple[Array, Array]:
         width = self.width - x.shape[-1] if self.stride == 2 else self.width
         hidden = width // 4
-        groups = 1 if x.shape[-1] == 24 else self.groups  # the stem's 24 channels are too few to group
+        groups = (
+            1 if x.shape[-1] == 24 else self.groups
+        )  # the stem's 24 channels are too few to group
         out = nn.relu(self.norm(name="bn1")(self.conv(hidden, 1, groups=groups, name="conv1")(x)))
         out = self.conv(hidden, 3, self.stride, groups=hidden, name="conv2")(shuffle(out, groups))
-        out = self.conv(width, 1, groups=self.groups, name="conv3")(nn.relu(self.norm(name="bn2")(out)))
+        out = self.conv(width, 1, groups=self.groups, name="conv3")(
+            nn.relu(self.norm(name="bn2")(out))
+        )
         out = self.norm(name="bn3")(out)
         if self.stride == 2:
             x = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -88,7 +93,9 @@ class SplitBlock(nn.Module):
         out = nn.relu(self.norm(name="bn1")(self.conv(half, 1, name="conv1")(out)))
         out = self.norm(name="bn2")(self.conv(half, 3, groups=half, name="conv2")(out))
         out = self.norm(name="bn3")(self.conv(half, 1, name="conv3")(out))
-        return shuffle(jnp.concatenate([kept, nn.relu(out)], -1), 2), jnp.concatenate([kept, out], -1)
+        return shuffle(jnp.concatenate([kept, nn.relu(out)], -1), 2), jnp.concatenate(
+            [kept, out], -1
+        )
 
 
 class ShuffleNetV2(Network):

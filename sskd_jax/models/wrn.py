@@ -1,9 +1,10 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016), pre-activation."""
+
 from flax import linen as nn
 from flax.linen import initializers as init
 
-from sskd_jax.initializers import fan_in_uniform
-from sskd_jax.models.layers import Layer, Network
+from sskd_jax.layers.initializers import fan_in_uniform
+from sskd_jax.models.network import Layer, Network
 from sskd_jax.types import Array, Outputs
 
 
@@ -46,7 +47,13 @@ class WideResNet(Network):
         for stage in (1, 2, 3):
             for i in range((self.depth - 4) // 6):
                 stride = 2 if stage > 1 and i == 0 else 1
-                block = Block(16 * self.width * 2 ** (stage - 1), stride, conv, norm, name=f"block{stage}.layer.{i}")
+                block = Block(
+                    16 * self.width * 2 ** (stage - 1),
+                    stride,
+                    conv,
+                    norm,
+                    name=f"block{stage}.layer.{i}",
+                )
                 x, preact = block(x)
                 if stage > 1 and i == 0:
                     preacts.append(preact)

@@ -1,4 +1,5 @@
 """Reading CIFAR: official files, and tiny datasets that tfds's own builder prepares here, without code of `prepare`."""
+
 import shutil
 import socket
 import sys
@@ -30,10 +31,14 @@ def examples(name: str, split: str, seed: int):
         yield i, {"id": f"{split}_{i:05d}", "image": image, "label": label, **coarse}
 
 
-def write(folder: Path, name: str = "cifar100", file_format: str = "array_record", seed: int = 0) -> Path:
+def write(
+    folder: Path, name: str = "cifar100", file_format: str = "array_record", seed: int = 0
+) -> Path:
     """Prepares a dataset in `folder`; returns the folder of its version."""
     builder = tfds.builder(name, data_dir=folder)
-    builder._split_generators = lambda dl_manager: {split: examples(name, split, seed) for split in COUNTS}
+    builder._split_generators = lambda dl_manager: {
+        split: examples(name, split, seed) for split in COUNTS
+    }
     builder.download_and_prepare(file_format=file_format)
     return folder / name / VERSION
 
@@ -62,7 +67,9 @@ def data_dir(prepared, tmp_path) -> Path:
 def decodings(monkeypatch) -> list[str]:
     """The splits that were decoded so far."""
     done, decode = [], cifar._decode
-    monkeypatch.setattr(cifar, "_decode", lambda builder, split: done.append(split) or decode(builder, split))
+    monkeypatch.setattr(
+        cifar, "_decode", lambda builder, split: done.append(split) or decode(builder, split)
+    )
     return done
 
 
@@ -74,7 +81,9 @@ def offline(monkeypatch) -> None:
     monkeypatch.setattr(socket, "create_connection", refuse)
 
 
-@pytest.mark.parametrize("name, file_format", [("cifar10", "array_record"), ("cifar100", "tfrecord")])
+@pytest.mark.parametrize(
+    "name, file_format", [("cifar10", "array_record"), ("cifar100", "tfrecord")]
+)
 def test_reads_both_datasets_and_both_formats_in_the_official_order(tmp_path, name, file_format):
     write(tmp_path, name, file_format)
     data = sources.load(name, str(tmp_path))
@@ -97,7 +106,9 @@ def test_second_load_takes_the_decoded_copy(data_dir, decodings):
     for _ in range(2):
         expect(sources.load("cifar100", str(data_dir)))
     assert decodings == ["train", "test"]
-    assert [path.name for path in (data_dir / "cifar100").iterdir() if path.is_file()] == [f".{VERSION}.decoded.npz"]
+    assert [path.name for path in (data_dir / "cifar100").iterdir() if path.is_file()] == [
+        f".{VERSION}.decoded.npz"
+    ]
 
 
 def test_decoded_copy_is_not_used_for_another_preparation(data_dir):
@@ -130,14 +141,21 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2000])
 
 
-@pytest.mark.parametrize("pattern, spoil, reason", [
-    ("*-test*", Path.unlink, "it lacks cifar100-test"),
-    ("*-train*", Path.unlink, "it lacks cifar100-train"),
-    ("features.json", Path.unlink, "it lacks features.json"),
-    ("dataset_info.json", Path.unlink, "it lacks dataset_info.json"),
-    ("*-test*", cut, ""),
-    ("dataset_info.json", lambda path: path.write_text(path.read_text().replace('"24"', '"25"')), ""),
-])
+@pytest.mark.parametrize(
+    "pattern, spoil, reason",
+    [
+        ("*-test*", Path.unlink, "it lacks cifar100-test"),
+        ("*-train*", Path.unlink, "it lacks cifar100-train"),
+        ("features.json", Path.unlink, "it lacks features.json"),
+        ("dataset_info.json", Path.unlink, "it lacks dataset_info.json"),
+        ("*-test*", cut, ""),
+        (
+            "dataset_info.json",
+            lambda path: path.write_text(path.read_text().replace('"24"', '"25"')),
+            "",
+        ),
+    ],
+)
 def test_incomplete_dataset_is_named_in_one_line(data_dir, pattern, spoil, reason):
     [path] = (data_dir / "cifar100" / VERSION).glob(pattern)
     spoil(path)
@@ -145,13 +163,17 @@ def test_incomplete_dataset_is_named_in_one_line(data_dir, pattern, spoil, reaso
         sources.load("cifar100", str(data_dir))
     assert "\n" not in str(error.value) and reason in str(error.value)
     assert f"{VERSION} is not whole (" in str(error.value)
-    command = f"python -m sskd_jax.data.prepare cifar100 --source=cifar-100-python --data_dir={data_dir}"
+    command = (
+        f"python -m sskd_jax.data.prepare cifar100 --source=cifar-100-python --data_dir={data_dir}"
+    )
     assert str(error.value).endswith(f"delete it, then type: {command}")
 
 
 def test_unreadable_description_is_named_in_one_line(data_dir):
     (data_dir / "cifar100" / VERSION / "dataset_info.json").write_text("{")
-    with pytest.raises(UserError, match=r"^\S*/cifar100 is damaged \(.*\): delete it and prepare it again$"):
+    with pytest.raises(
+        UserError, match=r"^\S*/cifar100 is damaged \(.*\): delete it and prepare it again$"
+    ):
         sources.load("cifar100", str(data_dir))
 
 
@@ -202,7 +224,9 @@ def test_a_proxy_counts_as_network(monkeypatch):
 def test_downloads_where_there_is_a_network(tmp_path, monkeypatch):
     generators = {split: examples("cifar100", split, 0) for split in COUNTS}
     monkeypatch.setattr(cifar, "_reachable", lambda: True)
-    monkeypatch.setattr(tfds.builder_cls("cifar100"), "_split_generators", lambda self, dl_manager: generators)
+    monkeypatch.setattr(
+        tfds.builder_cls("cifar100"), "_split_generators", lambda self, dl_manager: generators
+    )
     expect(sources.load("cifar100", str(tmp_path)))
     assert list((tmp_path / "cifar100" / VERSION).glob("*.array_record*"))
 
@@ -213,5 +237,7 @@ def test_failed_download_is_told_in_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cifar, "_reachable", lambda: True)
     monkeypatch.setattr(tfds.builder_cls("cifar100"), "_split_generators", fail)
-    with pytest.raises(UserError, match=r"^cifar100 is neither .* \(reset by peer\): put the .* there$"):
+    with pytest.raises(
+        UserError, match=r"^cifar100 is neither .* \(reset by peer\): put the .* there$"
+    ):
         sources.load("cifar100", str(tmp_path))

@@ -1,4 +1,5 @@
 """Folders of images into datasets."""
+
 import io
 
 import numpy as np
@@ -32,14 +33,24 @@ def test_every_image_is_there_byte_by_byte_with_its_class_and_name(flowers):
         assert len(found) == count
         for row in found:
             name = row["file_name"].decode()
-            assert bytes(row["image"]) == (source / place / CLASSES[row["label"]] / name).read_bytes()
+            assert (
+                bytes(row["image"]) == (source / place / CLASSES[row["label"]] / name).read_bytes()
+            )
 
 
 def test_a_second_run_changes_nothing_and_says_how_to_train(flowers, capsys):
-    arguments = ["imagefolder", f"--source={flowers.parent / 'source'}", "--name=flowers", f"--data_dir={flowers}"]
+    arguments = [
+        "imagefolder",
+        f"--source={flowers.parent / 'source'}",
+        "--name=flowers",
+        f"--data_dir={flowers}",
+    ]
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    assert "is there already" in said and f"imagenet.py:dataset=flowers --config.data.data_dir={flowers}\n" in said
+    assert (
+        "is there already" in said
+        and f"imagenet.py:dataset=flowers --config.data.data_dir={flowers}\n" in said
+    )
 
 
 def test_without_val_a_share_of_every_class_is_held_out(tmp_path):
@@ -56,12 +67,16 @@ def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(
     (source / "train/rose/empty.jpg").write_bytes(b"")
     (source / "train/tulip/words.JPG").write_text("hello")
     (source / "train/tulip/notes.txt").write_text("not an image, and not meant as one")
-    assert main(["imagefolder", f"--source={source}", "--name=mixed", f"--data_dir={tmp_path}"]) == 0
+    assert (
+        main(["imagefolder", f"--source={source}", "--name=mixed", f"--data_dir={tmp_path}"]) == 0
+    )
     told = capfd.readouterr()
     assert "wrote mixed, 10 train and 9 validation images" in told.out
     for name in ("empty.jpg", "words.JPG"):
         assert f"{name} is left out (no image that can be read)" in told.err
-    drawn = next(row for row in rows(tmp_path, "train", "mixed") if row["file_name"] == b"drawn.png")
+    drawn = next(
+        row for row in rows(tmp_path, "train", "mixed") if row["file_name"] == b"drawn.png"
+    )
     pixels = np.asarray(Image.open(io.BytesIO(bytes(drawn["image"]))), int)
     assert np.abs(pixels - np.asarray(picture(7), int)).mean() < 3
 
@@ -69,23 +84,49 @@ def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(
 def test_imagenets_folders_become_imagenet2012(shared, tmp_path, capsys):
     """Real images in folders named as the official ones: the catalogue's dataset, with its labels."""
     expected = imagenet_samples(shared, tmp_path / "source")
-    assert main(["imagefolder", f"--source={tmp_path / 'source'}", "--name=imagenet2012",
-                 f"--data_dir={tmp_path}"]) == 0
-    assert f"--config=configs/imagenet.py --config.data.data_dir={tmp_path}\n" in capsys.readouterr().out
-    found = {row["file_name"].decode(): row["label"] for split in ("train", "validation")
-             for row in rows(tmp_path, split, "imagenet2012")}
+    assert (
+        main(
+            [
+                "imagefolder",
+                f"--source={tmp_path / 'source'}",
+                "--name=imagenet2012",
+                f"--data_dir={tmp_path}",
+            ]
+        )
+        == 0
+    )
+    assert (
+        f"--config=configs/imagenet.py --config.data.data_dir={tmp_path}\n"
+        in capsys.readouterr().out
+    )
+    found = {
+        row["file_name"].decode(): row["label"]
+        for split in ("train", "validation")
+        for row in rows(tmp_path, split, "imagenet2012")
+    }
     assert found == expected
 
 
-@pytest.mark.parametrize("mistake,message", [
-    (lambda root: root / "nowhere", "is no folder: give one with train/CLASS/IMAGE and val/CLASS/IMAGE"),
-    (lambda root: (root / "val").rename(root / "other").parent, "has train/, but no val/"),
-    (lambda root: (root / "val/rose").rename(root / "val/lily").parents[1], "lily is none of the 3 classes"),
-    (lambda root: root / "train/rose", "has no CLASS/IMAGE"),
-])
+@pytest.mark.parametrize(
+    "mistake,message",
+    [
+        (
+            lambda root: root / "nowhere",
+            "is no folder: give one with train/CLASS/IMAGE and val/CLASS/IMAGE",
+        ),
+        (lambda root: (root / "val").rename(root / "other").parent, "has train/, but no val/"),
+        (
+            lambda root: (root / "val/rose").rename(root / "val/lily").parents[1],
+            "lily is none of the 3 classes",
+        ),
+        (lambda root: root / "train/rose", "has no CLASS/IMAGE"),
+    ],
+)
 def test_a_wrong_folder_is_one_line(mistake, message, tmp_path, capsys):
     source = mistake(folder(tmp_path / "source", train=2))
-    assert main(["imagefolder", f"--source={source}", "--name=wrong", f"--data_dir={tmp_path}"]) == 2
+    assert (
+        main(["imagefolder", f"--source={source}", "--name=wrong", f"--data_dir={tmp_path}"]) == 2
+    )
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
 
@@ -95,12 +136,18 @@ def test_a_class_too_small_to_hold_any_out(tmp_path):
         read(folder(tmp_path, train=1) / "train", share=0.1)
 
 
-@pytest.mark.parametrize("name,message", [
-    ("cifar100", "tfds has a dataset cifar100 with"), ("beans", "tfds has a dataset beans with image, label: give"),
-    ("My-Pets", "--name=My-Pets: give small letters, digits and _, such as flowers"), ("../x", "--name=../x: give")])
+@pytest.mark.parametrize(
+    "name,message",
+    [
+        ("cifar100", "tfds has a dataset cifar100 with"),
+        ("beans", "tfds has a dataset beans with image, label: give"),
+        ("My-Pets", "--name=My-Pets: give small letters, digits and _, such as flowers"),
+        ("../x", "--name=../x: give"),
+    ],
+)
 def test_a_name_that_cannot_be_is_refused(name, message, tmp_path, capsys):
     source = folder(tmp_path / "source", train=2)
-    assert main(["imagefolder", f"--source={source}", f"--name={name}", f"--data_dir={tmp_path}"]) == 2
+    assert (
+        main(["imagefolder", f"--source={source}", f"--name={name}", f"--data_dir={tmp_path}"]) == 2
+    )
     assert message in capsys.readouterr().err
-
-

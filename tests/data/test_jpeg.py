@@ -1,4 +1,5 @@
 """JPEG to pixels against PIL, which PyTorch's loaders use, and the distribution of the crops."""
+
 import io
 import math
 
@@ -11,11 +12,14 @@ from PIL import Image
 from scipy.stats import ks_2samp
 
 from sskd_jax.data import jpeg
+from sskd_jax.data.stream import Framing
 
-FRAMING = jpeg.Framing(224, 256, (0.08, 1.0), (3 / 4, 4 / 3))
+FRAMING = Framing(224, 256, (0.08, 1.0), (3 / 4, 4 / 3))
+CENTRE = {"size": 224, "resize": 256}
+CROP = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
 
 
-def centre_by_pil(content: bytes, framing: jpeg.Framing) -> np.ndarray:
+def centre_by_pil(content: bytes, framing: Framing) -> np.ndarray:
     """torchvision's Resize and CenterCrop."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     width, height = image.size
@@ -26,10 +30,12 @@ def centre_by_pil(content: bytes, framing: jpeg.Framing) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + framing.size, top + framing.size)), int)
 
 
-@pytest.mark.parametrize("height,width", [(375, 500), (500, 333), (256, 256), (100, 130), (600, 800)])
+@pytest.mark.parametrize(
+    "height,width", [(375, 500), (500, 333), (256, 256), (100, 130), (600, 800)]
+)
 def test_the_centre_is_torchvisions(height, width):
     content = encoded(picture(height, height, width))
-    ours = jpeg.decode_centre(content, None, FRAMING).numpy()
+    ours = jpeg.decode_centre(content, None, **CENTRE).numpy()
     assert ours.shape == (224, 224, 3) and ours.dtype == np.uint8
     assert np.abs(ours - centre_by_pil(content, FRAMING)).max() <= 3
 
@@ -39,20 +45,22 @@ def test_centres_of_real_images_are_torchvisions(shared):
     assert len(files) == 100
     for file in files[::5]:
         content = file.read_bytes()
-        distance = np.abs(jpeg.decode_centre(content, None, FRAMING).numpy() - centre_by_pil(content, FRAMING))
+        distance = np.abs(
+            jpeg.decode_centre(content, None, **CENTRE).numpy() - centre_by_pil(content, FRAMING)
+        )
         assert distance.max() <= 4 and distance.mean() < 0.3, file.name
 
 
 def test_a_huge_image_is_shrunk_while_it_is_decoded_and_stays_where_it_is():
     content = encoded(picture(5, 2100, 3000))
-    ours = jpeg.decode_centre(content, None, FRAMING).numpy()
+    ours = jpeg.decode_centre(content, None, **CENTRE).numpy()
     assert np.abs(ours - centre_by_pil(content, FRAMING)).mean() < 2
 
 
 def boxes(height: int, width: int, count: int = 600) -> np.ndarray:
     """[count, 4] of top, left, height, width."""
     sides = tf.constant(float(height)), tf.constant(float(width))
-    draw = tf.function(lambda seed: jpeg.random_box(*sides, seed, FRAMING))
+    draw = tf.function(lambda seed: jpeg.random_box(*sides, seed, **CROP))
     return np.stack([draw(tf.constant([1, i], tf.int64)).numpy() for i in range(count)])
 
 
@@ -65,7 +73,9 @@ def boxes_by_numpy(height: int, width: int, count: int = 4000) -> np.ndarray:
             ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                found.append((random.integers(0, height - h + 1), random.integers(0, width - w + 1), h, w))
+                found.append(
+                    (random.integers(0, height - h + 1), random.integers(0, width - w + 1), h, w)
+                )
                 break
     return np.asarray(found)
 
@@ -76,15 +86,23 @@ def test_random_crops_are_distributed_as_torchvisions(height, width):
     assert (ours[:, :2] >= 0).all() and (ours[:, 2] >= 1).all() and (ours[:, 3] >= 1).all()
     assert (ours[:, 0] + ours[:, 2] <= height).all() and (ours[:, 1] + ours[:, 3] <= width).all()
     assert ours.min(0)[0] == 0 and (ours[:, 0] + ours[:, 2]).max() == height
-    for values in (lambda box: box[:, 0], lambda box: box[:, 1], lambda box: box[:, 2] * box[:, 3],
-                   lambda box: box[:, 3] / box[:, 2]):
+    for values in (
+        lambda box: box[:, 0],
+        lambda box: box[:, 1],
+        lambda box: box[:, 2] * box[:, 3],
+        lambda box: box[:, 3] / box[:, 2],
+    ):
         assert ks_2samp(values(ours), values(theirs)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("height,width,expected", [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10))])
+@pytest.mark.parametrize(
+    "height,width,expected", [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10))]
+)
 def test_an_image_that_no_crop_fits_gives_its_middle(height, width, expected):
-    narrow = FRAMING._replace(scale=(1.0, 1.0))
-    box = jpeg.random_box(tf.constant(float(height)), tf.constant(float(width)), tf.constant([0, 0]), narrow)
+    narrow = CROP | {"scale": (1.0, 1.0)}
+    box = jpeg.random_box(
+        tf.constant(float(height)), tf.constant(float(width)), tf.constant([0, 0]), **narrow
+    )
     assert tuple(box.numpy()) == expected
 
 
@@ -94,16 +112,20 @@ def test_a_random_crop_is_that_of_its_box(height, width):
     content, image = encoded(picture(1, height, width)), picture(1, height, width)
     for i in range(6):
         seed = tf.constant([3, i], tf.int64)
-        top, left, h, w = jpeg.random_box(tf.constant(float(height)), tf.constant(float(width)), seed, FRAMING).numpy()
+        top, left, h, w = jpeg.random_box(
+            tf.constant(float(height)), tf.constant(float(width)), seed, **CROP
+        ).numpy()
         expected = image.crop((left, top, left + w, top + h)).resize((224, 224), Image.BILINEAR)
-        ours = jpeg.decode_random(content, seed, FRAMING).numpy().astype(int)
+        ours = jpeg.decode_random(content, seed, size=224, **CROP).numpy().astype(int)
         assert np.abs(ours - np.asarray(expected, int)).mean() < 3
 
 
 def test_what_cannot_be_decoded_is_black_and_says_so():
-    decode = jpeg.or_black(lambda content, seed: jpeg.decode_centre(content, seed, FRAMING), (224, 224, 3))
+    decode = jpeg.or_black(
+        lambda content, seed: jpeg.decode_centre(content, seed, **CENTRE), (224, 224, 3)
+    )
     good = encoded(picture(0))
-    for content in (good[:len(good) // 2], b"", b"hello"):
+    for content in (good[: len(good) // 2], b"", b"hello"):
         image, sound = decode(tf.constant(content), tf.constant([0, 0]))
         assert not sound and not image.numpy().any()
     image, sound = decode(tf.constant(good), tf.constant([0, 0]))

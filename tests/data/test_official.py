@@ -1,4 +1,5 @@
 """The reader of the official files against bytes that nobody would write: read, or one line, and nothing else."""
+
 import os
 import pickle
 import random
@@ -41,7 +42,7 @@ def damaged(content: bytes, changes: list[tuple[float, int]], cut: float | None)
     data = bytearray(content)
     for place, value in changes:
         data[int(place * len(data))] = value
-    return bytes(data[:int(cut * len(data))] if cut is not None else data)
+    return bytes(data[: int(cut * len(data))] if cut is not None else data)
 
 
 PLACES = st.floats(0, 1, exclude_max=True)
@@ -49,10 +50,17 @@ CHANGES = st.lists(st.tuples(PLACES, st.integers(0, 255)), max_size=6)
 
 
 @settings(max_examples=150, deadline=None)
-@given(name=st.sampled_from(["train", "test", "meta"]), changes=CHANGES, cut=st.none() | PLACES, pixels=st.booleans())
+@given(
+    name=st.sampled_from(["train", "test", "meta"]),
+    changes=CHANGES,
+    cut=st.none() | PLACES,
+    pixels=st.booleans(),
+)
 def test_a_damaged_file(folder, name, changes, cut, pixels):
     whole = (folder / name).read_bytes()
-    keep = b"" if pixels or name == "meta" else whole[400:-400]  # the rest of the file is what describes the pixels
+    keep = (
+        b"" if pixels or name == "meta" else whole[400:-400]
+    )  # the rest of the file is what describes the pixels
     spoiled = damaged(whole.replace(keep, b""), changes, cut)
     try:
         (folder / name).write_bytes(spoiled[:400] + keep + spoiled[400:])

@@ -1,4 +1,5 @@
 """Preparing tfds datasets from official files: tiny ones, pickled as Python 2 and numpy 1 did, and the real one."""
+
 import pickle
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from sskd_jax.data import official, prepare, sources
 def pixels(*batches: dict[str, object]) -> np.ndarray:
     """uint8[N, 32, 32, 3] of the batches in a row, pixel by pixel."""
     rows = np.concatenate([content["data"] for content in batches])
-    return np.stack([rows[:, 1024 * c : 1024 * (c + 1)].reshape(-1, 32, 32) for c in range(3)], axis=-1)
+    return np.stack(
+        [rows[:, 1024 * c : 1024 * (c + 1)].reshape(-1, 32, 32) for c in range(3)], axis=-1
+    )
 
 
 def run(source: Path, data_dir: Path, name: str = "cifar100") -> int:
@@ -38,12 +41,16 @@ def test_cifar100_is_what_tfds_would_have_prepared(tmp_path, capsys):
     builder = tfds.builder("cifar100", data_dir=tmp_path / "data")
     for split, content in (("train", batch(30, 0)), ("test", batch(12, 1))):
         rows = sorted(builder.as_data_source(split), key=lambda row: row["id"])
-        assert [row["id"].decode() for row in rows] == [f"{split}_{i:05d}" for i in range(len(content["data"]))]
+        assert [row["id"].decode() for row in rows] == [
+            f"{split}_{i:05d}" for i in range(len(content["data"]))
+        ]
         np.testing.assert_array_equal([row["image"] for row in rows], pixels(content))
         assert [row["label"] for row in rows] == content["fine_labels"]
         assert [row["coarse_label"] for row in rows] == content["coarse_labels"]
     features = builder.info.features
-    assert features["label"].int2str(7) == "fine 7" and features["coarse_label"].int2str(19) == "c 19"
+    assert (
+        features["label"].int2str(7) == "fine 7" and features["coarse_label"].int2str(19) == "c 19"
+    )
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["cifar100"]
 
 
@@ -54,7 +61,9 @@ def test_cifar10_from_its_archive(tmp_path, capsys):
     data = sources.load("cifar10", str(tmp_path / "data"))
     batches = [batch(6, i, "cifar10") for i in range(1, 6)]
     np.testing.assert_array_equal(data.train.image, pixels(*batches))
-    np.testing.assert_array_equal(data.train.label, sum((content["labels"] for content in batches), []))
+    np.testing.assert_array_equal(
+        data.train.label, sum((content["labels"] for content in batches), [])
+    )
     np.testing.assert_array_equal(data.test.image, pixels(batch(12, 6, "cifar10")))
     assert data.num_classes == 10
 
@@ -81,7 +90,9 @@ def test_parent_and_archive_hold_the_same_as_the_folder(tmp_path):
 
 def test_column_major_arrays(tmp_path):
     folder = cifar100(tmp_path, data=np.asfortranarray(batch(30, 0)["data"]))
-    np.testing.assert_array_equal(official.read("cifar100", folder)[0]["train"].image, pixels(batch(30, 0)))
+    np.testing.assert_array_equal(
+        official.read("cifar100", folder)[0]["train"].image, pixels(batch(30, 0))
+    )
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -95,7 +106,9 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, capsys, packed):
 def test_truncated_file(tmp_path, capsys):
     folder = cifar100(tmp_path)
     (folder / "test").write_bytes((folder / "test").read_bytes()[:-5000])
-    assert f"{folder / 'test'} is not a readable pickle" in refused(folder, tmp_path / "data", capsys)
+    assert f"{folder / 'test'} is not a readable pickle" in refused(
+        folder, tmp_path / "data", capsys
+    )
 
 
 def test_truncated_archive(tmp_path, capsys):
@@ -104,11 +117,14 @@ def test_truncated_archive(tmp_path, capsys):
     assert FOLDERS["cifar100"] in refused(source, tmp_path / "data", capsys)
 
 
-@pytest.mark.parametrize("name, reason", [
-    ("nowhere", "does not exist: give the official folder cifar-100-python or its .tar.gz"),
-    ("data.bin", "cannot be read"),
-    ("empty", "lacks the official file train: give the folder cifar-100-python or its .tar.gz"),
-])
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("nowhere", "does not exist: give the official folder cifar-100-python or its .tar.gz"),
+        ("data.bin", "cannot be read"),
+        ("empty", "lacks the official file train: give the folder cifar-100-python or its .tar.gz"),
+    ],
+)
 def test_wrong_source(tmp_path, capsys, name, reason):
     (tmp_path / "data.bin").write_bytes(b"not an archive" * 100)
     (tmp_path / "empty").mkdir()
@@ -120,17 +136,20 @@ def test_files_of_the_other_dataset(tmp_path, capsys):
     assert "lacks the official file train" in refused(cifar10(tmp_path), tmp_path / "data", capsys)
 
 
-@pytest.mark.parametrize("train, reason", [
-    (dict(data=np.zeros((30, 3000), np.uint8)), r"its data is no array uint8[N, 3072]"),
-    (dict(data=np.zeros((30, 3072), np.int8)), r"its data is no array uint8[N, 3072]"),
-    (dict(data=np.zeros((0, 3072), np.uint8)), r"its data is no array uint8[N, 3072]"),
-    (dict(data=[1, 2, 3]), r"its data is no array uint8[N, 3072]"),
-    (dict(fine_labels=[100] * 30), "fine_labels has labels outside 0..99"),
-    (dict(coarse_labels=[-1] * 30), "coarse_labels has labels outside 0..19"),
-    (dict(fine_labels=["0"] * 30), "fine_labels has labels outside 0..99"),
-    (dict(fine_labels=[0] * 29), "fine_labels is not a list of 30 labels"),
-    (dict(coarse_labels=None), "coarse_labels is not a list of 30 labels"),
-])
+@pytest.mark.parametrize(
+    "train, reason",
+    [
+        (dict(data=np.zeros((30, 3000), np.uint8)), r"its data is no array uint8[N, 3072]"),
+        (dict(data=np.zeros((30, 3072), np.int8)), r"its data is no array uint8[N, 3072]"),
+        (dict(data=np.zeros((0, 3072), np.uint8)), r"its data is no array uint8[N, 3072]"),
+        (dict(data=[1, 2, 3]), r"its data is no array uint8[N, 3072]"),
+        (dict(fine_labels=[100] * 30), "fine_labels has labels outside 0..99"),
+        (dict(coarse_labels=[-1] * 30), "coarse_labels has labels outside 0..19"),
+        (dict(fine_labels=["0"] * 30), "fine_labels has labels outside 0..99"),
+        (dict(fine_labels=[0] * 29), "fine_labels is not a list of 30 labels"),
+        (dict(coarse_labels=None), "coarse_labels is not a list of 30 labels"),
+    ],
+)
 def test_damaged_content(tmp_path, capsys, train, reason):
     assert reason in refused(cifar100(tmp_path, **train), tmp_path / "data", capsys)
 
@@ -143,15 +162,21 @@ def test_class_names_must_be_whole(tmp_path, capsys):
 
 def test_unwritable_data_dir(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    assert f"cannot write {tmp_path / 'file'}" in refused(cifar100(tmp_path), tmp_path / "file", capsys)
+    assert f"cannot write {tmp_path / 'file'}" in refused(
+        cifar100(tmp_path), tmp_path / "file", capsys
+    )
 
 
 @pytest.mark.slow
 def test_the_real_cifar100(official_cifar100, tmp_path):
     assert run(official_cifar100, tmp_path / "data") == 0
     data = sources.load("cifar100", str(tmp_path / "data"))
-    assert (np.bincount(data.train.label) == 500).all() and (np.bincount(data.test.label) == 100).all()
+    assert (np.bincount(data.train.label) == 500).all() and (
+        np.bincount(data.test.label) == 100
+    ).all()
     for part, file in ((data.train, "train"), (data.test, "test")):
-        stored = pickle.loads((official_cifar100 / FOLDERS["cifar100"] / file).read_bytes(), encoding="bytes")
+        stored = pickle.loads(
+            (official_cifar100 / FOLDERS["cifar100"] / file).read_bytes(), encoding="bytes"
+        )
         np.testing.assert_array_equal(part.image, pixels({"data": stored[b"data"]}))
         np.testing.assert_array_equal(part.label, stored[b"fine_labels"])

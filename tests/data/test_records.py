@@ -1,4 +1,5 @@
 """Random access to both of tfds's formats."""
+
 import struct
 
 import fsspec
@@ -45,7 +46,9 @@ def test_the_index_is_made_once_and_anew_when_a_file_changes(cache, monkeypatch)
     assert len(list(cache.iterdir())) == 1
     with monkeypatch.context() as patch:
         patch.setattr(TFRecords, "spans", None)
-        assert open_files(paths, "tfrecord", "indexing")[0].__getitems__(np.array([2])) == [CONTENT[2]]
+        assert open_files(paths, "tfrecord", "indexing")[0].__getitems__(np.array([2])) == [
+            CONTENT[2]
+        ]
     fsspec.filesystem("memory").pipe("/index/part-1", tfrecord([b"new", b"more"]))
     changed, new_key = open_files(paths, "tfrecord", "indexing")
     assert new_key != key and len(changed) == 5 and changed.__getitems__(np.array([4])) == [b"more"]
@@ -67,7 +70,9 @@ def test_a_damaged_or_unwritable_copy_is_made_anew(tmp_path):
     file.write_bytes(file.read_bytes()[:-30])
     assert kept(file, "other", lambda: {"a": np.arange(4)})["a"].tolist() == [0, 1, 2, 3]
     (tmp_path / "file").write_text("")
-    assert kept(tmp_path / "file" / "copy.npz", "key", lambda: {"a": np.arange(2)})["a"].tolist() == [0, 1]
+    assert kept(tmp_path / "file" / "copy.npz", "key", lambda: {"a": np.arange(2)})[
+        "a"
+    ].tolist() == [0, 1]
 
 
 def test_array_record_in_a_bucket_says_what_to_do():

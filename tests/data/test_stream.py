@@ -1,4 +1,5 @@
 """Images that are decoded as they are needed: the right ones, the same again, wherever they are read."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -26,10 +27,15 @@ def open_flowers(data_dir, **changes):
     return sources.load("flowers", str(data_dir), test_split="validation", **FRAMING | changes)
 
 
-def steps(count: int = 24, devices: int = 1, batch: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def steps(
+    count: int = 24, devices: int = 1, batch: int = 8, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Order and places [devices, steps, n] of an epoch."""
     order = np.random.default_rng(seed).permutation(24)[:count].astype(np.int32)
-    return tuple(numbers.reshape(-1, devices, batch // devices).swapaxes(0, 1) for numbers in (order, np.arange(count)))
+    return tuple(
+        numbers.reshape(-1, devices, batch // devices).swapaxes(0, 1)
+        for numbers in (order, np.arange(count))
+    )
 
 
 def test_sizes_classes_and_labels(flowers):
@@ -50,8 +56,12 @@ def test_test_images_are_all_there_cut_at_the_centre(flowers):
     images = np.concatenate([rows.image[0, 0] for rows, _ in found])
     contents = [jpeg.parse(record)[0] for record in data.test.records.__getitems__(np.arange(9))]
     for image, content in zip(images, contents, strict=True):
-        np.testing.assert_array_equal(image, jpeg.decode_centre(content, None, jpeg.Framing(**FRAMING)))
-    np.testing.assert_array_equal(np.concatenate([rows.label[0, 0] for rows, _ in found]), data.test.label)
+        np.testing.assert_array_equal(
+            image, jpeg.decode_centre(content, None, jpeg.Framing(**FRAMING))
+        )
+    np.testing.assert_array_equal(
+        np.concatenate([rows.label[0, 0] for rows, _ in found]), data.test.label
+    )
 
 
 def test_training_images_are_the_orders_with_their_labels(flowers):
@@ -91,10 +101,14 @@ def test_another_epoch_cuts_the_same_images_otherwise(flowers):
 def test_parts_of_every_class_and_held_out_ones(flowers):
     data = open_flowers(flowers)
     half = sources.subset(data.train, 0.5, seed=0)
-    assert half.size == sources.subset_size(data.train, 0.5) == 12 and np.bincount(half.label).tolist() == [4, 4, 4]
+    assert half.size == sources.subset_size(data.train, 0.5) == 12 and np.bincount(
+        half.label
+    ).tolist() == [4, 4, 4]
     train, held = sources.hold_out(data.train, 0.25, seed=0)
     assert train.size == 18 and held.size == 6 and not set(train.row) & set(held.row)
-    rows, _ = next(held.in_order(np.arange(6, dtype=np.int32).reshape(1, 1, 6), np.ones((1, 1, 6), bool)))
+    rows, _ = next(
+        held.in_order(np.arange(6, dtype=np.int32).reshape(1, 1, 6), np.ones((1, 1, 6), bool))
+    )
     np.testing.assert_array_equal(rows.label[0, 0], held.label)
 
 
@@ -117,7 +131,7 @@ def damaged(tmp_path_factory):
     source = folder(root / "source")
     for name, size in (("rose4.jpg", 0.7), ("rose5.jpg", 0.8)):
         content = (source / "train/rose" / name).read_bytes()
-        (source / "train/rose" / name).write_bytes(content[:int(size * len(content))])
+        (source / "train/rose" / name).write_bytes(content[: int(size * len(content))])
     assert main(["imagefolder", f"--source={source}", "--name=flowers", f"--data_dir={root}"]) == 0
     return root
 
@@ -129,15 +143,20 @@ def test_damaged_images_are_named_once_black_and_stop_nothing(damaged, capsys):
         found = images(train, order, place).reshape(-1, 16, 16, 3)
         assert sorted(order.ravel()[~found.any((1, 2, 3))]) == [12, 13]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("damaged")]
-    assert [line.split(" of ")[0] for line in sorted(lines)] == ["damaged  rose4.jpg (12)", "damaged  rose5.jpg (13)"]
+    assert [line.split(" of ")[0] for line in sorted(lines)] == [
+        "damaged  rose4.jpg (12)",
+        "damaged  rose5.jpg (13)",
+    ]
     assert "can't be decoded: a black image stands for it (2 so far)" in "".join(lines)
 
 
 def test_the_others_are_as_if_nothing_was_damaged(damaged, tmp_path):
     sound = dataset(tmp_path)
     order, place = steps()
-    ours, expected = (images(open_flowers(root, scale=(1.0, 1.0)).train, order, place).reshape(24, 16, 16, 3)
-                      for root in (damaged, sound))
+    ours, expected = (
+        images(open_flowers(root, scale=(1.0, 1.0)).train, order, place).reshape(24, 16, 16, 3)
+        for root in (damaged, sound)
+    )
     kept = ~np.isin(order.ravel(), (12, 13))
     np.testing.assert_array_equal(ours[kept], expected[kept])
 
@@ -147,7 +166,9 @@ def test_data_that_goes_away_is_one_line(tmp_path):
     train = open_flowers(root).train
     for file in root.glob("flowers/1.0.0/*train*"):
         file.unlink()
-    with pytest.raises(UserError, match="flowers, train can't be read .*: the checkpoints are kept, and the same"):
+    with pytest.raises(
+        UserError, match="flowers, train can't be read .*: the checkpoints are kept, and the same"
+    ):
         images(train, *steps())
 
 
@@ -161,19 +182,31 @@ def test_a_shard_that_was_cut_short(tmp_path):
     root = dataset(tmp_path, "tfrecord")
     file = next(root.glob("flowers/1.0.0/*train*"))
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match="is not whole .23 of 24 train images.: delete it, then type: python -m "
-                                        "sskd_jax.data.prepare imagefolder --name=flowers --source=FOLDER"):
+    with pytest.raises(
+        UserError,
+        match="is not whole .23 of 24 train images.: delete it, then type: python -m "
+        "sskd_jax.data.prepare imagefolder --name=flowers --source=FOLDER",
+    ):
         open_flowers(root)
 
 
-@pytest.mark.parametrize("name,split,message", [
-    ("nosuch", "validation", "there is no dataset nosuch in .*nor in tfds's catalogue: prepare it with python -m"),
-    ("imagenet2012", "validation", "imagenet2012 is not in .*: prepare it with python -m sskd_jax.data.prepare "
-                                   "imagefolder --name=imagenet2012 --source=FOLDER --data_dir="),
-    ("flowers", "test", "unknown test_split of flowers 'test': choose from train, validation"),
-])
+@pytest.mark.parametrize(
+    "name,split,message",
+    [
+        (
+            "nosuch",
+            "validation",
+            "there is no dataset nosuch in .*nor in tfds's catalogue: prepare it with python -m",
+        ),
+        (
+            "imagenet2012",
+            "validation",
+            "imagenet2012 is not in .*: prepare it with python -m sskd_jax.data.prepare "
+            "imagefolder --name=imagenet2012 --source=FOLDER --data_dir=",
+        ),
+        ("flowers", "test", "unknown test_split of flowers 'test': choose from train, validation"),
+    ],
+)
 def test_what_is_not_there_says_what_to_type(flowers, name, split, message):
     with pytest.raises(UserError, match=message):
         sources.load(name, str(flowers), test_split=split, **FRAMING)
-
-

@@ -1,4 +1,5 @@
 """The notebooks from top to bottom, with small networks, in a kernel of this very Python."""
+
 import base64
 import json
 import os
@@ -47,35 +48,52 @@ def kernel() -> Iterator[AsyncKernelManager]:
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "this"
         spec.mkdir()
-        (spec / "kernel.json").write_text(json.dumps({
-            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "this",
-            "language": "python"}))
+        (spec / "kernel.json").write_text(
+            json.dumps(
+                {
+                    "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                    "display_name": "this",
+                    "language": "python",
+                }
+            )
+        )
         manager = KernelSpecManager(kernel_dirs=[folder], ensure_native_kernel=False)
         yield AsyncKernelManager(kernel_name="this", kernel_spec_manager=manager)
 
 
-def execute(path: Path, parameters: str, kernel: AsyncKernelManager, folder: Path,
-            more: str = "") -> nbformat.NotebookNode:
+def execute(
+    path: Path, parameters: str, kernel: AsyncKernelManager, folder: Path, more: str = ""
+) -> nbformat.NotebookNode:
     """The notebook with its outputs, and with `more` as its last cell. XLA's programs are kept in `folder`."""
     notebook = read(path)
     notebook.cells.append(nbformat.v4.new_code_cell(more))
-    cell, = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     cell.source = parameters.format(workdir=str(folder / "runs"))
     env = os.environ | quick_environment(1) | {"XDG_CACHE_HOME": str(folder / "cache")}
-    client = NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": str(path.parent)}})
+    client = NotebookClient(
+        notebook, km=kernel, timeout=300, resources={"metadata": {"path": str(path.parent)}}
+    )
     return client.execute(env=env)
 
 
 def pictures(cell: nbformat.NotebookNode) -> list[bytes]:
     """The PNG files below a cell."""
-    found = [output.data["image/png"] for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
+    found = [
+        output.data["image/png"]
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    ]
     return [base64.b64decode(text) for text in found]
 
 
 def shown(notebook: nbformat.NotebookNode, source: str) -> tuple[str, list[bytes]]:
     """(text, pictures) below the one cell whose source has these words."""
-    cell, = (cell for cell in notebook.cells if cell.cell_type == "code" and source in cell.source)
-    text = "".join(output.get("text") or output.data.get("text/markdown", "") for output in cell.outputs)
+    (cell,) = (
+        cell for cell in notebook.cells if cell.cell_type == "code" and source in cell.source
+    )
+    text = "".join(
+        output.get("text") or output.data.get("text/markdown", "") for output in cell.outputs
+    )
     return text, pictures(cell)
 
 
@@ -90,7 +108,9 @@ def test_notebooks_are_clean(path):
 
 
 def test_the_tour_has_a_section_for_every_method():
-    headings = re.findall(r"^## `(\w+)`", "\n".join(cell.source for cell in read(TOUR).cells), re.MULTILINE)
+    headings = re.findall(
+        r"^## `(\w+)`", "\n".join(cell.source for cell in read(TOUR).cells), re.MULTILINE
+    )
     assert sorted(headings) == sorted(METHODS)
 
 
@@ -100,13 +120,16 @@ def test_colab_notebook(kernel, tmp_path):
     table, curves = shown(notebook, "results.json")
     assert "sskd/student" in table and curves == [(runs / "quickstart/curves.png").read_bytes()]
     for source in ("height_ratios", "unsure"):
-        picture, = shown(notebook, source)[1]
+        (picture,) = shown(notebook, source)[1]
         assert len(picture) > 10_000
     assert "exit code 75" in shown(notebook, "time_limit")[0]
     text, _ = shown(notebook, "# goes on")
     assert "goes on at step" in text or "at step 0" in shown(notebook, "time_limit")[0]
     assert "exit code 0" in text
-    assert all((runs / f"quickstart/sskd-student.{kind}").stat().st_size > 100_000 for kind in ("pth", "stablehlo"))
+    assert all(
+        (runs / f"quickstart/sskd-student.{kind}").stat().st_size > 100_000
+        for kind in ("pth", "stablehlo")
+    )
     ours, recorded = re.findall(r"([\d.]+)%", shown(notebook, "deserialize")[0])
     assert abs(float(ours) - float(recorded)) < 1
 
@@ -114,11 +137,17 @@ def test_colab_notebook(kernel, tmp_path):
 @pytest.mark.slow
 def test_method_tour(kernel, tmp_path):
     notebook = execute(TOUR, SMALL_TOUR, kernel, tmp_path, FIT)
-    drawn = [cell for cell in notebook.cells if "plt.show()" in cell.source and "def " not in cell.source]
+    drawn = [
+        cell for cell in notebook.cells if "plt.show()" in cell.source and "def " not in cell.source
+    ]
     assert len(drawn) > 8 and all(pictures(cell) for cell in drawn)
     assert pictures(next(cell for cell in notebook.cells if "similarity_matrix" in cell.source))
     table, _ = shown(notebook, "every method has its section")
     rows = [[part.strip() for part in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert {row[0].split(",")[0] for row in rows} == set(METHODS)
     assert all(float(number) >= 0 or row[1] == "`vid`" for row in rows for number in row[2:])
-    assert all(float(row[-1]) > 0 for row in rows if row[1] not in ("`reconstruction`",) and row[0] != "sskd, head")
+    assert all(
+        float(row[-1]) > 0
+        for row in rows
+        if row[1] not in ("`reconstruction`",) and row[0] != "sskd, head"
+    )

@@ -4,26 +4,50 @@ import pytest
 
 from experiments import record
 
-ENVIRONMENTS = [{"platform": "cpu", "processor": "Abacus", "cores": 2, "devices": ["cpu"], "versions": {"jax": "0.9"}},
-                {"platform": "gpu", "devices": ["NVIDIA H100"] * 4, "versions": {"jax": "0.10"}}]
+ENVIRONMENTS = [
+    {
+        "platform": "cpu",
+        "processor": "Abacus",
+        "cores": 2,
+        "devices": ["cpu"],
+        "versions": {"jax": "0.9"},
+    },
+    {"platform": "gpu", "devices": ["NVIDIA H100"] * 4, "versions": {"jax": "0.10"}},
+]
 STAGES = ("teacher", "at+kd/student", "sskd/head", "sskd/student")
 
 
 def finished(folder, seed: int = 0, top1: float = 0.75, **changes) -> str:
     """A workdir as a run leaves it: every stage took a minute and a half on the second environment, in two parts."""
     folder.mkdir()
-    config = {"seed": seed, "teacher": {"model": "vgg13", "epochs": 3, "checkpoint": ""},
-              "student": {"model": "vgg8", "epochs": 3}, "data": {"name": "cifar100", "data_dir": folder.name},
-              "settings": {"at+kd": {"weights": {"at": 1.0}}, "sskd": {"weights": {"ss": 10.0}}}} | changes
+    config = {
+        "seed": seed,
+        "teacher": {"model": "vgg13", "epochs": 3, "checkpoint": ""},
+        "student": {"model": "vgg8", "epochs": 3},
+        "data": {"name": "cifar100", "data_dir": folder.name},
+        "settings": {"at+kd": {"weights": {"at": 1.0}}, "sskd": {"weights": {"ss": 10.0}}},
+    } | changes
     scores = {"top1": top1, "best_top1": 0.8, "best_epoch": 2, "paper": 75.33}
-    results = [{"stage": "teacher", "network": "vgg13", **scores},
-               {"stage": "at+kd/student", "network": "vgg8", "method": "at", **scores},
-               {"stage": "sskd/student", "network": "vgg8", "method": "sskd", **scores}]
-    metrics = [{"stage": stage, "epoch": epoch, "step": 4 * epoch, "test/top1": 0.2 * epoch}
-               for stage in STAGES for epoch in (1, 2, 3)]
-    times = [{"stage": stage, "step": step, "seconds": seconds, "environment": 1}
-             for stage in STAGES for step, seconds in ((6, 60.0), (12, 30.0))]
-    for name, content in {"config": config, "environments": ENVIRONMENTS, "results": results}.items():
+    results = [
+        {"stage": "teacher", "network": "vgg13", **scores},
+        {"stage": "at+kd/student", "network": "vgg8", "method": "at", **scores},
+        {"stage": "sskd/student", "network": "vgg8", "method": "sskd", **scores},
+    ]
+    metrics = [
+        {"stage": stage, "epoch": epoch, "step": 4 * epoch, "test/top1": 0.2 * epoch}
+        for stage in STAGES
+        for epoch in (1, 2, 3)
+    ]
+    times = [
+        {"stage": stage, "step": step, "seconds": seconds, "environment": 1}
+        for stage in STAGES
+        for step, seconds in ((6, 60.0), (12, 30.0))
+    ]
+    for name, content in {
+        "config": config,
+        "environments": ENVIRONMENTS,
+        "results": results,
+    }.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     for name, rows in {"metrics": metrics, "times": times}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -32,14 +56,28 @@ def finished(folder, seed: int = 0, top1: float = 0.75, **changes) -> str:
 
 def table(results) -> list[list[str]]:
     lines = (results / "README.md").read_text().splitlines()
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
+    return [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")
+    ][2:]
 
 
 def test_every_network_has_a_row_with_its_time_and_device(tmp_path):
     record.main([finished(tmp_path / "one")], tmp_path / "results")
     teacher, beside, sskd = table(tmp_path / "results")
-    assert teacher == ["cifar100", "vgg13", "labels", "3", "75.00", "80.00 (2)", "75.33", "1.5", "0",
-                       "4 x NVIDIA H100", "0.10", "[one](one/metrics.jsonl)"]
+    assert teacher == [
+        "cifar100",
+        "vgg13",
+        "labels",
+        "3",
+        "75.00",
+        "80.00 (2)",
+        "75.33",
+        "1.5",
+        "0",
+        "4 x NVIDIA H100",
+        "0.10",
+        "[one](one/metrics.jsonl)",
+    ]
     assert beside[1:3] == ["vgg13 -> vgg8", "at+kd"] and beside[7] == "1.5"
     assert sskd[1:3] == ["vgg13 -> vgg8", "sskd"] and sskd[7] == "1.5 + 1.5"
     assert (tmp_path / "results" / "one" / "accuracy.png").stat().st_size > 1000
@@ -51,17 +89,25 @@ def test_seeds_share_a_row_and_other_weights_do_not(tmp_path):
     record.main([*runs, finished(tmp_path / "c", 0, 0.7, settings=other)], tmp_path / "results")
     rows = table(tmp_path / "results")
     assert [(row[2], row[4], row[8]) for row in rows] == [
-        ("labels", "74.00 ± 3.61", "0, 1, 0"), ("at+kd", "74.00 ± 3.61", "0, 1, 0"), ("sskd", "76.00 ± 1.41", "0, 1"),
-        ("sskd", "70.00", "0")]
+        ("labels", "74.00 ± 3.61", "0, 1, 0"),
+        ("at+kd", "74.00 ± 3.61", "0, 1, 0"),
+        ("sskd", "76.00 ± 1.41", "0, 1"),
+        ("sskd", "70.00", "0"),
+    ]
 
 
 def test_a_method_alone_is_named_as_it_is_typed(tmp_path):
     settings = {"method": {"name": "at"}, "weights": {"ce": 1.0, "kd": 1.0, "at": 1000.0}}
     folder = tmp_path / "alone"
     finished(folder, settings={}, **settings)
-    (folder / "results.json").write_text(json.dumps(
-        [{"stage": "teacher", "network": "vgg13", "top1": 0.7}, {"stage": "student", "network": "vgg8", "top1": 0.7,
-                                                                 "method": "at"}]))
+    (folder / "results.json").write_text(
+        json.dumps(
+            [
+                {"stage": "teacher", "network": "vgg13", "top1": 0.7},
+                {"stage": "student", "network": "vgg8", "top1": 0.7, "method": "at"},
+            ]
+        )
+    )
     record.main([str(folder)], tmp_path / "results")
     assert [row[2] for row in table(tmp_path / "results")] == ["labels", "at+kd"]
 
@@ -69,11 +115,17 @@ def test_a_method_alone_is_named_as_it_is_typed(tmp_path):
 def test_every_device_of_a_stage_is_named(tmp_path):
     folder = tmp_path / "moved"
     finished(folder)
-    rows = [{"stage": "teacher", "step": 6 + place, "seconds": 60.0, "environment": place} for place in (0, 1)]
+    rows = [
+        {"stage": "teacher", "step": 6 + place, "seconds": 60.0, "environment": place}
+        for place in (0, 1)
+    ]
     (folder / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record.main([str(folder)], tmp_path / "results")
     teacher, student, _ = table(tmp_path / "results")
-    assert teacher[7] == "2.0" and teacher[9:11] == ["2 cores of Abacus, 4 x NVIDIA H100", "0.9, 0.10"]
+    assert teacher[7] == "2.0" and teacher[9:11] == [
+        "2 cores of Abacus, 4 x NVIDIA H100",
+        "0.9, 0.10",
+    ]
     assert student[7] == "" and student[9] == "4 x NVIDIA H100"
 
 
@@ -88,4 +140,7 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         record.main([str(folder)], tmp_path / "results")
     said = capsys.readouterr().err
-    assert end.value.code == 2 and "has no results.json: give the workdir of a run that came to its end" in said
+    assert (
+        end.value.code == 2
+        and "has no results.json: give the workdir of a run that came to its end" in said
+    )

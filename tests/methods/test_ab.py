@@ -23,8 +23,14 @@ def test_neurons_are_pushed_to_the_teachers_side():
 
 def test_what_it_is_blind_to():
     order = np.random.default_rng(0).permutation(5)
-    check_blind(boundary_loss, STUDENT, TEACHER, (STUDENT[..., order], TEACHER[..., order]),
-                (STUDENT[::-1], TEACHER[::-1]), (STUDENT, 7 * TEACHER))
+    check_blind(
+        boundary_loss,
+        STUDENT,
+        TEACHER,
+        (STUDENT[..., order], TEACHER[..., order]),
+        (STUDENT[::-1], TEACHER[::-1]),
+        (STUDENT, 7 * TEACHER),
+    )
 
 
 def test_ties_and_zeros():
@@ -32,9 +38,13 @@ def test_ties_and_zeros():
 
 
 def test_only_maps_of_another_shape_get_a_connector():
-    shapes = ([(2, 8, 8, 4), (2, 8, 8, 4), (2, 8, 8, 4), (2, 4, 4, 6)],
-              [(2, 8, 8, 9), (2, 8, 8, 4), (2, 8, 8, 6), (2, 8, 8, 6)])
-    student, teacher = (Outputs(jnp.zeros(()), jnp.zeros(()), (), tuple(map(jnp.zeros, maps))) for maps in shapes)
+    shapes = (
+        [(2, 8, 8, 4), (2, 8, 8, 4), (2, 8, 8, 4), (2, 4, 4, 6)],
+        [(2, 8, 8, 9), (2, 8, 8, 4), (2, 8, 8, 6), (2, 8, 8, 6)],
+    )
+    student, teacher = (
+        Outputs(jnp.zeros(()), jnp.zeros(()), (), tuple(map(jnp.zeros, maps))) for maps in shapes
+    )
     made = connectors(student, teacher)
     assert set(made) == {"1", "2"}
     for place, (module, features) in made.items():

@@ -18,8 +18,15 @@ def test_products_of_neighbours():
 
 def test_what_it_is_blind_to():
     order = np.random.default_rng(0).permutation(6)
-    check_blind(correlation_loss, STUDENT, TEACHER, (STUDENT[:, order], TEACHER[:, order]), (TEACHER, STUDENT),
-                (STUDENT + 1, TEACHER + 1), (STUDENT[::-1], TEACHER[::-1]))
+    check_blind(
+        correlation_loss,
+        STUDENT,
+        TEACHER,
+        (STUDENT[:, order], TEACHER[:, order]),
+        (TEACHER, STUDENT),
+        (STUDENT + 1, TEACHER + 1),
+        (STUDENT[::-1], TEACHER[::-1]),
+    )
 
 
 def test_ties_and_zeros():

@@ -21,7 +21,9 @@ def parts(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_papers_equations():
     (ours, our_others), (target, others) = parts(STUDENT), parts(TEACHER)
-    expected = np.mean(target * np.log(target / ours) + (1 - target) * np.log((1 - target) / (1 - ours)))
+    expected = np.mean(
+        target * np.log(target / ours) + (1 - target) * np.log((1 - target) / (1 - ours))
+    )
     np.testing.assert_allclose(target_divergence(STUDENT, TEACHER, LABEL), expected, rtol=1e-4)
     expected = np.mean(np.sum(others * np.log(others / our_others), 1))
     np.testing.assert_allclose(other_divergence(STUDENT, TEACHER, LABEL), expected, rtol=1e-4)
@@ -32,9 +34,12 @@ def test_the_parts_make_up_the_whole():
     for i in range(5):
         one = slice(i, i + 1)
         target = parts(TEACHER)[0][i]
-        whole = (target_divergence(STUDENT[one], TEACHER[one], LABEL[one])
-                 + (1 - target) * other_divergence(STUDENT[one], TEACHER[one], LABEL[one]))
-        np.testing.assert_allclose(whole, soft_divergence(STUDENT[one], TEACHER[one], temperature=1.0), rtol=1e-4)
+        whole = target_divergence(STUDENT[one], TEACHER[one], LABEL[one]) + (
+            1 - target
+        ) * other_divergence(STUDENT[one], TEACHER[one], LABEL[one])
+        np.testing.assert_allclose(
+            whole, soft_divergence(STUDENT[one], TEACHER[one], temperature=1.0), rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -50,7 +55,11 @@ def test_what_it_is_blind_to(part):
 @pytest.mark.parametrize("scale", [1, 300])
 @pytest.mark.parametrize("part", PARTS)
 def test_ties_and_certainty(part, scale):
-    check_at_ties(lambda student, teacher: PARTS[part](student, teacher, LABEL), scale * STUDENT, scale * TEACHER)
+    check_at_ties(
+        lambda student, teacher: PARTS[part](student, teacher, LABEL),
+        scale * STUDENT,
+        scale * TEACHER,
+    )
 
 
 @pytest.mark.parametrize(("epoch", "share"), [(0, 0.05), (9, 0.5), (19, 1.0), (200, 1.0)])
@@ -58,5 +67,9 @@ def test_the_first_epochs(epoch, share):
     student, teacher = (Outputs(logits, np.zeros((5, 2))) for logits in (STUDENT, TEACHER))
     method = dkd(temperature=2.0, warmup_epochs=20, standardize=False)
     terms, _ = method.loss({}, {}, student, teacher, {"label": LABEL, "epoch": epoch})
-    np.testing.assert_allclose(terms["tckd"], 4 * share * target_divergence(STUDENT / 2, TEACHER / 2, LABEL), rtol=1e-5)
-    np.testing.assert_allclose(terms["nckd"], 4 * share * other_divergence(STUDENT / 2, TEACHER / 2, LABEL), rtol=1e-5)
+    np.testing.assert_allclose(
+        terms["tckd"], 4 * share * target_divergence(STUDENT / 2, TEACHER / 2, LABEL), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        terms["nckd"], 4 * share * other_divergence(STUDENT / 2, TEACHER / 2, LABEL), rtol=1e-5
+    )

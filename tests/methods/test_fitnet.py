@@ -14,8 +14,15 @@ def test_the_references_values(shared):
 
 def test_what_it_is_blind_to():
     order = np.random.default_rng(0).permutation(5)
-    check_blind(hint_loss, STUDENT, TEACHER, (STUDENT[..., order], TEACHER[..., order]), (STUDENT[::-1], TEACHER[::-1]),
-                (STUDENT + 1, TEACHER + 1), (STUDENT[:, ::-1], TEACHER[:, ::-1]))
+    check_blind(
+        hint_loss,
+        STUDENT,
+        TEACHER,
+        (STUDENT[..., order], TEACHER[..., order]),
+        (STUDENT[::-1], TEACHER[::-1]),
+        (STUDENT + 1, TEACHER + 1),
+        (STUDENT[:, ::-1], TEACHER[:, ::-1]),
+    )
 
 
 def test_ties_and_zeros():
@@ -24,7 +31,9 @@ def test_ties_and_zeros():
 
 def test_the_regressed_map_is_behind_a_relu():
     method = fitnet(layer=0, kd_temperature=4.0)
-    student, teacher = (Outputs(np.zeros((3, 2)), np.zeros((3, 2)), (maps,)) for maps in (STUDENT, -np.abs(TEACHER)))
+    student, teacher = (
+        Outputs(np.zeros((3, 2)), np.zeros((3, 2)), (maps,)) for maps in (STUDENT, -np.abs(TEACHER))
+    )
     params = method.init(jax.random.key(0), student, teacher)
     params["regressor"]["norm"]["bias"] -= 100
     terms, _ = method.loss(params, {}, student, teacher, {"label": np.zeros(3, int)})

@@ -33,15 +33,29 @@ def test_what_it_is_blind_to():
     def shuffled(maps):
         return [x.reshape(3, 16, -1)[:, order].reshape(x.shape) for x in maps[1:]]
 
-    check_blind(flow_loss, MAPS[1:], TEACHER[1:], (shuffled(MAPS), shuffled(TEACHER)),
-                ([x[::-1] for x in MAPS[1:]], [x[::-1] for x in TEACHER[1:]]))
+    check_blind(
+        flow_loss,
+        MAPS[1:],
+        TEACHER[1:],
+        (shuffled(MAPS), shuffled(TEACHER)),
+        ([x[::-1] for x in MAPS[1:]], [x[::-1] for x in TEACHER[1:]]),
+    )
 
 
 def test_ties_and_zeros():
-    check_at_ties(lambda student, teacher: flow_loss([student, student], [teacher, teacher]), MAPS[0], TEACHER[0])
+    check_at_ties(
+        lambda student, teacher: flow_loss([student, student], [teacher, teacher]),
+        MAPS[0],
+        TEACHER[0],
+    )
 
 
 def test_other_widths_are_told():
-    student, teacher = (Outputs(np.zeros(()), np.zeros(()), maps) for maps in ((MAPS[0], MAPS[1]), (MAPS[0], MAPS[2])))
-    with pytest.raises(UserError, match=r"the student's have \[4, 5\] channels and the teacher's \[4, 6\]"):
+    student, teacher = (
+        Outputs(np.zeros(()), np.zeros(()), maps)
+        for maps in ((MAPS[0], MAPS[1]), (MAPS[0], MAPS[2]))
+    )
+    with pytest.raises(
+        UserError, match=r"the student's have \[4, 5\] channels and the teacher's \[4, 6\]"
+    ):
         warmup().loss({}, {}, student, teacher, {})

@@ -19,8 +19,15 @@ def test_the_references_values(shared):
 
 def test_what_it_is_blind_to():
     order = np.random.default_rng(0).permutation(5)
-    check_blind(factor_loss, STUDENT, TEACHER, (3 * STUDENT, TEACHER / 2), (-STUDENT, TEACHER),
-                (STUDENT[..., order], TEACHER), (STUDENT[::-1], TEACHER[::-1]))
+    check_blind(
+        factor_loss,
+        STUDENT,
+        TEACHER,
+        (3 * STUDENT, TEACHER / 2),
+        (-STUDENT, TEACHER),
+        (STUDENT[..., order], TEACHER),
+        (STUDENT[::-1], TEACHER[::-1]),
+    )
 
 
 def test_ties_and_zeros():
@@ -31,24 +38,45 @@ def test_the_paraphraser_learns_to_reconstruct():
     stage = ft(factor_ratio=0.5, kd_temperature=4.0).pretrain["paraphraser"]
     teacher = outputs(np.abs(TEACHER))
     params = stage.init(jax.random.key(0), None, teacher)
-    losses, gradient = [], jax.jit(jax.value_and_grad(
-        lambda params: stage.loss(params, {}, None, teacher, {})[0]["reconstruction"]))
+    losses, gradient = (
+        [],
+        jax.jit(
+            jax.value_and_grad(
+                lambda params: stage.loss(params, {}, None, teacher, {})[0]["reconstruction"]
+            )
+        ),
+    )
     for _ in range(60):
         loss, grads = gradient(params)
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
         losses.append(float(loss))
     assert losses[-1] < 0.8 * losses[0]
-    assert params["encoder"]["Convolution_2"]["conv"]["kernel"].shape == (3, 3, 3, 3)  # half of 7 channels, cut to 3
+    assert params["encoder"]["Convolution_2"]["conv"]["kernel"].shape == (
+        3,
+        3,
+        3,
+        3,
+    )  # half of 7 channels, cut to 3
 
 
 def test_the_translator_imitates_the_factors_and_the_paraphraser_stays():
-    method, student, teacher = ft(factor_ratio=0.5, kd_temperature=4.0), outputs(STUDENT), outputs(TEACHER)
+    method, student, teacher = (
+        ft(factor_ratio=0.5, kd_temperature=4.0),
+        outputs(STUDENT),
+        outputs(TEACHER),
+    )
     params = method.init(jax.random.key(0), student, teacher)
-    pretrained = {"paraphraser": method.pretrain["paraphraser"].init(jax.random.key(1), None, teacher)}
+    pretrained = {
+        "paraphraser": method.pretrain["paraphraser"].init(jax.random.key(1), None, teacher)
+    }
     assert set(params) == {"translator"}
 
     def term(student):
-        return method.loss(params, pretrained, student, teacher, {"label": np.zeros(3, int)})[0]["ft"]
+        return method.loss(params, pretrained, student, teacher, {"label": np.zeros(3, int)})[0][
+            "ft"
+        ]
 
     assert 0 < term(student) < 1
-    np.testing.assert_allclose(term(outputs(2 * STUDENT)), term(student), rtol=0.05)  # the batch norm of the translator
+    np.testing.assert_allclose(
+        term(outputs(2 * STUDENT)), term(student), rtol=0.05
+    )  # the batch norm of the translator

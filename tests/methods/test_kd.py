@@ -1,4 +1,5 @@
 """Hinton's distillation against the reference's values."""
+
 import numpy as np
 import pytest
 from golden import Golden
@@ -23,7 +24,9 @@ def outputs(logits: np.ndarray) -> Outputs:
 
 def test_terms_and_figures(gold):
     student, teacher = outputs(gold["in/student"]), outputs(gold["in/teacher"])
-    terms, figures = kd(temperature=4.0, standardize=False).loss({}, {}, student, teacher, {"label": LABELS})
+    terms, figures = kd(temperature=4.0, standardize=False).loss(
+        {}, {}, student, teacher, {"label": LABELS}
+    )
     np.testing.assert_allclose(terms["kd"], gold["loss"], rtol=1e-5)
     np.testing.assert_allclose(terms["ce"], cross_entropy(student.logits, LABELS), rtol=1e-6)
     assert figures == {"accuracy": accuracy(student.logits, LABELS)}
@@ -31,13 +34,20 @@ def test_terms_and_figures(gold):
 
 def test_the_temperature_matters(gold):
     student, teacher = outputs(gold["in/student"]), outputs(gold["in/teacher"])
-    terms, _ = kd(temperature=1.0, standardize=False).loss({}, {}, student, teacher, {"label": LABELS})
+    terms, _ = kd(temperature=1.0, standardize=False).loss(
+        {}, {}, student, teacher, {"label": LABELS}
+    )
     assert abs(terms["kd"] - gold["loss"]) > 0.1
 
 
 def test_one_view_a_teacher_and_no_parameters():
     method = kd(temperature=4.0, standardize=False)
-    assert (method.views, method.teacher, method.pretrain, method.init(None, None, None)) == (1, True, {}, {})
+    assert (method.views, method.teacher, method.pretrain, method.init(None, None, None)) == (
+        1,
+        True,
+        {},
+        {},
+    )
 
 
 @pytest.mark.parametrize("name", ["kd", "dkd", "dist"])
@@ -47,15 +57,21 @@ def test_standardized_logits_are_blind_to_shift_and_scale(name):
     student, teacher = arrays(8, 10), arrays(8, 10, seed=1)
 
     def distance(student, teacher):
-        terms, _ = method.loss({}, {}, outputs(student), outputs(teacher), {"label": LABELS, "epoch": 0})
+        terms, _ = method.loss(
+            {}, {}, outputs(student), outputs(teacher), {"label": LABELS, "epoch": 0}
+        )
         return sum(value for term, value in terms.items() if term != "ce")
 
-    check_blind(distance, student, teacher, (3 * student + 1, teacher), (student, 0.2 * teacher - 5))
+    check_blind(
+        distance, student, teacher, (3 * student + 1, teacher), (student, 0.2 * teacher - 5)
+    )
     check_at_ties(distance, student, teacher)
 
 
 def test_standardized_rows():
     rows = arrays(4, 6)
     rows[2] = 3.0
-    expected = (rows - rows.mean(1, keepdims=True)) / np.where(rows.std(1, ddof=1) > 0, rows.std(1, ddof=1), 1)[:, None]
+    expected = (rows - rows.mean(1, keepdims=True)) / np.where(
+        rows.std(1, ddof=1) > 0, rows.std(1, ddof=1), 1
+    )[:, None]
     np.testing.assert_allclose(standardized(rows), expected, rtol=1e-4, atol=1e-6)

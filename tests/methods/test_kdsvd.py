@@ -18,7 +18,9 @@ def loss(student, teacher):
 
 def test_the_references_values(shared):
     gold = Golden(shared / "golden").under("losses.npz", "kdsvd")
-    students, teachers = ([gold[f"in/{name}{i}"] for i in range(3)] for name in ("student", "teacher"))
+    students, teachers = (
+        [gold[f"in/{name}{i}"] for i in range(3)] for name in ("student", "teacher")
+    )
     value, gradients = jax.value_and_grad(svd_loss)(students, teachers, 1)
     np.testing.assert_allclose(value, gold["loss"], rtol=1e-4)
     for i, gradient in enumerate(gradients):
@@ -27,17 +29,34 @@ def test_the_references_values(shared):
 
 
 def test_what_it_is_blind_to():
-    check_blind(loss, STUDENT, TEACHER, (3 * STUDENT, 0.1 * TEACHER), (-STUDENT, TEACHER), (STUDENT[:, ::-1], TEACHER))
+    check_blind(
+        loss,
+        STUDENT,
+        TEACHER,
+        (3 * STUDENT, 0.1 * TEACHER),
+        (-STUDENT, TEACHER),
+        (STUDENT[:, ::-1], TEACHER),
+    )
     turned = svd_loss([FIRST[::-1], STUDENT[::-1]], [SECOND[::-1], TEACHER[::-1]], 2)
     np.testing.assert_allclose(turned, loss(STUDENT, TEACHER), rtol=1e-5)
 
 
 def test_ties_and_zeros():
     check_at_ties(loss, STUDENT, TEACHER)
-    check_at_ties(loss, np.tile(np.eye(5, dtype=np.float32)[:4, None], (3, 1, 1, 4, 1)).reshape(3, 4, 4, 5), TEACHER)
+    check_at_ties(
+        loss,
+        np.tile(np.eye(5, dtype=np.float32)[:4, None], (3, 1, 1, 4, 1)).reshape(3, 4, 4, 5),
+        TEACHER,
+    )
 
 
 def test_widths_must_agree():
-    student, teacher = (Outputs(arrays(2, 3), arrays(2, 4), (arrays(2, 4, 4, width),) * 3) for width in (4, 8))
-    with pytest.raises(UserError, match=r"student's have \[4, 4\] channels and the teacher's \[8, 8\]"):
-        kdsvd(count=1, kd_temperature=4.0).loss({}, {}, student, teacher, {"label": np.zeros(2, int)})
+    student, teacher = (
+        Outputs(arrays(2, 3), arrays(2, 4), (arrays(2, 4, 4, width),) * 3) for width in (4, 8)
+    )
+    with pytest.raises(
+        UserError, match=r"student's have \[4, 4\] channels and the teacher's \[8, 8\]"
+    ):
+        kdsvd(count=1, kd_temperature=4.0).loss(
+            {}, {}, student, teacher, {"label": np.zeros(2, int)}
+        )

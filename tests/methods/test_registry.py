@@ -1,4 +1,5 @@
 """What every registered method promises, on random outputs of two networks with embeddings of different widths."""
+
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +14,26 @@ from sskd_jax.types import Method, Outputs
 N, K = 5, 4  # images, classes
 LABELS = np.array([0, 3, 2, 1, 1])
 compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-BATCH = {"label": LABELS, "index": np.arange(N), "mask": np.ones(N, bool), "epoch": np.int32(3),
-         "key": np.array([0, 7], np.uint32)}
+BATCH = {
+    "label": LABELS,
+    "index": np.arange(N),
+    "mask": np.ones(N, bool),
+    "epoch": np.int32(3),
+    "key": np.array([0, 7], np.uint32),
+}
 
 
 def outputs(rows: int, width: int) -> Outputs:
     rng = np.random.default_rng(width)
-    maps = tuple(rng.standard_normal((rows, size, size, 6)).astype(np.float32) for size in (8, 4, 2))
-    return Outputs(rng.standard_normal((rows, K)).astype(np.float32),
-                   rng.standard_normal((rows, width)).astype(np.float32), maps, maps)
+    maps = tuple(
+        rng.standard_normal((rows, size, size, 6)).astype(np.float32) for size in (8, 4, 2)
+    )
+    return Outputs(
+        rng.standard_normal((rows, K)).astype(np.float32),
+        rng.standard_normal((rows, width)).astype(np.float32),
+        maps,
+        maps,
+    )
 
 
 @pytest.fixture(params=METHODS)
@@ -37,8 +49,10 @@ def networks(method: Method) -> tuple[Outputs, Outputs | None]:
 def pretrained(method: Method) -> dict:
     """Parameters of its first stages."""
     student, teacher = networks(method)
-    return {name: stage.init(jax.random.key(1), student if stage.student else None, teacher)
-            for name, stage in method.pretrain.items()}
+    return {
+        name: stage.init(jax.random.key(1), student if stage.student else None, teacher)
+        for name, stage in method.pretrain.items()
+    }
 
 
 def batch(method: Method) -> dict:
@@ -53,7 +67,9 @@ def losses(method: Method, params: dict, student: Outputs | None) -> tuple[dict,
 
 def check(method: Method, terms: dict, figures: dict) -> None:
     assert set(terms) == set(method.terms) and len(set(method.terms)) == len(method.terms)
-    assert all(value.shape == () and np.isfinite(value) for value in (*terms.values(), *figures.values()))
+    assert all(
+        value.shape == () and np.isfinite(value) for value in (*terms.values(), *figures.values())
+    )
     assert not set(terms) & set(figures)
 
 
@@ -83,7 +99,9 @@ def test_every_term_moves_the_student_or_its_parameters(method):
     gradients = compiled(jax.jacrev(lambda trained: losses(method, *trained)[0]))((params, student))
     for name in method.terms:
         leaves = jax.tree.leaves(gradients[name])
-        assert all(np.isfinite(leaf).all() for leaf in leaves) and any(leaf.any() for leaf in leaves), name
+        assert all(np.isfinite(leaf).all() for leaf in leaves) and any(
+            leaf.any() for leaf in leaves
+        ), name
 
 
 def test_what_is_remembered_keeps_its_shape(method):
@@ -100,7 +118,10 @@ def test_scores_come_by_row(method):
     stages += [(stage, pretrained(method)[name], None) for name, stage in method.pretrain.items()]
     for stage, params, network in stages:
         scores = stage.evaluate(params, network, teacher, BATCH) if stage.evaluate else {}
-        assert all(score.ndim == 1 and score.size % N == 0 and np.isfinite(score).all() for score in scores.values())
+        assert all(
+            score.ndim == 1 and score.size % N == 0 and np.isfinite(score).all()
+            for score in scores.values()
+        )
 
 
 @pytest.mark.parametrize("name", METHODS)

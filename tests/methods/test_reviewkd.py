@@ -11,7 +11,10 @@ STUDENT, TEACHER = arrays(3, 8, 8, 5), arrays(3, 8, 8, 5, seed=1)
 
 def test_the_context_loss_in_numpy():
     def error(size: int) -> float:
-        means = [x.reshape(3, size, 8 // size, size, 8 // size, 5).mean((2, 4)) for x in (STUDENT, TEACHER)]
+        means = [
+            x.reshape(3, size, 8 // size, size, 8 // size, 5).mean((2, 4))
+            for x in (STUDENT, TEACHER)
+        ]
         return np.mean((means[0] - means[1]) ** 2)
 
     expected = (error(8) + error(4) / 2 + error(2) / 4 + error(1) / 8) / (1 + 1 / 2 + 1 / 4 + 1 / 8)
@@ -22,13 +25,23 @@ def test_a_small_map_has_fewer_levels():
     a, b = STUDENT[:, :2, :2], TEACHER[:, :2, :2]
     expected = (np.mean((a - b) ** 2) + np.mean((a.mean((1, 2)) - b.mean((1, 2))) ** 2) / 2) / 1.5
     np.testing.assert_allclose(context_loss(a, b), expected, rtol=1e-5)
-    np.testing.assert_allclose(context_loss(a[:, :1, :1], b[:, :1, :1]), np.mean((a - b)[:, :1, :1] ** 2), rtol=1e-5)
+    np.testing.assert_allclose(
+        context_loss(a[:, :1, :1], b[:, :1, :1]), np.mean((a - b)[:, :1, :1] ** 2), rtol=1e-5
+    )
 
 
 def test_what_it_is_blind_to():
     order = np.random.default_rng(0).permutation(5)
-    check_blind(context_loss, STUDENT, TEACHER, (STUDENT[..., order], TEACHER[..., order]), (TEACHER, STUDENT),
-                (STUDENT[::-1], TEACHER[::-1]), (STUDENT + 1, TEACHER + 1), (STUDENT[:, ::-1], TEACHER[:, ::-1]))
+    check_blind(
+        context_loss,
+        STUDENT,
+        TEACHER,
+        (STUDENT[..., order], TEACHER[..., order]),
+        (TEACHER, STUDENT),
+        (STUDENT[::-1], TEACHER[::-1]),
+        (STUDENT + 1, TEACHER + 1),
+        (STUDENT[:, ::-1], TEACHER[:, ::-1]),
+    )
 
 
 def test_ties_and_zeros():
@@ -43,7 +56,9 @@ def batch_norm(x: np.ndarray) -> np.ndarray:
 def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     pad, size = kernel.shape[0] // 2, x.shape[1]
     x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    return sum(x[:, i:i + size, j:j + size] @ kernel[i, j] for i, j in np.ndindex(*kernel.shape[:2]))
+    return sum(
+        x[:, i : i + size, j : j + size] @ kernel[i, j] for i, j in np.ndindex(*kernel.shape[:2])
+    )
 
 
 def test_the_fusion_in_numpy():
@@ -54,11 +69,15 @@ def test_the_fusion_in_numpy():
     x = batch_norm(features @ params["conv1"]["kernel"][0, 0])
     y = deeper.repeat(2, 1).repeat(2, 2)
     attention = params["attention"]["conv"]
-    share = 1 / (1 + np.exp(-(np.concatenate([x, y], -1) @ attention["kernel"][0, 0] + attention["bias"])))
+    share = 1 / (
+        1 + np.exp(-(np.concatenate([x, y], -1) @ attention["kernel"][0, 0] + attention["bias"]))
+    )
     x = (x * share[..., :1] + y * share[..., 1:]).repeat(2, 1).repeat(2, 2)
     fused, passed = module.apply(variables, features, deeper)
     np.testing.assert_allclose(passed, x, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(fused, batch_norm(convolved(x, params["conv2"]["kernel"])), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        fused, batch_norm(convolved(x, params["conv2"]["kernel"])), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_the_deepest_is_the_embedding_alone():
@@ -73,7 +92,11 @@ def outputs(sizes: tuple[int, ...], width: int) -> Outputs:
 
 @pytest.mark.parametrize("sizes", [(8, 8, 4), (8, 4, 2), (16, 16, 4)])
 def test_the_term_rises_with_the_epochs_and_maps_may_differ_in_size(sizes):
-    method, student, teacher = reviewkd(warmup_epochs=20, kd_temperature=4.0), outputs(sizes, 5), outputs((8, 8, 4), 9)
+    method, student, teacher = (
+        reviewkd(warmup_epochs=20, kd_temperature=4.0),
+        outputs(sizes, 5),
+        outputs((8, 8, 4), 9),
+    )
     params = method.init(jax.random.key(0), student, teacher)
 
     def term(epoch: int) -> float:

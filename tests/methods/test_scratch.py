@@ -1,4 +1,5 @@
 """Cross-entropy alone."""
+
 import numpy as np
 
 from sskd_jax.losses import cross_entropy
@@ -19,4 +20,9 @@ def test_cross_entropy_and_accuracy_without_a_teacher():
 
 def test_one_view_and_nothing_else():
     method = scratch()
-    assert (method.views, method.teacher, method.pretrain, method.init(None, None, None)) == (1, False, {}, {})
+    assert (method.views, method.teacher, method.pretrain, method.init(None, None, None)) == (
+        1,
+        False,
+        {},
+        {},
+    )

@@ -1,4 +1,5 @@
 """SSKD against numpy, and what its equations leave unchanged."""
+
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,17 @@ from sskd_jax.methods import sskd
 from sskd_jax.types import Outputs
 
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
-KNOBS = {"kd_temperature": 4.0, "tf_temperature": 4.0, "ss_temperature": 0.5, "tf_ratio": 1.0, "ss_ratio": 0.75}
+KNOBS = {
+    "kd_temperature": 4.0,
+    "tf_temperature": 4.0,
+    "ss_temperature": 0.5,
+    "tf_ratio": 1.0,
+    "ss_ratio": 0.75,
+}
 N, K, D = 6, 5, 7  # images, classes, width
-compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # to save time, once per test
+compiled = partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)  # to save time, once per test
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -26,7 +35,9 @@ TEACHER = 3 * normal(4 * N, K, seed=3), normal(4 * N, D + 2, seed=4)
 LABELS = np.array([0, 4, 2, 2, 1, 3])
 
 
-def terms(student: Any = STUDENT, teacher: Any = TEACHER, labels: Any = LABELS, **knobs: float) -> dict[str, jax.Array]:
+def terms(
+    student: Any = STUDENT, teacher: Any = TEACHER, labels: Any = LABELS, **knobs: float
+) -> dict[str, jax.Array]:
     return sskd.distillation_terms(student, teacher, labels, **KNOBS | knobs)
 
 
@@ -37,8 +48,13 @@ def cosines(rows: np.ndarray) -> np.ndarray:
     """[3N, N], with loops."""
     images = np.float64(rows).reshape(-1, 4, rows.shape[-1])
     images /= np.linalg.norm(images, axis=-1, keepdims=True)
-    return np.array([[images[i, view] @ images[j, 0] for j in range(len(images))]
-                     for i in range(len(images)) for view in (1, 2, 3)])
+    return np.array(
+        [
+            [images[i, view] @ images[j, 0] for j in range(len(images))]
+            for i in range(len(images))
+            for view in (1, 2, 3)
+        ]
+    )
 
 
 def test_views_are_split_image_by_image():
@@ -66,7 +82,10 @@ def test_a_zero_row_is_similar_to_nothing():
 @pytest.mark.parametrize("seed", range(5))
 def test_error_level_is_the_place_in_a_stable_descending_sort(seed):
     rng = np.random.default_rng(seed)
-    scores, target = rng.integers(0, 4, (40, 7)).astype(np.float32), rng.integers(0, 7, 40)  # ties in every row
+    scores, target = (
+        rng.integers(0, 4, (40, 7)).astype(np.float32),
+        rng.integers(0, 7, 40),
+    )  # ties in every row
     order = np.argsort(-scores, axis=1, kind="stable")
     expected = np.argmax(order == target[:, None], 1)
     np.testing.assert_array_equal(sskd.error_level(scores, target), expected)
@@ -81,15 +100,21 @@ def test_level_zero_is_what_argmax_calls_correct():
 def test_all_correct_rows_and_a_share_of_the_least_wrong_are_transferred(ratio):
     rng, rows = np.random.default_rng(0), 48
     transferred = jax.jit(partial(sskd.transferred, ratio=ratio))
-    for wrong in range(rows + 1):  # int() cuts off, and of .3 * 10, which is a little less than 3, too
-        level = rng.permutation(np.concatenate([np.zeros(rows - wrong, int), rng.integers(1, 5, wrong)]))
+    for wrong in range(
+        rows + 1
+    ):  # int() cuts off, and of .3 * 10, which is a little less than 3, too
+        level = rng.permutation(
+            np.concatenate([np.zeros(rows - wrong, int), rng.integers(1, 5, wrong)])
+        )
         expected = np.zeros(rows, bool)
-        expected[np.argsort(level, kind="stable")[:rows - wrong + int(ratio * wrong)]] = True
+        expected[np.argsort(level, kind="stable")[: rows - wrong + int(ratio * wrong)]] = True
         np.testing.assert_array_equal(transferred(level), expected)
 
 
 def test_of_equally_wrong_rows_the_earlier_are_transferred():
-    np.testing.assert_array_equal(sskd.transferred(jnp.array([2, 0, 2, 1, 2]), 0.75), [True, True, True, True, False])
+    np.testing.assert_array_equal(
+        sskd.transferred(jnp.array([2, 0, 2, 1, 2]), 0.75), [True, True, True, True, False]
+    )
 
 
 def test_the_temperature_of_the_head_divides_the_similarities():
@@ -97,14 +122,18 @@ def test_the_temperature_of_the_head_divides_the_similarities():
     params = sskd.init_head(jax.random.key(0), teacher)
     value = sskd.head(temperature=0.2).loss(params, {}, None, teacher, {})[0]["ss"]
     scores = 5 * cosines(np.asarray(sskd.project(params, teacher)))
-    expected = np.mean(np.log(np.exp(scores).sum(1)) - scores[np.arange(3 * N), np.arange(3 * N) // 3])
+    expected = np.mean(
+        np.log(np.exp(scores).sum(1)) - scores[np.arange(3 * N), np.arange(3 * N) // 3]
+    )
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def test_the_head_is_two_layers_with_a_relu_between():
     outputs = Outputs(*STUDENT)
     params = sskd.init_head(jax.random.key(0), outputs)
-    (w0, b0), (w2, b2) = (map(np.asarray, (params[name]["kernel"], params[name]["bias"])) for name in ("0", "2"))
+    (w0, b0), (w2, b2) = (
+        map(np.asarray, (params[name]["kernel"], params[name]["bias"])) for name in ("0", "2")
+    )
     assert_near(sskd.project(params, outputs), np.maximum(STUDENT[1] @ w0 + b0, 0) @ w2 + b2, 1e-6)
 
 
@@ -122,7 +151,9 @@ def permuted(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
     return rows.reshape(N, 4, -1)[order].reshape(rows.shape)
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0])  # in between, the order decides which of equally wrong rows are kept
+@pytest.mark.parametrize(
+    "ratio", [0.0, 1.0]
+)  # in between, the order decides which of equally wrong rows are kept
 def test_the_order_of_the_images_does_not_matter(ratio):
     order = np.array([3, 0, 5, 1, 4, 2])
     values = compiled(partial(terms, tf_ratio=ratio, ss_ratio=ratio))
@@ -147,11 +178,22 @@ def test_a_student_like_its_teacher_has_nothing_to_learn_from_it():
 
 def test_each_term_sees_its_own_part_of_the_student():
     gradients = compiled(jax.jacrev(lambda student: terms(student)))(STUDENT)
-    views = {name: np.abs(logits).reshape(N, 4, K).max((0, 2)) > 0 for name, (logits, _) in gradients.items()}
+    views = {
+        name: np.abs(logits).reshape(N, 4, K).max((0, 2)) > 0
+        for name, (logits, _) in gradients.items()
+    }
     assert {name: list(seen) for name, seen in views.items()} == {
-        "ce": [True, False, False, False], "kd": [True, False, False, False], "tf": [False, True, True, True],
-        "ss": [False] * 4}
-    assert [bool(gradients[name][1].any()) for name in ("ce", "kd", "tf", "ss")] == [False, False, False, True]
+        "ce": [True, False, False, False],
+        "kd": [True, False, False, False],
+        "tf": [False, True, True, True],
+        "ss": [False] * 4,
+    }
+    assert [bool(gradients[name][1].any()) for name in ("ce", "kd", "tf", "ss")] == [
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 @compiled
@@ -162,9 +204,17 @@ def loss_and_gradients(student: tuple, teacher: tuple) -> tuple:
     return jax.value_and_grad(total)(student)
 
 
-@pytest.mark.parametrize("rows", [np.zeros((4 * N, D), np.float32), np.ones((4 * N, D), np.float32),
-                                  np.repeat(normal(N, D), 4, 0), 1e-20 * normal(4 * N, D), 1e15 * normal(4 * N, D)],
-                         ids=["zero", "all alike", "views alike", "tiny", "huge"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.zeros((4 * N, D), np.float32),
+        np.ones((4 * N, D), np.float32),
+        np.repeat(normal(N, D), 4, 0),
+        1e-20 * normal(4 * N, D),
+        1e15 * normal(4 * N, D),
+    ],
+    ids=["zero", "all alike", "views alike", "tiny", "huge"],
+)
 def test_gradients_stay_finite(rows):
     tied = np.zeros((4 * N, K), np.float32)
     value, gradients = loss_and_gradients((STUDENT[0], rows), (tied, rows))
@@ -189,10 +239,14 @@ def gradients_of_selected(student: tuple) -> tuple:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_teacher_alone_selects_the_rows(seed):
-    of_logits, of_projections = gradients_of_selected((normal(4 * N, K, seed=seed), normal(4 * N, D, seed=seed)))
+    of_logits, of_projections = gradients_of_selected(
+        (normal(4 * N, K, seed=seed), normal(4 * N, D, seed=seed))
+    )
     similarity = cosines(TEACHER[1]).astype(np.float32)
-    levels = (sskd.error_level(sskd.split_views(TEACHER[0])[1], np.repeat(LABELS, 3)),
-              sskd.error_level(similarity, np.arange(3 * N) // 3))
+    levels = (
+        sskd.error_level(sskd.split_views(TEACHER[0])[1], np.repeat(LABELS, 3)),
+        sskd.error_level(similarity, np.arange(3 * N) // 3),
+    )
     for gradient, level in zip((of_logits, of_projections), levels, strict=True):
         expected = sskd.transferred(level, 0.5)
         np.testing.assert_array_equal(rows_of(gradient), expected)
@@ -200,11 +254,20 @@ def test_the_teacher_alone_selects_the_rows(seed):
 
 
 def test_the_head_of_the_teacher_gets_no_gradient():
-    method, student, teacher = sskd.sskd(head_temperature=1.0, **KNOBS), Outputs(*STUDENT), Outputs(*TEACHER)
-    own, head = sskd.init_head(jax.random.key(0), student), sskd.init_head(jax.random.key(1), teacher)
+    method, student, teacher = (
+        sskd.sskd(head_temperature=1.0, **KNOBS),
+        Outputs(*STUDENT),
+        Outputs(*TEACHER),
+    )
+    own, head = (
+        sskd.init_head(jax.random.key(0), student),
+        sskd.init_head(jax.random.key(1), teacher),
+    )
 
     def similarity_term(own, head, embed):
-        return method.loss(own, {"head": head}, student, teacher._replace(embed=embed), {"label": LABELS})[0]["ss"]
+        return method.loss(
+            own, {"head": head}, student, teacher._replace(embed=embed), {"label": LABELS}
+        )[0]["ss"]
 
     of_own, *of_teacher = compiled(jax.grad(similarity_term, (0, 1, 2)))(own, head, teacher.embed)
     assert all(np.abs(leaf).max() > 0 for leaf in (of_own["0"]["kernel"], of_own["2"]["kernel"]))
@@ -212,11 +275,20 @@ def test_the_head_of_the_teacher_gets_no_gradient():
 
 
 def test_figures_are_accuracies_of_the_student():
-    method, student, teacher = sskd.sskd(head_temperature=1.0, **KNOBS), Outputs(*STUDENT), Outputs(*TEACHER)
-    own, head = sskd.init_head(jax.random.key(0), student), sskd.init_head(jax.random.key(1), teacher)
+    method, student, teacher = (
+        sskd.sskd(head_temperature=1.0, **KNOBS),
+        Outputs(*STUDENT),
+        Outputs(*TEACHER),
+    )
+    own, head = (
+        sskd.init_head(jax.random.key(0), student),
+        sskd.init_head(jax.random.key(1), teacher),
+    )
     _, figures = compiled(method.loss)(own, {"head": head}, student, teacher, {"label": LABELS})
     similarity = cosines(np.asarray(sskd.project(own, student)))
-    np.testing.assert_allclose(figures["accuracy"], np.mean(STUDENT[0][::4].argmax(1) == LABELS), rtol=1e-6)
+    np.testing.assert_allclose(
+        figures["accuracy"], np.mean(STUDENT[0][::4].argmax(1) == LABELS), rtol=1e-6
+    )
     own_image = similarity.argmax(1) == np.arange(3 * N) // 3
     np.testing.assert_allclose(figures["contrastive"], own_image.mean(), rtol=1e-6)
 
@@ -233,24 +305,35 @@ def test_contrastive_scores_ask_for_the_most_similar_image():
 def test_masked_images_are_no_candidates():
     rows = np.repeat(np.eye(3, D, dtype=np.float32), 4, 0)
     rows[4, 2], rows[8, 1] = 1, 10  # image 2 looks more like the views of image 1 than that itself
-    masked, whole = (sskd.contrastive_scores(rows, np.array([True, True, admitted]))["contrastive"]
-                     for admitted in (False, True))
+    masked, whole = (
+        sskd.contrastive_scores(rows, np.array([True, True, admitted]))["contrastive"]
+        for admitted in (False, True)
+    )
     np.testing.assert_array_equal(masked[:6], [1] * 6)
     np.testing.assert_array_equal(whole[:6], [1] * 3 + [0] * 3)
 
 
 def test_repeated_images_behind_the_last_change_no_score():
-    rows, mask = np.concatenate([STUDENT[1], STUDENT[1][-4:], STUDENT[1][-4:]]), np.arange(N + 2) < N
+    rows, mask = (
+        np.concatenate([STUDENT[1], STUDENT[1][-4:], STUDENT[1][-4:]]),
+        np.arange(N + 2) < N,
+    )
     padded = sskd.contrastive_scores(rows, mask)["contrastive"]
     plain = sskd.contrastive_scores(STUDENT[1], np.ones(N, bool))["contrastive"]
-    np.testing.assert_array_equal(padded[:3 * N], plain)
+    np.testing.assert_array_equal(padded[: 3 * N], plain)
 
 
 @pytest.mark.parametrize("whose", ["student", "teacher"])
 def test_the_methods_evaluate_their_own_head(whose):
     outputs, mask = Outputs(*STUDENT), np.ones(N, bool)
     params = sskd.init_head(jax.random.key(0), outputs)
-    method = sskd.head(temperature=1.0) if whose == "teacher" else sskd.sskd(head_temperature=1.0, **KNOBS)
-    scores = method.evaluate(params, **{"student": None, "teacher": None} | {whose: outputs}, batch={"mask": mask})
+    method = (
+        sskd.head(temperature=1.0)
+        if whose == "teacher"
+        else sskd.sskd(head_temperature=1.0, **KNOBS)
+    )
+    scores = method.evaluate(
+        params, **{"student": None, "teacher": None} | {whose: outputs}, batch={"mask": mask}
+    )
     expected = sskd.contrastive_scores(sskd.project(params, outputs), mask)
     np.testing.assert_array_equal(scores["contrastive"], expected["contrastive"])

@@ -1,4 +1,5 @@
 """SSKD's losses, gradients, similarities and selected rows against the reference's values."""
+
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,12 @@ from sskd_jax.types import Outputs
 
 CASES = ["sskd_default", "sskd_half", "sskd_none_wrong", "sskd_all"]
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
-TEMPERATURES = {"kd_temperature": 4.0, "tf_temperature": 4.0, "ss_temperature": 0.5, "head_temperature": 1.0}
+TEMPERATURES = {
+    "kd_temperature": 4.0,
+    "tf_temperature": 4.0,
+    "ss_temperature": 0.5,
+    "head_temperature": 1.0,
+}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -26,13 +32,18 @@ def ours(case) -> dict[str, Any]:
     """What our code gives for the recorded inputs, which were recorded behind the heads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sskd, "project", lambda params, outputs: outputs.embed)
-        inputs = [Outputs(case[f"in/{who}_logits"], case[f"in/{who}_proj"]) for who in ("student", "teacher")]
+        inputs = [
+            Outputs(case[f"in/{who}_logits"], case[f"in/{who}_proj"])
+            for who in ("student", "teacher")
+        ]
         ratios = {f"{name}_ratio": float(case[f"ratio_{name}"]) for name in ("tf", "ss")}
         fast = {"xla_backend_optimization_level": 0}  # compiling is most of the cost
         return jax.jit(partial(everything, ratios), compiler_options=fast)(*inputs, case["label"])
 
 
-def everything(ratios: dict[str, float], student: Outputs, teacher: Outputs, label: jax.Array) -> dict[str, Any]:
+def everything(
+    ratios: dict[str, float], student: Outputs, teacher: Outputs, label: jax.Array
+) -> dict[str, Any]:
     method, batch = sskd.sskd(**TEMPERATURES, **ratios), {"label": label}
 
     def total(student: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -41,12 +52,23 @@ def everything(ratios: dict[str, float], student: Outputs, teacher: Outputs, lab
 
     (loss, values), gradient = jax.value_and_grad(total, has_aux=True)(student)
     similarity = sskd.similarity_matrix(teacher.embed)
-    levels = {"ss": sskd.error_level(similarity, sskd.positives(similarity)),
-              "tf": sskd.error_level(sskd.split_views(teacher.logits)[1], jnp.repeat(label, 3))}
+    levels = {
+        "ss": sskd.error_level(similarity, sskd.positives(similarity)),
+        "tf": sskd.error_level(sskd.split_views(teacher.logits)[1], jnp.repeat(label, 3)),
+    }
     head, figures = method.pretrain["head"].loss({}, {}, None, teacher, batch)
-    return {"terms": values, "loss": loss, "gradient": gradient, "levels": levels, "head": head, "figures": figures,
-            "kept": {name: sskd.transferred(level, ratios[f"{name}_ratio"]) for name, level in levels.items()},
-            "similarities": {"teacher": similarity, "student": sskd.similarity_matrix(student.embed)}}
+    return {
+        "terms": values,
+        "loss": loss,
+        "gradient": gradient,
+        "levels": levels,
+        "head": head,
+        "figures": figures,
+        "kept": {
+            name: sskd.transferred(level, ratios[f"{name}_ratio"]) for name, level in levels.items()
+        },
+        "similarities": {"teacher": similarity, "student": sskd.similarity_matrix(student.embed)},
+    }
 
 
 def test_terms_are_the_reference(case, ours):
@@ -74,4 +96,6 @@ def test_ranks_and_kept_rows_are_the_reference(name, case, ours):
 
 def test_the_head_has_the_loss_of_the_reference(case, ours):
     np.testing.assert_allclose(ours["head"]["ss"], case["head_ce"], rtol=1e-5)
-    np.testing.assert_allclose(ours["figures"]["contrastive"], np.mean(case["rank_ss"] == 0), rtol=1e-6)
+    np.testing.assert_allclose(
+        ours["figures"]["contrastive"], np.mean(case["rank_ss"] == 0), rtol=1e-6
+    )

@@ -8,12 +8,16 @@ from sskd_jax.methods.vid import Prediction, information_loss
 
 def test_the_references_values(shared):
     gold = Golden(shared / "golden").under("losses.npz", "vid")
-    params = {name: {"kernel": gold[f"param/{name}.weight"].transpose(2, 3, 1, 0)}
-              for name in ("regressor.0", "regressor.2", "regressor.4")}
+    params = {
+        name: {"kernel": gold[f"param/{name}.weight"].transpose(2, 3, 1, 0)}
+        for name in ("regressor.0", "regressor.2", "regressor.4")
+    }
     params["log_scale"] = gold["param/log_scale"]
 
     def loss(student):
-        return information_loss(*Prediction(16, 5.0).apply({"params": params}, student), gold["in/teacher"])
+        return information_loss(
+            *Prediction(16, 5.0).apply({"params": params}, student), gold["in/teacher"]
+        )
 
     value, gradient = jax.value_and_grad(loss)(gold["in/student"])
     np.testing.assert_allclose(value, gold["loss"], rtol=1e-5)
@@ -30,7 +34,11 @@ def test_the_first_variance_is_the_one_given(shared):
 
 
 def test_the_gaussians_likelihood():
-    mean, teacher, variance = arrays(2, 3, 3, 4), arrays(2, 3, 3, 4, seed=1), np.abs(arrays(1, 1, 1, 4, seed=2)) + 0.1
-    density = np.exp(-(mean - teacher) ** 2 / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+    mean, teacher, variance = (
+        arrays(2, 3, 3, 4),
+        arrays(2, 3, 3, 4, seed=1),
+        np.abs(arrays(1, 1, 1, 4, seed=2)) + 0.1,
+    )
+    density = np.exp(-((mean - teacher) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
     expected = -np.log(density).mean() - np.log(2 * np.pi) / 2
     np.testing.assert_allclose(information_loss(mean, variance, teacher), expected, rtol=1e-4)

@@ -1,0 +1,1 @@
+"""The step on every device, evaluation, and one stage from its first step to its last."""

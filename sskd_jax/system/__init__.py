@@ -1,0 +1,1 @@
+"""Paths, libraries without their chatter, the screen, signals, several processes."""

@@ -1,0 +1,81 @@
+"""Several processes as one run: how they find each other, and what the others do when one dies."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import NoReturn
+
+from sskd_jax.types import Stopped, UserError
+
+HOW = (
+    "set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=0...N-1 for every process, "
+    "or start it on a TPU pod, with Slurm's srun or on Kubernetes, where nothing needs to be set"
+)
+LOST = (
+    "stopped: another process of this run has ended or is out of reach: start all of them again with the same "
+    "command, which goes on from the last checkpoint"
+)
+MISSED_SECONDS = 30  # without a sign of life from a process, until it counts as dead
+GO_ON = 75  # exit code, EX_TEMPFAIL: nothing is wrong, the same command goes on
+
+
+def arguments(environment: Mapping[str, str]) -> dict[str, str | int | None]:
+    """What `jax.distributed.initialize` is to know; None for what it finds out on a pod or in a cluster."""
+    numbers = {}
+    for key in ("num_processes", "process_id"):
+        value = environment.get(f"JAX_{key.upper()}")
+        if value is not None and not value.isdecimal():
+            raise UserError(f"JAX_{key.upper()} is {value!r}, not a whole number: {HOW}")
+        numbers[key] = value and int(value)
+    return {"coordinator_address": environment.get("JAX_COORDINATOR_ADDRESS")} | numbers
+
+
+@contextlib.contextmanager
+def membership() -> Iterator[None]:
+    """Joins the other processes of the run: within, `jax.devices()` are those of all of them.
+
+    An error ends this process at once, and so the others; they would wait for each other until a time-out. `Stopped`,
+    which all of them raise, leaves them the time to finish what they write.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what is fatal is still told
+    import jax
+
+    try:
+        join()
+        yield
+    except UserError as error:
+        end(f"error: {error}", 2)
+    except jax.errors.JaxRuntimeError as error:
+        end(f"{LOST} ({str(error).splitlines()[0][:200]})", GO_ON)
+    except Stopped:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def join() -> None:
+    import jax
+
+    try:
+        jax.distributed.initialize(
+            **arguments(os.environ), heartbeat_timeout_seconds=MISSED_SECONDS
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"--distributed found no other processes ({error}): {HOW}") from error
+    ctypes.CDLL(None).signal(signal.SIGABRT, on_abort)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def on_abort(_: int) -> None:
+    """JAX aborts in a thread of its own once the coordinator is gone, too fast for a signal handler of Python's."""
+    end(LOST, GO_ON)
+
+
+def end(message: str, code: int) -> NoReturn:
+    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    os._exit(code)

@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sskd_jax.engine.devices import (
+    RUN_OFTEN,
+    RUN_ONCE,
+    Mapped,
+    compiler_options,
+    enough_memory,
+    replicated,
+)
+from sskd_jax.layers.convolution import correlate
+from sskd_jax.types import UserError
+
+DEVICES = jax.devices()[:2]
+TREE = {"weight": np.arange(3.0, dtype=np.float32), "count": jnp.int32(7)}
+
+
+def test_a_program_is_not_compiled_again_for_what_it_returned():
+    program = Mapped(
+        lambda state, a, b: jax.tree.map(lambda leaf: leaf + 1, state), DEVICES, donate=True
+    )
+    state, other = replicated(TREE, DEVICES), np.zeros(2)
+    executables = set()
+    for _ in range(3):
+        state = program(state, other, other)
+        executables.add(program.executable)
+    assert len(executables) == 1
+    np.testing.assert_array_equal(state["weight"], np.tile(TREE["weight"] + 3, (2, 1)))
+
+
+def test_replicated_keys_draw_the_same_numbers():
+    key = jax.random.PRNGKey(3)
+    draws = Mapped(lambda key, a, b: jax.random.uniform(key, 2), DEVICES)(
+        replicated(key, DEVICES), *np.zeros((2, 2))
+    )
+    np.testing.assert_array_equal(draws, np.tile(jax.random.uniform(key, 2), (2, 1)))
+
+
+def test_options_that_xla_does_not_know_are_left_out():
+    known = compiler_options(RUN_ONCE, "cpu")
+    assert known["xla_backend_optimization_level"] == 0
+    assert compiler_options({"cpu": {"xla_of_tomorrow": True, **RUN_ONCE["cpu"]}}, "cpu") == known
+
+
+@pytest.mark.parametrize("wanted", [RUN_OFTEN, RUN_ONCE])
+def test_options_are_the_cpus_alone(wanted):
+    assert not compiler_options(wanted, "gpu") and not compiler_options(wanted, "tpu")
+
+
+@pytest.mark.skipif(
+    not compiler_options(RUN_OFTEN, "cpu"), reason="this XLA does not know the option"
+)
+def test_wide_convolutions_are_left_to_xla_on_the_cpu():
+    def program(x, kernel, _):
+        return correlate(x, kernel, 1, 1)
+
+    arguments = jnp.ones((2, 4, 8, 8, 32)), jnp.ones((2, 3, 3, 32, 32)), jnp.zeros(2)
+    assert "ynn" in jax.pmap(program, devices=DEVICES).lower(*arguments).compile().as_text()
+    assert "ynn" not in Mapped(program, DEVICES).compile(*arguments).as_text()
+
+
+def test_devices_that_are_full_are_the_users_to_help():
+    with pytest.raises(
+        UserError, match=r"out of memory \(RESOURCE_EXHAUSTED: 9 GB.\): use smaller batch_sizes"
+    ):
+        with enough_memory():
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB.\nand a table")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), enough_memory():
+        raise jax.errors.JaxRuntimeError("INTERNAL: other")

@@ -1,0 +1,132 @@
+"""SGD and its schedule against PyTorch's rules, written out in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sskd_jax.engine.optim import milestone_schedule, reached, sgd
+
+RNG = np.random.default_rng(0)
+START = {
+    "kernel": RNG.standard_normal((3, 2)).astype(np.float32),
+    "bn": {"scale": np.ones(2, np.float32)},
+}
+GRADIENTS = [
+    {
+        "kernel": RNG.standard_normal((3, 2)).astype(np.float32),
+        "bn": {"scale": np.full(2, step, np.float32)},
+    }
+    for step in range(7)
+]
+
+
+def torch_sgd(
+    p: np.ndarray,
+    gradients: list[np.ndarray],
+    rates: list[float],
+    momentum: float,
+    weight_decay: float,
+) -> np.ndarray:
+    """torch.optim.SGD, no dampening, no Nesterov: the rate stands outside the momentum buffer."""
+    p, buffer = np.float64(p), 0.0
+    for g, rate in zip(gradients, rates, strict=True):
+        buffer = momentum * buffer + g + weight_decay * p
+        p = p - rate * buffer
+    return p
+
+
+def run(optimizer: optax.GradientTransformation, gradients: list) -> dict:
+    params, state = START, optimizer.init(START)
+    for gradient in gradients:
+        updates, state = jax.jit(optimizer.update)(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.9, 5e-2), (0.9, 0.0), (0.0, 5e-2)])
+def test_sgd_is_that_of_pytorch(momentum, weight_decay):
+    schedule = milestone_schedule(0.1, (2,), 0.1, steps_per_epoch=2)
+    params = run(sgd(schedule, momentum=momentum, weight_decay=weight_decay), GRADIENTS)
+    rates = [0.1] * 4 + [0.01] * 3
+    for path in (("kernel",), ("bn", "scale")):
+        actual, start, *gradients = (leaf(tree, path) for tree in (params, START, *GRADIENTS))
+        np.testing.assert_allclose(
+            actual, torch_sgd(start, gradients, rates, momentum, weight_decay), rtol=1e-5
+        )
+
+
+def leaf(tree: dict, path: tuple[str, ...]) -> np.ndarray:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def test_decay_moves_every_parameter_even_without_a_gradient():
+    zeros = jax.tree.map(jnp.zeros_like, START)
+    params = run(sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.5), [zeros])
+    for after, before in zip(jax.tree.leaves(params), jax.tree.leaves(START), strict=True):
+        np.testing.assert_allclose(after, 0.95 * before, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.05),
+        (1499, 0.05),
+        (1500, 5e-3),
+        (1799, 5e-3),
+        (1800, 5e-4),
+        (2099, 5e-4),
+        (2100, 5e-5),
+        (2400, 5e-5),
+    ],
+)
+def test_the_rate_falls_at_the_start_of_a_milestone(step, expected):
+    schedule = milestone_schedule(0.05, (150, 180, 210), 0.1, steps_per_epoch=10)
+    np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
+
+
+def test_no_milestones_keep_the_rate():
+    schedule = milestone_schedule(0.05, (), 0.1, steps_per_epoch=10)
+    assert schedule(0) == schedule(10**6) == 0.05
+
+
+def test_one_cycle_rises_and_falls_in_equal_steps():
+    schedule = milestone_schedule(1.0, (), 0.1, 2, warmup_epochs=2, epochs=5, cooldown_epochs=3)
+    np.testing.assert_allclose(
+        [schedule(step) for step in range(10)],
+        [1 / 4, 2 / 4, 3 / 4, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6],
+        rtol=1e-6,
+    )
+
+
+def test_a_milestone_may_lie_within_an_epoch():
+    schedule = milestone_schedule(1.0, (0.5,), 0.5, steps_per_epoch=10)
+    assert [float(schedule(step)) for step in (4, 5)] == [1.0, 0.5]
+
+
+def test_the_schedule_works_on_a_traced_step():
+    schedule = milestone_schedule(0.05, (1,), 0.1, steps_per_epoch=3)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(schedule))(jnp.arange(5)), [0.05] * 3 + [0.005] * 2, rtol=1e-5
+    )
+
+
+def test_what_the_loss_does_not_depend_on_does_not_decay():
+    learned = {"kernel": True, "bn": {"scale": False}}
+    zeros = jax.tree.map(jnp.zeros_like, START)
+    params = run(sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.5, learned=learned), [zeros])
+    np.testing.assert_allclose(params["kernel"], 0.95 * START["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(params["bn"]["scale"], START["bn"]["scale"])
+
+
+def test_what_a_function_is_computed_from():
+    def function(a: dict, b: jax.Array) -> tuple:
+        unused = jnp.sin(a["unused"]) + b
+        return jax.jit(jnp.cos)(a["used"]), a["returned"], unused.shape[0]
+
+    shape = jax.ShapeDtypeStruct((2,), jnp.float32)
+    found = reached(function, {"used": shape, "returned": shape, "unused": shape}, shape)
+    assert found == ({"used": True, "returned": True, "unused": False}, False)

@@ -1,0 +1,125 @@
+"""Two processes with two devices each, on this machine: the numbers of one with four, through a stop and a death."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from processes import ROOT, ends, start, start_two, states
+
+from sskd_jax.system import distributed
+from sskd_jax.types import UserError
+
+SMALL = (
+    "--config=configs/quickstart.py",
+    "--config.methods=('sskd',)",
+    "--config.teacher.model=resnet8",
+    *(
+        f"--config.{name}.{key}"
+        for name in ("teacher", "head", "student")
+        for key in (
+            "epochs=4",
+            "milestones=(2,)",
+            "batch_size=32",
+            "fraction=0.054",
+            "learning_rate=0.01",
+        )
+    ),
+)
+STAGES = ("teacher", "sskd/head", "sskd/student")
+
+
+def wait_for(processes: list[subprocess.Popen], folder: Path) -> None:
+    """Until there is a checkpoint in a folder."""
+    while not any(path.name.isdecimal() for path in folder.glob("*")):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    workdir = tmp_path / "two"
+    two = start_two(workdir, *SMALL)
+    wait_for(two, workdir / "teacher")
+    two[1].send_signal(signal.SIGTERM)  # to the one that writes nothing
+    for code, line in ends(*two):
+        assert code == distributed.GO_ON
+        assert line.startswith("stopped: ") and "the same command goes on from there" in line
+
+    two = start_two(workdir, *SMALL)
+    wait_for(two, workdir / "sskd/head")
+    two[0].kill()  # the one that writes, and through which the others find each other
+    (killed, _), (code, line) = ends(*two)
+    assert killed == -signal.SIGKILL and code == distributed.GO_ON
+    assert line.startswith(distributed.LOST)
+
+    two = start_two(workdir, *SMALL)
+    wait_for(two, workdir / "sskd/student")
+    two[1].kill()
+    (code, line), (killed, _) = ends(*two)
+    assert killed == -signal.SIGKILL and code == distributed.GO_ON
+    assert line.startswith(distributed.LOST)
+
+    assert [code for code, _ in ends(*start_two(workdir, *SMALL))] == [0, 0]
+    one = tmp_path / "one"
+    assert ends(start(one, 4, *SMALL)) == [(0, "")]
+    for ours, theirs in zip(states(workdir, *STAGES), states(one, *STAGES), strict=True):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs
+        )
+    epochs = [
+        line.split(', "step"')[0] for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert epochs == [
+        line.split(', "step"')[0] for line in (one / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def test_a_mistake_ends_all_processes(tmp_path):
+    two = start_two(tmp_path / "file" / "run", *SMALL)
+    (tmp_path / "file").touch()
+    (code, line), (other, complaint) = ends(*two)
+    assert code == 2 and line.startswith("error: cannot write to --workdir=")
+    assert other == distributed.GO_ON and complaint.startswith(distributed.LOST)
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, (None, None, None)),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "host:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"},
+            ("host:1", 4, 0),
+        ),
+    ],
+)
+def test_what_the_environment_says(variables, found):
+    assert distributed.arguments(variables) == dict(
+        zip(("coordinator_address", "num_processes", "process_id"), found, strict=True)
+    )
+
+
+def test_a_number_that_is_none_is_told():
+    with pytest.raises(
+        UserError,
+        match="JAX_PROCESS_ID is 'first', not a whole number: set JAX_COORDINATOR_ADDRESS",
+    ):
+        distributed.arguments({"JAX_PROCESS_ID": "first"})
+
+
+def test_nobody_to_join_is_told():
+    done = subprocess.run(
+        [sys.executable, "-m", "sskd_jax.main", *SMALL, "--distributed"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr.startswith("error: --distributed found no other processes")
+        and done.stderr.count("\n") == 1
+    )

@@ -1,0 +1,198 @@
+import contextlib
+import json
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+from sskd_jax.types import UserError
+from sskd_jax.workdir.logbook import TIMES, Logbook, environment, flatten, minutes
+
+CONFIG = {"seed": 0, "data": {"mean": (0.5, 0.5, 0.5)}}
+
+
+@contextlib.contextmanager
+def book(workdir, config=CONFIG) -> Iterator[Logbook]:
+    with Logbook(workdir, config, jax.devices()) as made:
+        made.tensorboard = False
+        yield made
+
+
+def test_a_row_is_a_line(tmp_path):
+    with book(tmp_path) as made:
+        for step in (3, 6):
+            made.write({"stage": "teacher", "step": step, "train/ce": 0.1})
+        assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+        assert made.rows()[1] == {"stage": "teacher", "step": 6, "train/ce": 0.1}
+
+
+def test_minutes_up_to_a_step():
+    times = [
+        {"stage": stage, "step": step, "seconds": 60.0}
+        for stage in ("head", "student")
+        for step in (4, 8)
+    ]
+    assert (minutes(times, "head", 4), minutes(times, "head")) == (1, 2)
+
+
+def test_rewind_forgets_later_rows_of_that_stage_alone(tmp_path):
+    with book(tmp_path) as made:
+        for stage in ("teacher", "student"):
+            for step in (3, 6, 9):
+                made.write({"stage": stage, "step": step})
+        made.rewind("student", 6)
+        assert [(row["stage"], row["step"]) for row in made.rows()] == [
+            ("teacher", 3),
+            ("teacher", 6),
+            ("teacher", 9),
+            ("student", 3),
+            ("student", 6),
+        ]
+
+
+def test_time_counts_from_where_a_stage_goes_on_and_what_is_trained_again_counts_once(
+    tmp_path, monkeypatch
+):
+    now = iter(
+        (0, 100, 110, 130, 1000, 1005, 2000)
+    )  # opened, rewound, saved twice, rewound, saved, rewound
+    monkeypatch.setattr("sskd_jax.workdir.logbook.time.monotonic", lambda: next(now))
+    with book(tmp_path) as made:
+        made.rewind("teacher", 0)
+        made.saved("teacher", 3)
+        made.saved("teacher", 6)
+        assert minutes(made.rows(TIMES), "teacher") == (10 + 20) / 60
+        made.rewind("teacher", 3)  # the checkpoint of step 6 was lost
+        made.saved("teacher", 6)
+        assert minutes(made.rows(TIMES), "teacher") == (10 + 5) / 60
+        made.rewind("student", 0)
+        assert minutes(made.rows(TIMES), "teacher") == (10 + 5) / 60 and not minutes(
+            made.rows(TIMES), "student"
+        )
+        assert made.rows(TIMES)[1] == {
+            "stage": "teacher",
+            "step": 6,
+            "seconds": 5,
+            "environment": 0,
+        }
+
+
+def test_a_row_that_was_cut_short_is_forgotten(tmp_path):
+    with book(tmp_path) as made:
+        for step in (3, 6):
+            made.write({"stage": "teacher", "step": step})
+        file = tmp_path / "metrics.jsonl"
+        whole = file.read_bytes()
+        for size in range(len(whole) // 2, len(whole)):  # within the second row
+            file.write_bytes(whole[:size])
+            made.rewind("teacher", 9)
+            assert file.read_bytes() == whole[: len(whole) // 2]
+
+
+def test_damaged_rows_are_told_and_kept(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("no json\n")
+    with book(tmp_path) as made, pytest.raises(UserError, match="metrics.jsonl is damaged"):
+        made.rewind("teacher", 0)
+    assert (tmp_path / "metrics.jsonl").read_text() == "no json\n"
+
+
+def trained(workdir) -> None:
+    (workdir / "teacher").mkdir()
+    (workdir / "teacher" / "stage.json").write_text("{}")
+
+
+def test_a_changed_config_is_refused_once_something_was_trained(tmp_path):
+    with book(tmp_path):
+        pass
+    with book(tmp_path, {**CONFIG, "seed": 1}):  # nothing trained yet: the new config holds
+        pass
+    trained(tmp_path)
+    with pytest.raises(UserError, match="seed was 1, is 0"), book(tmp_path):
+        pass
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
+def test_keys_that_change_no_number_may_change(tmp_path):
+    with book(tmp_path):
+        trained(tmp_path)
+    config = {
+        **CONFIG,
+        "time_limit": 60.0,
+        "save_seconds": 1.0,
+        "data": {**CONFIG["data"], "data_dir": "/elsewhere"},
+    }
+    with book(tmp_path, config):
+        pass
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config))
+
+
+def compare(**weights: float) -> dict[str, object]:
+    """The config of a comparison of methods, by the weight of one of their terms."""
+    settings = {name: {"weights": {"kd": weight}} for name, weight in weights.items()}
+    return {**CONFIG, "methods": tuple(weights), "settings": settings}
+
+
+def test_further_methods_may_be_compared_but_none_changed(tmp_path):
+    with book(tmp_path, compare(kd=0.9, sskd=0.5)):
+        trained(tmp_path)
+    with book(tmp_path, compare(sskd=0.5, at=1.0)):
+        pass
+    with (
+        pytest.raises(UserError, match="settings.kd.weights.kd was 0.9, is 0.1"),
+        book(tmp_path, compare(kd=0.1)),
+    ):
+        pass
+    assert set(json.loads((tmp_path / "config.json").read_text())["settings"]) == {
+        "kd",
+        "sskd",
+        "at",
+    }
+
+
+def test_a_workdir_belongs_to_one_process_at_a_time(tmp_path):
+    with (
+        book(tmp_path),
+        pytest.raises(UserError, match="another process trains in"),
+        book(tmp_path),
+    ):
+        pass
+    with book(tmp_path):
+        pass
+
+
+def test_a_damaged_config_is_told(tmp_path):
+    with book(tmp_path):
+        trained(tmp_path)
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(UserError, match="config.json is damaged"), book(tmp_path):
+        pass
+
+
+def test_environment_says_what_a_figure_needs():
+    said = environment(jax.devices())
+    assert said["versions"]["jax"] == jax.__version__
+    assert len(said["devices"]) == 8 and said["platform"] == "cpu" and said["processor"]
+    assert all(said["versions"].values())
+
+
+def test_every_environment_that_a_run_was_in_is_kept_once(tmp_path, monkeypatch):
+    for version in ("1", "2", "1"):
+        monkeypatch.setattr(
+            "sskd_jax.workdir.logbook.environment",
+            lambda devices, version=version: {"version": version},
+        )
+        with book(tmp_path) as made:
+            assert made.environment == int(version) - 1
+    assert json.loads((tmp_path / "environments.json").read_text()) == [
+        {"version": "1"},
+        {"version": "2"},
+    ]
+
+
+def test_a_machine_without_git_has_no_revision(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert environment(jax.devices())["git_revision"] is None
+
+
+def test_flatten_names_keys_as_they_are_typed():
+    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}

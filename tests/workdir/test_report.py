@@ -1,0 +1,56 @@
+import jax
+import pytest
+
+from sskd_jax.workdir import report
+from sskd_jax.workdir.logbook import Logbook
+
+
+@pytest.mark.parametrize(
+    "row,name",
+    [
+        (
+            {"train/contrastive": 0.5, "test/contrastive": 0.2, "test/loss": 1.0, "test/top1": 0.7},
+            "test/top1",
+        ),
+        ({"train/contrastive": 0.5, "test/contrastive": 0.2}, "test/contrastive"),
+        (
+            {"train/accuracy": 0.5, "validation/top1": 0.2, "validation/top5": 0.9},
+            "validation/top1",
+        ),
+        ({"train/accuracy": 0.5, "train/loss": 0.2}, None),
+    ],
+)
+def test_the_accuracy_that_a_stage_is_drawn_by(row, name):
+    assert report.held_out_score(row) == name
+
+
+def test_results_name_last_best_and_paper(tmp_path, capsys):
+    book = Logbook(tmp_path, {"seed": 0}, jax.devices())
+    rows = [
+        {
+            "stage": "student",
+            "network": "vgg8",
+            "parameters": 1234,
+            "top1": 0.7512,
+            "top5": 0.9,
+            "best_top1": 0.7533,
+            "best_epoch": 231,
+            "paper": 75.33,
+        }
+    ]
+    book.write_rows("times.jsonl", [{"stage": "student", "step": 9, "seconds": 90.0}])
+    report.finish(book, rows)
+    said = capsys.readouterr().out
+    for text in (
+        "top-1 last",
+        "75.12",
+        "75.33",
+        "231",
+        "1,234",
+        "minutes",
+        "1.5",
+        "paper, best",
+        "nothing was trained",
+    ):
+        assert text in said
+    assert (tmp_path / "results.json").exists()
