@@ -1,4 +1,7 @@
-"""The architectures by the reference's names, ImageNet's by torchvision's: MODELS[name](num_classes=100)."""
+"""The architectures by the reference's names, ImageNet's by torchvision's.
+
+MODELS[name](num_classes=100) is a linen module, which gives `Outputs`.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -48,4 +51,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "MobileNetV2": MobileNetV2,
     "ShuffleV1": ShuffleNetV1,
     "ShuffleV2": ShuffleNetV2,
+    # HSAKD's mobilenetV2. Its stem has stride 1, so that all maps are twice as large, but the names
+    # and shapes of its parameters are those of MobileNetV2: weights of one fit the other unnoticed.
+    "MobileNetV2s1": partial(MobileNetV2, stem_stride=1),
 }

@@ -1,53 +1,234 @@
-"""The base that all networks share."""
+"""Networks as stem, stages, neck and classifier, and branches that are made of the same stages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen import initializers as init
 from jax.nn.initializers import Initializer
 
 from sskd_jax.layers.convolution import Conv
-from sskd_jax.layers.initializers import bias_uniform, fan_in_uniform, fan_out_normal
+from sskd_jax.layers.initializers import bias_uniform, fan_in_uniform
 from sskd_jax.layers.norm import BatchNorm
 from sskd_jax.types import Array, Outputs
 
-Layer = Callable[..., Any]
+Layer = Callable[..., nn.Module]
+Pair = tuple[Array, Array]  # a map [B, H, W, C], and the same in front of its ReLU
+
+
+def bias_zeros(fan_in: int) -> Initializer:
+    """The initializer of a bias that starts at zero, whatever its layer's fan-in."""
+    return init.zeros
+
+
+class Initializers(NamedTuple):
+    """What the layers of a network start from; the defaults are PyTorch's.
+
+    Attributes:
+      kernel: of the convolutions.
+      weight: of the linear layers.
+      bias: of whatever has one, given the fan-in of its layer.
+    """
+
+    kernel: Initializer = fan_in_uniform
+    weight: Initializer = fan_in_uniform
+    bias: Callable[[int], Initializer] = bias_uniform
+
+
+class Layers(NamedTuple):
+    """The layers that a forward pass is built of.
+
+    Attributes:
+      conv: (features, kernel, stride, ..., name=) -> a convolution [B, H, W, C].
+      norm: (name=) -> a batch norm.
+      linear: (features, fan-in, name) -> a linear layer [B, D], in float32.
+      bias: fan-in -> the initializer of a convolution's bias, where it has one.
+    """
+
+    conv: Layer
+    norm: Layer
+    linear: Layer
+    bias: Callable[[int], Initializer]
+
+
+def make_layers(start: Initializers, dtype: Any, train: bool) -> Layers:
+    """Layers with these initializers, whose convolutions compute in `dtype`."""
+
+    def linear(features: int, fan_in: int, name: str) -> nn.Module:
+        bias = start.bias(fan_in)
+        return nn.Dense(features, kernel_init=start.weight, bias_init=bias, name=name)
+
+    conv = partial(Conv, dtype=dtype, kernel_init=start.kernel)
+    norm = partial(BatchNorm, train=train, dtype=dtype)
+    return Layers(conv, norm, linear, start.bias)
+
+
+Apply = Callable[[Layers, str, Array], Pair]
+
+
+class Part(NamedTuple):
+    """One of the parts that a network applies one after the other behind its stem.
+
+    Attributes:
+      name: what the names of its parameters begin with in the network; "" if it has none.
+      apply: (layers, name, x [B, H, W, C]) -> its map, and that in front of its ReLU.
+      branch_name: the same in a branch: branches are numbered from 1 on, and the parts of each by
+        their position from 0 on.
+    """
+
+    name: str
+    apply: Apply
+    branch_name: str = "block_extractor{branch}.{position}"
+
+
+def strides(first: int, depth: int) -> list[int]:
+    """The strides of a stage's blocks, of which the first alone may halve the resolution."""
+    return [first] + [1] * (depth - 1)
+
+
+def in_sequence(blocks: Sequence[Layer]) -> Apply:
+    """`Part.apply` of residual blocks, numbered from 0 on; the last one's output is the part's."""
+
+    def apply(layers: Layers, name: str, x: Array) -> Pair:
+        preact = x
+        for i, block in enumerate(blocks):
+            x, preact = block(conv=layers.conv, norm=layers.norm, name=f"{name}.{i}")(x)
+        return x, preact
+
+    return apply
+
+
+def norm_and_relu(layers: Layers, name: str, x: Array) -> Pair:
+    """`Part.apply` of a batch norm and a ReLU."""
+    preact = layers.norm(name=name)(x)
+    return nn.relu(preact), preact
+
+
+def apply_parts(parts: Iterable[Part], layers: Layers, x: Array) -> Pair:
+    """The map behind the last part, and that in front of its ReLU."""
+    preact = x
+    for part in parts:
+        x, preact = part.apply(layers, part.name, x)
+    return x, preact
+
+
+def global_mean(x: Array) -> Array:
+    """Global average pooling [B, H, W, C] -> f32[B, C], in float32 whatever the dtype of x."""
+    return x.astype(jnp.float32).mean((1, 2))
 
 
 class Network(nn.Module):
-    """What every architecture has: classes, a compute dtype, and the axis that batch norm reduces over.
+    """A stem, numbered stages, a neck, global average pooling and a linear classifier.
 
-    Modules are named as in PyTorch, so a parameter's path joined by dots is its name in the reference's state_dict.
+    An architecture says what these are. Modules are named as in PyTorch, so a parameter's path
+    joined by dots is its name in the reference's state_dict. Methods are not wrapped: what they
+    make belongs to the module that calls them, be it the network or its branches.
+
+    Attributes:
+      num_classes: K.
+      dtype: what convolutions compute in.
     """
 
     num_classes: int
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
-    def layers(self, train: bool, kernel_init: Initializer = fan_out_normal) -> tuple[Layer, Layer]:
-        """(convolution, batch norm) for the blocks of this network."""
-        return (
-            partial(Conv, dtype=self.dtype, kernel_init=kernel_init),
-            partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype),
-        )
+    classifier = "fc"  # the last layer's name
+    stages = 3  # numbered from 1 on
+    initializers = Initializers()
+    branch_initializers = Initializers()
 
-    def outputs(
-        self,
-        x: Array,
-        maps: list[Array],
-        preacts: list[Array],
-        name: str,
-        kernel_init: Initializer = fan_in_uniform,
-        bias_init: Initializer | None = None,
-    ) -> Outputs:
-        """Global average pooling and the classifier `name`, in float32, whatever the dtype of the last map `x`."""
-        embed = x.astype(jnp.float32).mean((1, 2))
-        classifier = nn.Dense(
-            self.num_classes,
-            name=name,
-            kernel_init=kernel_init,
-            bias_init=bias_init or bias_uniform(embed.shape[-1]),
-        )
-        return Outputs(classifier(embed), embed, tuple(maps), tuple(preacts))
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> Outputs:
+        layers = make_layers(self.initializers, self.dtype, train)
+        x, preact = self.stem(layers, image)
+        maps, preacts = [x], [preact]
+        for number in range(1, self.stages + 1):
+            x, preact = apply_parts(self.trunk(number), layers, x)
+            maps.append(x)
+            preacts.append(preact)
+        x, preact = apply_parts(self.neck(), layers, x)
+        preacts = self.preactivations([*preacts, preact])
+        embed = global_mean(x)
+        logits = layers.linear(self.num_classes, embed.shape[-1], self.classifier)(embed)
+        return Outputs(logits, embed, tuple(maps), tuple(preacts))
+
+    @nn.nowrap
+    def stem(self, layers: Layers, image: Array) -> Pair:
+        """The first map of an image [B, H, W, C], and that in front of its ReLU."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def stage(self, number: int, halve: bool = True) -> list[Part]:
+        """The parts of a stage, with stride 1 everywhere if it must not halve the resolution."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def trunk(self, number: int) -> list[Part]:
+        """A stage as it stands in the network itself, where this differs from the branches."""
+        return self.stage(number)
+
+    @nn.nowrap
+    def neck(self) -> list[Part]:
+        """What stands between the last stage and the pooling."""
+        return []
+
+    @nn.nowrap
+    def preactivations(self, preacts: list[Array]) -> list[Array]:
+        """The maps' pre-activations, out of those that stem, stages and neck gave."""
+        return preacts[:-1]
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Which of the maps, stem first, have a branch; the last stage's is the last of them."""
+        return tuple(range(1, self.stages + 1))
+
+    @property
+    def branches(self) -> "Branches":
+        """Classifiers of 4 K joint classes behind the maps."""
+        return Branches(self)
+
+
+class Branches(nn.Module):
+    """Auxiliary classifiers of a network's maps (HSAKD, Yang et al. 2021), of 4 K joint classes.
+
+    Branch l = 1 .. L stands behind the l-th tapped map. It is all remaining stages once more, with
+    weights of its own, then neck, global average pooling and a linear layer. Behind the last map no
+    stage remains: there it is the last stage once more, at stride 1.
+
+    Attributes:
+      network: whose maps and stages these are; its weights are not used.
+    """
+
+    network: Network
+
+    @nn.compact
+    def __call__(self, maps: Sequence[Array], train: bool = False) -> tuple[Array, ...]:
+        """Logits f32[B, 4 K] of every branch, given the network's maps, stem first."""
+        network = self.network
+        layers = make_layers(network.branch_initializers, network.dtype, train)
+        logits = []
+        for branch, tap in enumerate(network.taps, 1):
+            x, _ = apply_parts(branch_parts(network, branch), layers, maps[tap])
+            embed = global_mean(x)
+            linear = layers.linear(4 * network.num_classes, embed.shape[-1], f"fc{branch}")
+            logits.append(linear(embed))
+        return tuple(logits)
+
+
+def branch_parts(network: Network, branch: int) -> list[Part]:
+    """The parts of branch 1 .. L between its map and the pooling, by their names there."""
+    # A stage has the number of its map, so the first one behind map `tap` is tap + 1. The last
+    # branch repeats what lies between the last two taps (the stem's map is number 0).
+    taps = (0, *network.taps)
+    is_last = branch == len(network.taps)
+    tap = taps[-2] if is_last else taps[branch]
+    numbers = range(tap + 1, network.stages + 1)
+    stages = [network.stage(number, halve=not is_last) for number in numbers]
+    parts = [part for parts in (*stages, network.neck()) for part in parts]
+    names = [
+        part.branch_name.format(branch=branch, position=position)
+        for position, part in enumerate(parts)
+    ]
+    return [part._replace(name=name) for part, name in zip(parts, names, strict=True)]

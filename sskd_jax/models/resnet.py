@@ -1,11 +1,23 @@
 """Residual networks (He et al. 2016): those for 32x32 images, and ImageNet's for 224x224."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from flax import linen as nn
 
-from sskd_jax.models.network import Layer, Network
-from sskd_jax.types import Array, Outputs
+from sskd_jax.layers.initializers import fan_out_normal
+from sskd_jax.models.network import (
+    Initializers,
+    Layer,
+    Layers,
+    Network,
+    Pair,
+    Part,
+    bias_zeros,
+    in_sequence,
+    strides,
+)
+from sskd_jax.types import Array
 
 
 class BasicBlock(nn.Module):
@@ -19,12 +31,15 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        out = nn.relu(self.norm(name="bn1")(self.conv(self.width, 3, self.stride, name="conv1")(x)))
-        out = self.norm(name="bn2")(self.conv(self.width, name="conv2")(out))
+    def __call__(self, x: Array) -> Pair:
+        out = self.conv(self.width, 3, self.stride, name="conv1")(x)
+        out = nn.relu(self.norm(name="bn1")(out))
+        out = self.conv(self.width, name="conv2")(out)
+        out = self.norm(name="bn2")(out)
         return self.join(x, out)
 
-    def join(self, x: Array, out: Array) -> tuple[Array, Array]:
+    def join(self, x: Array, out: Array) -> Pair:
+        """The block's input added to what its convolutions made of it, projected if need be."""
         if self.stride != 1 or x.shape != out.shape:
             x = self.conv(out.shape[-1], 1, self.stride, name=f"{self.skip}.0")(x)
             x = self.norm(name=f"{self.skip}.1")(x)
@@ -38,12 +53,13 @@ class Bottleneck(BasicBlock):
     expansion = 4
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        out = nn.relu(self.norm(name="bn1")(self.conv(self.width, 1, name="conv1")(x)))
-        out = nn.relu(
-            self.norm(name="bn2")(self.conv(self.width, 3, self.stride, name="conv2")(out))
-        )
-        out = self.norm(name="bn3")(self.conv(self.expansion * self.width, 1, name="conv3")(out))
+    def __call__(self, x: Array) -> Pair:
+        out = self.conv(self.width, 1, name="conv1")(x)
+        out = nn.relu(self.norm(name="bn1")(out))
+        out = self.conv(self.width, 3, self.stride, name="conv2")(out)
+        out = nn.relu(self.norm(name="bn2")(out))
+        out = self.conv(self.expansion * self.width, 1, name="conv3")(out)
+        out = self.norm(name="bn3")(out)
         return self.join(x, out)
 
 
@@ -53,9 +69,11 @@ class ResNet(Network):
     Attributes:
       blocks: number of blocks in every stage.
       widths: width of the stem, then of every stage.
-      skip: name of the projection on a skip connection, which differs between the reference's files.
+      skip: name of the projection on a skip connection, which differs between the reference's
+        files.
       classifier: name of the last layer, likewise.
-      large: ImageNet's stem, a 7x7 convolution of stride 2 and max-pooling, instead of a 3x3 convolution.
+      large: ImageNet's stem, a 7x7 convolution of stride 2 and max-pooling, instead of a 3x3
+        convolution.
     """
 
     blocks: Sequence[int] = (3, 3, 3)
@@ -65,20 +83,31 @@ class ResNet(Network):
     classifier: str = "fc"
     large: bool = False
 
-    @nn.compact
-    def __call__(self, image: Array, train: bool = False) -> Outputs:
-        conv, norm = self.layers(train)
-        stem = conv(self.widths[0], *((7, 2) if self.large else ()), name="conv1")
-        x = nn.relu(norm(name="bn1")(stem(image)))
+    initializers = Initializers(kernel=fan_out_normal)
+
+    @property
+    def branch_initializers(self) -> Initializers:
+        """The reference zeroes the linear biases in the file of its thin networks alone."""
+        thin = self.block is BasicBlock and not self.large
+        return Initializers(fan_out_normal, bias=bias_zeros) if thin else self.initializers
+
+    @property
+    def stages(self) -> int:
+        return len(self.blocks)
+
+    @nn.nowrap
+    def stem(self, layers: Layers, image: Array) -> Pair:
+        kernel, stride = (7, 2) if self.large else (3, 1)
+        x = layers.conv(self.widths[0], kernel, stride, name="conv1")(image)
+        x = nn.relu(layers.norm(name="bn1")(x))
         if self.large:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        maps, preacts = [x], [x]
-        for stage, (depth, width) in enumerate(zip(self.blocks, self.widths[1:], strict=True), 1):
-            for i in range(depth):
-                stride = 2 if stage > 1 and i == 0 else 1
-                x, preact = self.block(
-                    width, stride, conv, norm, self.skip, name=f"layer{stage}.{i}"
-                )(x)
-            maps.append(x)
-            preacts.append(preact)
-        return self.outputs(x, maps, preacts, self.classifier)
+        return x, x
+
+    @nn.nowrap
+    def stage(self, number: int, halve: bool = True) -> list[Part]:
+        depth, width = self.blocks[number - 1], self.widths[number]
+        stride = 2 if halve and number > 1 else 1
+        block = partial(self.block, width, skip=self.skip)
+        blocks = [partial(block, stride=each) for each in strides(stride, depth)]
+        return [Part(f"layer{number}", in_sequence(blocks))]

@@ -1,17 +1,30 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016), pre-activation."""
 
-from flax import linen as nn
-from flax.linen import initializers as init
+from collections.abc import Sequence
+from functools import partial
 
-from sskd_jax.layers.initializers import fan_in_uniform
-from sskd_jax.models.network import Layer, Network
-from sskd_jax.types import Array, Outputs
+from flax import linen as nn
+
+from sskd_jax.layers.initializers import fan_out_normal
+from sskd_jax.models.network import (
+    Initializers,
+    Layer,
+    Layers,
+    Network,
+    Pair,
+    Part,
+    bias_zeros,
+    norm_and_relu,
+    strides,
+)
+from sskd_jax.types import Array
 
 
 class Block(nn.Module):
-    """Batch norm, ReLU and convolution, twice, and a skip connection that starts behind the first ReLU if it projects.
+    """Batch norm, ReLU and convolution, twice, and a skip connection.
 
-    Returns the sum and the first batch norm's output, which is what the block before it counts as its pre-activation.
+    The skip connection starts behind the first ReLU if it projects. Returns the sum and the first
+    batch norm's output, which is what the block before it counts as its pre-activation.
     """
 
     width: int
@@ -20,43 +33,58 @@ class Block(nn.Module):
     norm: Layer
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
+    def __call__(self, x: Array) -> Pair:
         preact = self.norm(name="bn1")(x)
         active = nn.relu(preact)
         out = self.conv(self.width, 3, self.stride, name="conv1")(active)
-        out = self.conv(self.width, name="conv2")(nn.relu(self.norm(name="bn2")(out)))
+        out = nn.relu(self.norm(name="bn2")(out))
+        out = self.conv(self.width, name="conv2")(out)
         if x.shape[-1] != self.width:
             x = self.conv(self.width, 1, self.stride, name="convShortcut")(active)
         return x + out, preact
 
 
+def apply_blocks(width: int, strides: Sequence[int], layers: Layers, name: str, x: Array) -> Pair:
+    """The sum behind the last block, and the first batch norm's output, as in `Block`."""
+    preacts = []
+    for i, stride in enumerate(strides):
+        block = Block(width, stride, layers.conv, layers.norm, name=f"{name}.layer.{i}")
+        x, preact = block(x)
+        preacts.append(preact)
+    return x, preacts[0]
+
+
 class WideResNet(Network):
     """Three stages of (depth - 4) / 6 blocks.
 
-    As in the reference, the maps of the stem and of the stages are the raw sums: their ReLU belongs to the next stage.
+    As in the reference, the maps of the stem and of the stages are the raw sums: their batch norm
+    and ReLU belong to the next stage, or to the neck.
     """
 
     depth: int = 16
     width: int = 1
 
-    @nn.compact
-    def __call__(self, image: Array, train: bool = False) -> Outputs:
-        conv, norm = self.layers(train)
-        x = conv(16, name="conv1")(image)
-        maps, preacts = [x], [x]
-        for stage in (1, 2, 3):
-            for i in range((self.depth - 4) // 6):
-                stride = 2 if stage > 1 and i == 0 else 1
-                block = Block(
-                    16 * self.width * 2 ** (stage - 1),
-                    stride,
-                    conv,
-                    norm,
-                    name=f"block{stage}.layer.{i}",
-                )
-                x, preact = block(x)
-                if stage > 1 and i == 0:
-                    preacts.append(preact)
-            maps.append(x)
-        preacts.append(norm(name="bn1")(x))
-        return self.outputs(nn.relu(preacts[-1]), maps, preacts, "fc", fan_in_uniform, init.zeros)
+    initializers = Initializers(kernel=fan_out_normal, bias=bias_zeros)
+    branch_initializers = initializers
+
+    @nn.nowrap
+    def stem(self, layers: Layers, image: Array) -> Pair:
+        x = layers.conv(16, name="conv1")(image)
+        return x, x
+
+    @nn.nowrap
+    def stage(self, number: int, halve: bool = True) -> list[Part]:
+        width = 16 * self.width * 2 ** (number - 1)
+        depth = (self.depth - 4) // 6
+        stride = 2 if halve and number > 1 else 1
+        return [Part(f"block{number}", partial(apply_blocks, width, strides(stride, depth)))]
+
+    @nn.nowrap
+    def neck(self) -> list[Part]:
+        return [Part("bn1", norm_and_relu, "bn{branch}")]
+
+    @nn.nowrap
+    def preactivations(self, preacts: list[Array]) -> list[Array]:
+        """Stages 2 and 3 and the neck gave those of stages 1, 2 and 3."""
+        stem, _, *behind = preacts
+        return [stem, *behind]
