@@ -1,12 +1,14 @@
-r"""CIFAR-100 in minutes of a GPU: the student of cifar.py in a quarter of the epochs, of larger batches, in one cycle.
+r"""CIFAR-100 in minutes of a GPU: cifar.py's student in a quarter of the epochs, in one cycle.
 
-    python -m sskd_jax.main --config=configs/cifar_fast.py --config.teacher.checkpoint=runs/sskd --workdir=runs/fast
-    python -m sskd_jax.main --config=configs/cifar_fast.py:epochs=30,batch=512 --config.teacher.checkpoint=runs/sskd
+    python -m sskd_jax.main --config=configs/cifar_fast.py --config.teacher.checkpoint=runs/sskd \
+        --workdir=runs/fast
+    python -m sskd_jax.main --config=configs/cifar_fast.py:epochs=30,batch=512
     python -m experiments.record runs/fast
 
-The rate rises over a fifth of the epochs to cifar.py's, scaled by the batch (Goyal et al. 2017), and falls to nothing
-over the rest (Smith and Topin 2018). Not tuned: neither the time it takes on a GPU nor its accuracy is known yet. The
-last command draws the accuracy against the minutes.
+Its batches are larger. The rate rises over a fifth of the epochs to cifar.py's, scaled by the batch
+(Goyal et al. 2017), and falls to nothing over the rest (Smith and Topin 2018). Not tuned: neither
+the time it takes on a GPU nor its accuracy is known yet. The last command draws the accuracy
+against the minutes.
 """
 
 from ml_collections import ConfigDict

@@ -1,3 +1,36 @@
-"""SSKD in JAX/Flax: knowledge distillation meets self-supervision."""
+"""SSKD in JAX/Flax: knowledge distillation meets self-supervision (Xu et al., ECCV 2020).
+
+MODELS[name](num_classes=100) is a linen module: .apply(variables, image) gives `Outputs`.
+METHODS[name](**numbers) is a method: its stages by name, in order.
+from_state_dict(name, state_dict) translates PyTorch's weights to {"params", "batch_stats"}.
+UserError is a mistake that the user can mend.
+
+Each of these names is imported when it is first asked for, so that `import sskd_jax` alone loads
+neither JAX nor numpy.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["MODELS", "METHODS", "UserError", "from_state_dict"]
+
+_MODULES = {
+    "MODELS": "sskd_jax.models",
+    "METHODS": "sskd_jax.methods",
+    "UserError": "sskd_jax.types",
+    "from_state_dict": "sskd_jax.exchange.torch_bridge",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name; Python calls this for what the module doesn't have yet."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value  # from now on it is found without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _MODULES.keys())

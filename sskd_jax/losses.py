@@ -1,4 +1,4 @@
-"""Equations that two or more methods share: predictions first, targets second. Means over rows, in float32."""
+"""Equations that two or more methods share, in float32: predictions first, targets second."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,10 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 def soft_divergence(
     student: Array, teacher: Array, *, temperature: float, keep: Array | None = None
 ) -> Array:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over the rows [N, K] that `keep` [N] marks.
+    """Hinton's KD (2015): T^2 KL(softmax(teacher / T) || softmax(student / T)) of logits [N, K].
 
-    Hinton et al. 2015; the factor T^2 keeps the gradient's size independent of T. Nothing kept gives 0.
+    It is the mean over the rows that `keep` [N] marks; nothing kept gives 0. The factor T^2 keeps
+    the gradient's size independent of T.
     """
     log_student = jax.nn.log_softmax(student / temperature)
     log_teacher = jax.nn.log_softmax(teacher / temperature)
@@ -35,15 +36,15 @@ def standardized(logits: Array) -> Array:
     Logit Standardization in Knowledge Distillation (Sun, Ren, Li, Wang, Cao, CVPR 2024).
     """
     variance = logits.var(1, ddof=1, keepdims=True)
-    return (logits - logits.mean(1, keepdims=True)) / (
-        jnp.sqrt(jnp.where(variance > 0, variance, 1)) + 1e-7
-    )
+    deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))  # the root of 0 has no gradient
+    return (logits - logits.mean(1, keepdims=True)) / (deviation + 1e-7)
 
 
 def compared_logits(student: Outputs, teacher: Outputs, standardize: bool) -> tuple[Array, Array]:
     """The logits [N, K] of both networks, or the `standardized` ones."""
-    logits = student.logits, teacher.logits
-    return (standardized(logits[0]), standardized(logits[1])) if standardize else logits
+    if standardize:
+        return standardized(student.logits), standardized(teacher.logits)
+    return student.logits, teacher.logits
 
 
 def accuracy(logits: Array, labels: Array) -> Array:
@@ -52,7 +53,10 @@ def accuracy(logits: Array, labels: Array) -> Array:
 
 
 def normalized(rows: Array) -> Array:
-    """Unit vectors along the last axis; a row of zeros stays one, and has a gradient like any other."""
+    """Unit vectors along the last axis.
+
+    A row of zeros stays one, and has a gradient like any other.
+    """
     squares = jnp.sum(jnp.square(rows), -1, keepdims=True)
     return rows * jax.lax.rsqrt(jnp.where(squares > 1e-24, squares, 1))
 
@@ -63,16 +67,23 @@ def product(a: Array, b: Array) -> Array:
 
 
 def pooled(features: Array, height: int, width: int) -> Array:
-    """Means over the parts into which `height` x `width` divide a map [N, H, W, C], as adaptive average pooling."""
-
-    def parts(size: int, count: int) -> np.ndarray:
-        edges = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
-        return np.float32(
-            [[(low <= place < high) / (high - low) for place in range(size)] for low, high in edges]
-        )
-
-    rows, columns = parts(features.shape[1], height), parts(features.shape[2], width)
+    """Adaptive average pooling of a map [N, H, W, C] to [N, height, width, C], as PyTorch's."""
+    rows = averages(features.shape[1], height)
+    columns = averages(features.shape[2], width)
     return jnp.einsum("ih,nhwc,jw->nijc", rows, features, columns, precision="highest")
+
+
+def averages(size: int, count: int) -> np.ndarray:
+    """f32[count, size]: what each of `size` places adds to the mean of each of `count` parts.
+
+    Part i begins at i * size / count, rounded down, and ends at (i + 1) * size / count, rounded
+    up; so neighbouring parts overlap where `count` does not divide `size`.
+    """
+    parts = np.zeros((count, size), np.float32)
+    for i in range(count):
+        low, high = i * size // count, -(-(i + 1) * size // count)
+        parts[i, low:high] = 1 / (high - low)
+    return parts
 
 
 def same_size(student: Array, teacher: Array) -> tuple[Array, Array]:
@@ -80,27 +91,44 @@ def same_size(student: Array, teacher: Array) -> tuple[Array, Array]:
     student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
     if student.shape[1] > teacher.shape[1]:
         return pooled(student, *teacher.shape[1:3]), teacher
-    return student, teacher if student.shape[1] == teacher.shape[1] else pooled(
-        teacher, *student.shape[1:3]
-    )
+    if student.shape[1] < teacher.shape[1]:
+        return student, pooled(teacher, *student.shape[1:3])
+    return student, teacher
 
 
 def attention(features: Array) -> Array:
     """The squares' mean over the channels of a map [N, H, W, C], as unit vectors [N, H * W]."""
-    return normalized(jnp.mean(jnp.square(features), -1).reshape(features.shape[0], -1))
+    energy = jnp.mean(jnp.square(features), -1)
+    return normalized(energy.reshape(features.shape[0], -1))
 
 
 def map_pairs(
     student: Sequence[Array], teacher: Sequence[Array], start: int = 1
 ) -> list[tuple[Array, Array]]:
-    """The maps (or pre-activations) of both networks by depth: from number `start` on, which leaves out the stem.
+    """Pairs of both networks' maps, or pre-activations, by depth.
+
+    They begin with number `start`: 1 leaves out the stem.
 
     Raises:
       UserError: one has more than the other.
     """
     if len(student) != len(teacher):
         raise UserError(
-            f"this method pairs the maps of both networks, but the student has {len(student)} and the "
-            f"teacher {len(teacher)}: choose networks of one family"
+            "this method pairs the maps of both networks, but the student has "
+            f"{len(student)} and the teacher {len(teacher)}: choose networks of one family"
         )
     return list(zip(student[start:], teacher[start:], strict=True))
+
+
+def same_widths(method: str, students: Sequence[Array], teachers: Sequence[Array]) -> None:
+    """Refuses maps [n, H, W, C] of which a student's is not as wide as the teacher's.
+
+    Raises:
+      UserError: one is not.
+    """
+    ours, theirs = ([features.shape[-1] for features in maps] for maps in (students, teachers))
+    if ours != theirs:
+        raise UserError(
+            f"{method} compares maps of one width, but the student's have {ours} channels and the "
+            f"teacher's {theirs}: choose networks of one width"
+        )

@@ -1,121 +1,122 @@
-"""What a config may say: the keys of every section and the values that they take, checked before anything is loaded."""
+"""What a config may say: the keys of every section and their values, checked before loading."""
 
 import inspect
 import itertools
-import math
-import numbers
+import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from sskd_jax.methods import METHODS
-from sskd_jax.models import MODELS
+from sskd_jax.rules import (
+    BELOW_ONE,
+    FLAG,
+    NOT_NEGATIVE,
+    POSITIVE,
+    TEXT,
+    Rule,
+    is_number,
+    is_sequence,
+    number,
+    whole,
+)
 from sskd_jax.types import Method, UserError, choose
-
-Rule = tuple[Callable[[Any], bool], str]  # whether a value is fine, and what would be
 
 
 class Recipe(NamedTuple):
-    """A method of this run: the prefix of its folders, its name, functions and weights."""
+    """A method of this run.
+
+    Attributes:
+      prefix: of its folders: "" for the only one, "kd/" for one of several.
+      name: in the registry.
+      method: its stages.
+      weights: of the terms of its last stage; those of the others count 1.
+    """
 
     prefix: str
     name: str
     method: Method
     weights: Mapping[str, float]
 
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def whole(low: int) -> Rule:
-    return lambda x: is_whole(x) and low <= x < 2**31, f"a whole number from {low} on"
-
-
-def number(fits: Callable[[float], bool], text: str) -> Rule:
-    return lambda x: is_number(x) and fits(x), text
+    def weights_of(self, kind: str) -> Mapping[str, float]:
+        """The weights of the terms of one of its stages."""
+        *_, last = self.method
+        return self.weights if kind == last else dict.fromkeys(self.method[kind].terms, 1.0)
 
 
 def three(fits: Callable[[float], bool], text: str) -> Rule:
-    return lambda x: is_row(x) and len(x) == 3 and all(is_number(n) and fits(n) for n in x), text
+    """A number for each colour."""
+
+    def fit(value: Any) -> bool:
+        is_triple = is_sequence(value) and len(value) == 3
+        return is_triple and all(is_number(part) and fits(part) for part in value)
+
+    return Rule(fit, text)
 
 
-def is_row(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+def span(fits: Callable[[Any], bool], text: str) -> Rule:
+    """A least and a largest number."""
+
+    def fit(value: Any) -> bool:
+        is_pair = is_sequence(value) and len(value) == 2 and all(map(fits, value))
+        return is_pair and value[0] <= value[1]
+
+    return Rule(fit, text)
 
 
-def rising(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda x: is_row(x) and len(x) == 2 and all(map(fits, x)) and x[0] <= x[1]
+def is_ascending(value: Any) -> bool:
+    """Whether it is a sequence of numbers above 0, each above the one before."""
+    is_numbers = is_sequence(value) and all(map(is_number, value))
+    return is_numbers and all(low < high for low, high in itertools.pairwise((0, *value)))
 
 
-def ascend(value: Any) -> bool:
-    return (
-        is_row(value)
-        and all(map(is_number, value))
-        and all(a < b for a, b in itertools.pairwise((0, *value)))
-    )
+def are_names(value: Any) -> bool:
+    """Whether it is a sequence of different names, and has one."""
+    return is_sequence(value) and len(value) == len(set(map(str, value))) > 0
 
 
-POSITIVE = number(lambda x: x > 0, "a number above 0")
-NOT_NEGATIVE = number(lambda x: x >= 0, "a number, 0 or more")
-SHARE = number(lambda x: 0 <= x <= 1, "a number from 0 to 1")
-BELOW_ONE = number(lambda x: 0 <= x < 1, "a number from 0, but below 1")
-NUMBER = number(lambda x: True, "a number")
-TEXT: Rule = lambda x: isinstance(x, str), "text"
-FLAG: Rule = lambda x: isinstance(x, bool), "True or False"
-NAMES: Rule = lambda x: is_row(x) and len(x) == len(set(map(str, x))) > 0, "different names"
+def is_part(value: Any) -> bool:
+    return is_number(value) and 0 < value <= 1
+
+
+EPOCHS = 10_000  # at most: steps are counted in 32 bits
 
 RUN = {"seed": whole(0), "dtype": TEXT, "time_limit": NOT_NEGATIVE, "save_seconds": NOT_NEGATIVE}
 DATA = {
     "name": TEXT,
     "data_dir": TEXT,
     "flip": FLAG,
-    "pad": whole(0),
+    "pad": whole(0, 256),
     "validation": BELOW_ONE,
-    "mean": three(lambda x: True, "three numbers"),
-    "std": three(lambda x: x > 0, "three numbers above 0"),
+    "mean": three(lambda value: True, "three numbers")._replace(least=-1000, most=1000),
+    "std": three(lambda value: value > 0, "three numbers above 0")._replace(least=1e-6, most=1000),
 }
 STREAMING = {
     "test_split": TEXT,
-    "size": whole(8),
-    "resize": whole(8),
-    "scale": (
-        rising(lambda x: SHARE[0](x) and x > 0),
-        "two numbers above 0, 1 at most, not falling",
+    "size": whole(8, 4096),
+    "resize": whole(8, 4096),
+    "scale": span(is_part, "two numbers above 0, 1 at most, not falling"),
+    "ratio": span(POSITIVE.fits, "two numbers above 0, not falling")._replace(
+        least=1e-3, most=1000
     ),
-    "ratio": (rising(POSITIVE[0]), "two numbers above 0, not falling"),
 }
-SGD = {
-    "epochs": whole(1),
+STAGE = {
+    "epochs": whole(1, EPOCHS),
     "batch_size": whole(2),
     "learning_rate": POSITIVE,
     "decay": POSITIVE,
-    "warmup_epochs": NOT_NEGATIVE,
-    "cooldown_epochs": NOT_NEGATIVE,
+    "warmup_epochs": NOT_NEGATIVE._replace(most=EPOCHS),
+    "cooldown_epochs": NOT_NEGATIVE._replace(most=EPOCHS),
     "weight_decay": NOT_NEGATIVE,
-    "fraction": number(lambda x: 0 < x <= 1, "a number above 0, 1 at most"),
+    "fraction": number(is_part, "a number above 0, 1 at most"),
     "momentum": BELOW_ONE,
-    "milestones": (ascend, "numbers of epochs, each above the one before"),
+    "milestones": Rule(is_ascending, "numbers of epochs, each above the one before", most=EPOCHS),
 }
-STAGES = {"teacher": SGD | {"model": TEXT, "checkpoint": TEXT}, "student": SGD | {"model": TEXT}}
-OWN_STAGE = SGD | {"checkpoint": TEXT}  # of a method
-KNOBS = {
-    "temperature": POSITIVE,
-    "variance": POSITIVE,
-    "weight": NOT_NEGATIVE,
-    "ratio": SHARE,
-    "layer": whole(0),
-    "width": whole(1),
-    "count": whole(1),
-    "epochs": whole(0),
-    "momentum": BELOW_ONE,
-    "standardize": FLAG,
-}  # of methods, by the last word of their names
+OF_SOME_STAGES = {"model": TEXT, "checkpoint": TEXT}
+NAMES = Rule(are_names, "different names")
+BY_TYPE = {float: number(lambda value: True, "a number"), int: whole(0), bool: FLAG, str: TEXT}
+NO_STAGE = ("data", "method", "weights", "settings", "paper")  # what the other sections are
 
 
 def check(config: ConfigDict) -> list[Recipe]:
@@ -124,16 +125,29 @@ def check(config: ConfigDict) -> list[Recipe]:
     Raises:
       UserError: a key is missing or unknown, or its value can't be.
     """
-    check_keys("", config, RUN, allowed=("method", "weights", "methods", "settings", "paper"))
+    check_keys("", config, RUN, allowed=("methods", *NO_STAGE))
     data = section(config, "data")
     check_keys("data.", data, DATA | (STREAMING if "size" in data else {}))
     recipes = [recipe(prefix, setting) for prefix, setting in settings(config).items()]
-    own = {name: OWN_STAGE for recipe in recipes for name in recipe.method.pretrain}
-    for name, rules in (STAGES | own).items():
-        check_keys(f"{name}.", section(config, name), rules)
-    for name in STAGES:
-        choose(MODELS, config[name].model, f"{name} architecture")
+    for name in {kind: None for recipe in recipes for kind in recipe.method}:
+        stage = section(config, name)
+        check_keys(f"{name}.", stage, STAGE | given(stage))
+    for name in networks(recipes):
+        if "model" not in section(config, name):
+            raise UserError(f"the config lacks {name}.model: give the name of an architecture")
     return recipes
+
+
+def networks(recipes: Sequence[Recipe]) -> dict[str, None]:
+    """The sections that nets name as their architectures, in order."""
+    stages = [stage for recipe in recipes for stage in recipe.method.values()]
+    modules = [net.module for stage in stages for net in stage.nets.values()]
+    return {module.partition(".")[0]: None for module in modules if isinstance(module, str)}
+
+
+def given(stage: ConfigDict) -> dict[str, Rule]:
+    """The rules for what only some stages have: a network, a place to come from."""
+    return {key: rule for key, rule in OF_SOME_STAGES.items() if key in stage}
 
 
 def section(config: Mapping[str, Any], name: str, where: str = "") -> Mapping[str, Any]:
@@ -146,21 +160,21 @@ def section(config: Mapping[str, Any], name: str, where: str = "") -> Mapping[st
 
 
 def check_keys(
-    where: str, values: Mapping[str, Any], rules: Mapping[str, Rule], allowed: Collection[str] = ()
+    where: str,
+    values: Mapping[str, Any],
+    rules: Mapping[str, Rule],
+    allowed: Collection[str] = (),
 ) -> None:
-    """All of the keys that have rules, with fitting values, and besides them only sections and those `allowed`."""
-    for key, (fits, text) in rules.items():
+    """Checks that all keys with rules are there and fit; others are sections or `allowed`."""
+    for key, rule in rules.items():
         if key not in values:
-            raise UserError(f"the config lacks {where}{key}: give {text}")
-        if not fits(values[key]):
-            raise UserError(f"{where}{key} is {values[key]!r}: give {text}")
+            raise UserError(f"the config lacks {where}{key}: give {rule.text}")
+        if advice := rule.advice(values[key]):
+            raise UserError(f"{where}{key} is {values[key]!r}: give {advice}")
+    known = dict.fromkeys(where + name for name in (*rules, *allowed))
     for key, value in values.items():
         if not isinstance(value, ConfigDict) and key not in rules:
-            choose(
-                dict.fromkeys(where + known for known in (*rules, *allowed)),
-                where + key,
-                "config key",
-            )
+            choose(known, where + key, "config key")
 
 
 def settings(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
@@ -168,25 +182,31 @@ def settings(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
     if "methods" not in config:
         return {"": config}
     check_keys("", {"methods": config.methods}, {"methods": NAMES})
-    return {
-        f"{name}/": choose(section(config, "settings"), name, "method") for name in config.methods
-    }
+    known = section(config, "settings")
+    return {f"{name}/": choose(known, name, "method") for name in config.methods}
+
+
+def numbers_of(factory: Callable[..., Method]) -> dict[str, Rule]:
+    """The rule for every number that a method takes, as its factory annotates them."""
+    hints = typing.get_type_hints(factory, include_extras=True)
+    return {name: rule_of(hints[name]) for name in inspect.signature(factory).parameters}
+
+
+def rule_of(hint: Any) -> Rule:
+    """The rule in an annotation such as `Positive`, or that of a plain type."""
+    rules = (extra for extra in typing.get_args(hint)[1:] if isinstance(extra, Rule))
+    return next(rules, None) or BY_TYPE[hint]
 
 
 def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
     """The method of one setting; `prefix` as in `settings`."""
     where = prefix and f"settings.{prefix[:-1]}."
-    knobs, weights = (section(setting, name, where).to_dict() for name in ("method", "weights"))
-    name = knobs.pop("name", None)
+    numbers = section(setting, "method", where).to_dict()
+    weights = section(setting, "weights", where).to_dict()
+    name = numbers.pop("name", None)
     factory = choose(METHODS, name, "method")
-    check_keys(
-        f"{where}method.",
-        knobs,
-        {
-            key: KNOBS.get(key.rsplit("_")[-1], NUMBER)
-            for key in inspect.signature(factory).parameters
-        },
-    )
-    method = factory(**knobs)
-    check_keys(f"{where}weights.", weights, dict.fromkeys(method.terms, NOT_NEGATIVE))
+    check_keys(f"{where}method.", numbers, numbers_of(factory))
+    method = factory(**numbers)
+    *_, last = method.values()
+    check_keys(f"{where}weights.", weights, dict.fromkeys(last.terms, NOT_NEGATIVE))
     return Recipe(prefix, name, method, weights)

@@ -1,7 +1,11 @@
 """What the rooms of this package hand to each other; imports nothing of ours.
 
-Shape alphabet: N images, V views of each image, B = N * V rows image-major (image 0 view 0, image 0 view 1, ...),
-H, W, C image or map sizes, D embedding width, K classes.
+A method is its stages in order. A stage names its networks (nets) and gives a loss; the loss
+calls them.
+
+Shape alphabet: N images of the whole batch, n of this device's share of it; V views of each
+image, n * V rows image-major (image 0 view 0, image 0 view 1, ...); M training images; H, W, C
+image or map sizes, D embedding width, K classes.
 """
 
 import difflib
@@ -9,25 +13,33 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from flax import linen as nn
 
 Array = jax.Array
 Params = Mapping[str, Any]
-# label [N], index [N]; in evaluation mask [N]; in training epoch [] from 0, key u32[2] for what the method draws, and
-# memory, what it carries. Singular keys.
-Batch = dict[str, Any]
 Terms = dict[str, Array]  # scalars by name
+Nets = Mapping[str, Callable[..., Any]]  # every net of a stage, to be called with arrays
+View = Callable[..., Array]  # (optics, key, u8[H, W, C]) -> f32[V, H, W, C]: see views.py
 
 
 class UserError(Exception):
     """A mistake that the user can mend; its text is the one line that they are shown."""
 
 
-class Stopped(Exception):
-    """The run ended before its end and can go on; its text says why and from where."""
+class Stopped(BaseException):
+    """The run ended before its end and can go on; its text says why and from where.
+
+    Like KeyboardInterrupt it is no `Exception`: a signal may raise it anywhere, and what catches
+    every error of a library, to find that a file is damaged, must not take it for one.
+    """
 
 
 class Streamed(NamedTuple):
-    """Images that come with a step, in place of lying on the device: u8[n, H, W, C], and label and index i32[n]."""
+    """Images that come with a step, in place of lying on the device: u8[n, H, W, C].
+
+    label and index are i32[n].
+    """
 
     image: Array
     label: Array
@@ -42,59 +54,130 @@ class Outputs(NamedTuple):
       embed: f32[B, D], the pooled feature in front of the classifier.
       maps: feature maps [B, H, W, C], stem first; the tensors of the reference's feature list.
       preacts: the same maps in front of their ReLU.
-      aux: whatever else a network wants to show, by name.
     """
 
     logits: Array
     embed: Array
     maps: tuple[Array, ...] = ()
     preacts: tuple[Array, ...] = ()
-    aux: Mapping[str, Array] = {}
 
 
-class Method(NamedTuple):
-    """A distillation method as pure functions; one paper is one file under `methods/`.
+class Net(NamedTuple):
+    """A network, or anything else with parameters, that takes part in a stage.
+
+    What neither learns nor follows is frozen: in evaluation mode, and in no checkpoint.
 
     Attributes:
-      terms: names of the loss terms, each of which needs a weight. A network that learns without `ce` gets no accuracy.
-      init: (key, student, teacher) -> the method's own trained parameters; both `Outputs` hold shapes only.
-      loss: (params, pretrained, student, teacher, batch) -> (unweighted terms, figures worth logging).
-        It sees the global batch, but for maps. `pretrained` maps the name of each stage in `pretrain` to what it
-        learned.
-      views: rotated views per image: 1 or 4.
-      teacher: whether a frozen teacher is needed.
-      student: whether a network learns; a method without one trains its own parameters on the teacher alone.
-      gathered: which of `Outputs.maps` and `preacts` `loss` sees for the global batch. Of the others it sees this
-        device's images, and may only take means over them.
-      pretrain: methods of stages that come first, by the stage's name. Where a network learns in one, the next stage's
-        student starts from its weights.
-      memory: (key, student, teacher, label of all training images [M]) -> arrays that are carried from step to step,
-        in no optimizer; both `Outputs` hold shapes only.
-      remember: (params, student, teacher, batch) -> the memory of the next step, from what `loss` saw.
-      evaluate: (params, student, teacher, batch) -> {name: f32[N * r]}: a score of every row, r rows per image; their
-        mean over a whole split is reported.
+      module: a linen module whose `__call__` takes `train: bool = False`, or the architecture
+        that a section of the config names: "student", "teacher", "teacher.branches".
+      start: "stage/net" of an earlier stage whose last weights it starts from; "" for random
+        ones, which depend on the net's name and the seed alone.
+      learns: whether the optimizer moves it.
+      follows: the net of this stage whose moving average it is. It starts as that net, is
+        updated behind every step, and runs in training mode.
+      momentum: of that average.
+    """
+
+    module: nn.Module | str
+    start: str = ""
+    learns: bool = True
+    follows: str = ""
+    momentum: float = 0.0
+
+
+def learns(module: nn.Module | str, start: str = "") -> Net:
+    """A net that the optimizer moves."""
+    return Net(module, start)
+
+
+def frozen(module: nn.Module | str, start: str = "") -> Net:
+    """A net that stays as an earlier stage left it; "teacher" is that of the stage "teacher"."""
+    return Net(module, start or f"{module}/{module}", learns=False)
+
+
+def follows(leader: str, module: nn.Module | str, momentum: float) -> Net:
+    """The moving average of another net."""
+    return Net(module, learns=False, follows=leader, momentum=momentum)
+
+
+class Batch(NamedTuple):
+    """What a loss, or scores, are given of one step.
+
+    Attributes:
+      image: u8[n, H, W, C], this device's share of the batch.
+      label: i32[N], of the whole batch.
+      index: i32[N], the places of its images in the training set.
+      see: (view, image=None) -> f32[n * V, H, W, C], pixels of the batch's images, or of another
+        share of raw ones. Every call draws anew, by an image's place in its whole; in
+        evaluation nothing is drawn.
+      epoch: i32[], from 0.
+      key: for what is drawn once for all images; another one in every step.
+      memory: what the stage carries.
+      mask: bool[N], in evaluation: whether an image counts, or only fills up its batch.
+    """
+
+    image: Array
+    label: Array
+    index: Array
+    see: Callable[..., Array]
+    epoch: Array | None = None
+    key: Array | None = None
+    memory: Any = None
+    mask: Array | None = None
+
+
+class Losses(NamedTuple):
+    """Unweighted terms [] by name, figures [] worth logging, and the memory of the next step."""
+
+    terms: Terms
+    figures: Terms = {}
+    memory: Any = {}
+
+
+class Facts(NamedTuple):
+    """The training images as a memory needs them: label i32[M], shape [H, W, C], their classes."""
+
+    label: Array
+    shape: tuple[int, ...]
+    num_classes: int
+
+
+def shuffled(rng: np.random.Generator, images: Any, epoch: int) -> np.ndarray:
+    """A permutation of all images, the order of most epochs."""
+    return rng.permutation(images.size)
+
+
+class Stage(NamedTuple):
+    """One part of a method's training.
+
+    A stage that is called like one of its nets makes that network: its accuracy stands in the
+    results, and it can be exported.
+
+    Attributes:
+      terms: names of the loss terms, each of which needs a weight.
+      nets: by name.
+      loss: (nets, batch) -> `Losses`. It is traced once before training: what a net is first
+        given decides the shapes of its parameters. A term that is a mean over images may be
+        taken of shares; what compares images with each other takes wholes.
+      scores: (nets, batch) -> {name: f32[N * r]}, a score of every row, r rows per image, or of
+        those that a bool[N * r] beside it marks. Means over a whole split are reported; epochs
+        are compared by the first one, or by the training loss where there is none.
+      memory: (key, facts) -> arrays that are carried from step to step, in no optimizer.
+      order: (rng, images, epoch) -> i64[M'], which images an epoch visits. `images` have `size`
+        and `label`; M' is the same in all epochs.
+      shared: trained once for all methods of a run.
     """
 
     terms: tuple[str, ...]
-    init: Callable[[Array, Outputs | None, Outputs | None], Params]
-    loss: Callable[[Params, Params, Outputs | None, Outputs | None, Batch], tuple[Terms, Terms]]
-    views: int = 1
-    teacher: bool = True
-    student: bool = True
-    gathered: slice = slice(0)
-    pretrain: Mapping[str, "Method"] = {}
-    memory: Callable[[Array, Outputs, Outputs, Array], Params] = (
-        lambda key, student, teacher, label: {}
-    )
-    remember: Callable[[Params, Outputs, Outputs, Batch], Params] = (
-        lambda params, student, teacher, batch: {}
-    )
-    evaluate: Callable[[Params, Outputs | None, Outputs | None, Batch], Terms] | None = None
+    nets: Mapping[str, Net]
+    loss: Callable[[Nets, Batch], Losses]
+    scores: Callable[[Nets, Batch], Mapping[str, Any]]
+    memory: Callable[[Array, Facts], Any] | None = None
+    order: Callable[[np.random.Generator, Any, int], np.ndarray] = shuffled
+    shared: bool = False
 
-    @property
-    def remembers(self) -> bool:
-        """Whether it carries a memory."""
-        return self.memory is not Method._field_defaults["memory"]
+
+Method = Mapping[str, Stage]
 
 
 def choose(registry: Mapping[str, Any], name: str, what: str) -> Any:

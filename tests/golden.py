@@ -1,4 +1,4 @@
-"""The values of the reference code in ../shared/golden, and the weights and images that they were recorded with."""
+"""The values of the reference code in ../shared/golden, and what they were recorded with."""
 
 import importlib.util
 import json
@@ -40,7 +40,10 @@ class Golden:
         }
 
     def state_dict(self, model: str, seed: int, prefix: str = "") -> dict[str, np.ndarray]:
-        """The recorded network's weights; `prefix` is in the names that they are drawn by, not in the keys."""
+        """The recorded network's weights.
+
+        `prefix` is in the names that they are drawn by, not in the keys.
+        """
         return {
             name: self.fill(prefix + name, shape, seed)
             for name, shape in self.models[model]["state_dict"]

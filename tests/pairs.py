@@ -1,18 +1,32 @@
-"""What the tests of methods that compare a student's and a teacher's arrays have in common."""
+"""What the tests of methods have in common: arrays, given networks, and what every loss keeps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 from golden import Golden
+from quick import QUICK
+from tiny import CLASSES, TinyNet, images, make_task
+
+from configs.methods import METHODS as ENTRIES
+from sskd_jax.engine.devices import run_once
+from sskd_jax.engine.step import initial_state
+from sskd_jax.engine.task import Frozen, Task, TrainState
+from sskd_jax.methods import METHODS
+from sskd_jax.types import Batch, Losses, Method, Nets, Outputs, Params, Stage, View
 
 Loss = Callable[..., jax.Array]
+compiled = partial(jax.jit, compiler_options=QUICK)
 
 
 def check_golden(shared, name: str, loss: Loss, rtol: float = 1e-4) -> None:
     """Value and gradient of loss(student, teacher) are the recorded ones."""
     gold = Golden(shared / "golden").under("losses.npz", name)
-    value, gradient = jax.value_and_grad(loss)(gold["in/student"], gold["in/teacher"])
+    value_and_gradient = compiled(jax.value_and_grad(loss))
+    value, gradient = value_and_gradient(gold["in/student"], gold["in/teacher"])
     np.testing.assert_allclose(value, gold["loss"].reshape(()), rtol=rtol)
     np.testing.assert_allclose(
         gradient, gold["grad/student"], rtol=10 * rtol, atol=rtol * np.abs(gradient).max()
@@ -20,7 +34,7 @@ def check_golden(shared, name: str, loss: Loss, rtol: float = 1e-4) -> None:
 
 
 def check_golden_maps(gold: dict[str, np.ndarray], loss: Loss) -> None:
-    """The same of a loss whose `student` and `teacher` are maps, or lists of them if they are numbered."""
+    """The same of a loss whose `student` and `teacher` are maps, or numbered lists of them."""
     maps = [
         [gold[name] for name in sorted(gold) if name.startswith(f"in/{who}")]
         for who in ("student", "teacher")
@@ -29,7 +43,7 @@ def check_golden_maps(gold: dict[str, np.ndarray], loss: Loss) -> None:
     if "in/student" in gold:
         maps = [one for (one,) in maps]
         (gradients,) = gradients
-    value, found = jax.value_and_grad(loss)(*maps)
+    value, found = compiled(jax.value_and_grad(loss))(*maps)
     np.testing.assert_allclose(value, gold["loss"].reshape(()), rtol=1e-4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()),
@@ -39,13 +53,57 @@ def check_golden_maps(gold: dict[str, np.ndarray], loss: Loss) -> None:
 
 
 def arrays(*shape: int, seed: int = 0) -> np.ndarray:
+    """Normally distributed numbers."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def given_nets(**nets: Any) -> Nets:
+    """Nets that give these outputs whatever they see; what is a function stays one."""
+
+    def net(outputs: Any) -> Callable[..., Any]:
+        return outputs if callable(outputs) else lambda *_: outputs
+
+    return {name: net(outputs) for name, outputs in nets.items()}
+
+
+def given_batch(label: np.ndarray, **more: Any) -> Batch:
+    """A batch with these labels, whose pixels are the view that they were asked for by."""
+
+    def see(view: View, image: jax.Array | None = None) -> View:
+        return view
+
+    image = np.zeros((len(label), 2, 2, 3), np.uint8)
+    return Batch(image, label, np.arange(len(label)), see, **more)
+
+
+def given_losses(stage: Stage, label: Any, *, epoch: Any = 0, **nets: Any) -> Losses:
+    """The losses of a stage whose nets give what stands here under their names.
+
+    A net that the stage has and that is not here is missed when the loss calls it.
+    """
+    assert set(nets) <= set(stage.nets)
+    return stage.loss(given_nets(**nets), given_batch(label, epoch=epoch))
+
+
+def outputs(
+    logits: np.ndarray | None = None, embed: np.ndarray | None = None, *maps: np.ndarray
+) -> Outputs:
+    """A forward pass with these arrays, whose maps are their own pre-activations.
+
+    Logits and embeddings are random ones where they are not given, of ten classes and three
+    numbers.
+    """
+    rows = next(len(x) for x in (logits, embed, *maps) if x is not None)
+    logits = arrays(rows, 10) if logits is None else logits
+    embed = arrays(rows, 3) if embed is None else embed
+    return Outputs(logits, embed, maps, maps)
 
 
 def check_blind(
     loss: Loss, student: np.ndarray, teacher: np.ndarray, *others: tuple[np.ndarray, np.ndarray]
 ) -> None:
     """The loss of each other pair is that of the first, which is not 0."""
+    loss = compiled(loss)
     base = float(loss(student, teacher))
     assert abs(base) > 1e-8
     for pair in others:
@@ -53,10 +111,14 @@ def check_blind(
 
 
 def check_at_ties(loss: Loss, student: np.ndarray, teacher: np.ndarray) -> None:
-    """Values and gradients are finite where rows are zeros or all alike, and where student and teacher agree."""
+    """Values and gradients are finite where numbers are equal.
+
+    That is, where rows are zeros or all alike, and where student and teacher agree.
+    """
     same, zeros = student.copy(), np.zeros_like(student)
     same[1:] = same[:1]
     agreed = [(teacher, teacher)] if student.shape == teacher.shape else []
+    value_and_gradient = compiled(jax.value_and_grad(loss))
     for pair in [
         (zeros, teacher),
         (same, teacher),
@@ -64,5 +126,76 @@ def check_at_ties(loss: Loss, student: np.ndarray, teacher: np.ndarray) -> None:
         (zeros, zeros),
         *agreed,
     ]:
-        value, gradient = jax.value_and_grad(loss)(*pair)
+        value, gradient = value_and_gradient(*pair)
         assert np.isfinite(value) and np.isfinite(gradient).all() and np.abs(gradient).max() < 1e6
+
+
+class Beginning(NamedTuple):
+    """A stage on tiny networks: its task, what is frozen, and the state before its first step."""
+
+    task: Task
+    frozen: Frozen
+    state: TrainState
+
+
+def configured(method: str) -> Method:
+    """A method with the numbers of its config."""
+    return METHODS[method](**ENTRIES[method].numbers)
+
+
+# Every stage once: the teacher's is one and the same in all methods that have it.
+STAGES = [
+    *((name, stage) for name in ENTRIES for stage in configured(name) if stage != "teacher"),
+    ("kd", "teacher"),
+]
+
+
+def network(method: str, net: str) -> nn.Module:
+    """A tiny student, or a teacher of another width where the method can compare the two."""
+    is_wider = net == "teacher" and method not in ("fsp", "kdsvd")
+    return TinyNet(num_classes=CLASSES, widths=(8, 8, 24 if is_wider else 16))
+
+
+@cache
+def variables_of(module: nn.Module, seed: int) -> Params:
+    """Random weights of a network, made once for all stages that it takes part in."""
+    return run_once(module.init, jax.random.key(seed), np.zeros((1, 8, 8, 3), np.float32))
+
+
+@cache
+def beginning(method: str, stage: str) -> Beginning:
+    """The beginning of a stage on 48 random images, with random weights of all its nets."""
+    # KD counts beside them as it does behind "+kd".
+    weights = {name: weight or 1.0 for name, weight in ENTRIES[method].weights["code"].items()}
+    weights = weights if stage == "student" else None
+    return begin(configured(method)[stage], partial(network, method), weights)
+
+
+def begin(
+    stage: Stage,
+    network: Callable[[str], nn.Module],
+    weights: Mapping[str, float] | None = None,
+) -> Beginning:
+    """The beginning of a stage, on what `network` makes of each architecture."""
+    task, nets = make_task(stage, weights), stage.nets
+    made = {name: network(net.module) for name, net in nets.items() if isinstance(net.module, str)}
+    task = task._replace(modules=task.modules | made)
+    start = {name: variables_of(module, seed) for seed, (name, module) in enumerate(made.items())}
+    frozen = Frozen(jax.random.PRNGKey(1), **images(), nets={})
+    # As if all of its nets learned: so one short program makes what they begin with.
+    all_learn = {name: net._replace(learns=True, start="") for name, net in nets.items()}
+    everything = task._replace(stage=stage._replace(nets=all_learn))
+    state = initial_state(everything, jax.random.key(4), frozen, start)
+    still = {
+        name: {"params": state.params[name], "batch_stats": state.batch_stats[name]}
+        for name, net in nets.items()
+        if not net.learns
+    }
+    params, batch_stats = (
+        {name: own for name, own in tree.items() if name not in still}
+        for tree in (state.params, state.batch_stats)
+    )
+    state = state._replace(
+        params=params, batch_stats=batch_stats, opt_state=task.optimizer.init(params)
+    )
+    return Beginning(task, frozen._replace(nets=still), state)

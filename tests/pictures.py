@@ -26,7 +26,10 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def folder(root: pathlib.Path, train: int = 8, held_out: int = 3) -> pathlib.Path:
-    """train/CLASS/*.jpg and val/CLASS/*.jpg, of several sizes, the second of every class grey, the third CMYK."""
+    """train/CLASS/*.jpg and val/CLASS/*.jpg of several sizes.
+
+    The second image of every class is grey, the third CMYK.
+    """
     for split, count in (("train", train), ("val", held_out)):
         for k, name in enumerate(CLASSES):
             place = root / split / name
@@ -57,7 +60,10 @@ def dataset(root: pathlib.Path, file_format: str = "array_record", **counts: int
 
 
 def imagenet_samples(shared: pathlib.Path, root: pathlib.Path) -> dict[str, int]:
-    """The real images in folders named as the official ones, a fifth of them to test on; returns labels by name."""
+    """The real images in folders named as the official ones, a fifth of them to test on.
+
+    Returns the labels by name.
+    """
     samples = shared / "data/imagenet_samples"
     with (samples / "labels.csv").open() as file:
         labels = {row["file"]: int(row["label"]) for row in csv.DictReader(file)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import methods
 from sskd_jax.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +19,8 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 # The floors of the house, lowest first. A file imports from the floors below its own, and from
 # its own room; that is the folder, or the file itself where it lies in none.
 FLOORS = (
-    {"types", "axis"},
+    {"types", "rules"},
+    {"axis"},
     {"losses", "layers", "views", "system"},
     {"methods", "models", "data"},
     {"workdir", "settings", "configs"},
@@ -150,13 +152,14 @@ def test_a_wrong_import_would_be_found(module, source, expected):
 def test_main_imports_train_only_when_it_runs():
     tree = parse(ROOT / PACKAGE / "main.py")
     statements = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    leaves = {f"{PACKAGE}.types", f"{PACKAGE}.system.distributed"}
+    rooms = ("console", "distributed", "early")
+    leaves = {f"{PACKAGE}.types", *(f"{PACKAGE}.system.{name}" for name in rooms)}
     assert files_imported(ast.Module(statements, [])) == leaves
     assert files_imported(tree) == leaves | {f"{PACKAGE}.train"}
 
 
-def test_methods_know_one_room_of_the_engine_less():
-    """A method knows the axis by `everywhere` and `share` alone."""
+def test_methods_know_the_axis_by_two_words():
+    """A method gathers by `everywhere` and cuts by `share`; it knows no device."""
     for path in (ROOT / PACKAGE / "methods").glob("*.py"):
         names = {name for name in imported(parse(path)) if name.startswith(f"{PACKAGE}.axis.")}
         assert names <= {f"{PACKAGE}.axis.everywhere", f"{PACKAGE}.axis.share"}
@@ -198,11 +201,21 @@ def test_comments_and_docstrings_may_name_pytorch():
 
 
 OUTSIDE = [path for path in SOURCES if path.parent.name != "methods"]
+TERMS = {
+    term
+    for name, entry in methods.METHODS.items()
+    for stage in METHODS[name](**entry.numbers).values()
+    for term in stage.terms
+}
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=module_name)
-def test_nobody_asks_which_method_it_is(path):
-    assert not strings_compared(parse(path)) & METHODS.keys()
+def test_nobody_asks_which_method_or_which_term_it_is(path):
+    assert not strings_compared(parse(path)) & (METHODS.keys() | TERMS)
+
+
+def test_terms_are_known():
+    assert {"ce", "kd", "tf", "ss", "ab", "reconstruction"} <= TERMS
 
 
 @pytest.mark.parametrize(
@@ -212,8 +225,9 @@ def test_nobody_asks_which_method_it_is(path):
         'x = name in ("kd", "crd")',
         'x = "kd" != name',
         'match name:\n    case "sskd": pass',
+        'x = "ce" in terms',
     ],
 )
-def test_a_question_for_the_method_would_be_found(source):
-    assert strings_compared(ast.parse(source)) & METHODS.keys()
+def test_a_question_for_the_method_or_a_term_would_be_found(source):
+    assert strings_compared(ast.parse(source)) & (METHODS.keys() | TERMS)
     assert not strings_compared(ast.parse('METHODS["scratch"]()')) & METHODS.keys()

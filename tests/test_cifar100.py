@@ -1,36 +1,35 @@
 """PyTorch weights on the real CIFAR-100 test set, all 10,000 images of it."""
 
+import math
+
 import jax
 import pytest
 
 from configs import cifar
-from sskd_jax.data import sources
-from sskd_jax.data.sources import Split
+from sskd_jax import plan, train
 from sskd_jax.engine.loop import Session
-from sskd_jax.exchange import torch_bridge
+from sskd_jax.methods.common import TEACHER
+from sskd_jax.settings import Recipe
 from sskd_jax.system.interruption import Interruption
-from sskd_jax.train import Run, classify
 from sskd_jax.workdir.logbook import NoLogbook
-
-
-@pytest.fixture(scope="module")
-def test_split(official_cifar100) -> Split:
-    return sources.load("cifar100", str(official_cifar100)).test
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model,top1", [("resnet20", 0.6883), ("resnet56", 0.7263)])
-def test_top1_of_trained_weights(model, top1, shared, test_split, tmp_path):
-    weights, num_classes = torch_bridge.load_pth(
-        shared / "weights" / f"cifar100_{model}.pth", model
-    )
-    config = cifar.get_config()
-    config.data.mean, config.data.std = (
-        (0.5070, 0.4865, 0.4409),
-        (0.2673, 0.2564, 0.2761),
-    )  # as these were trained
-    session = Session(tmp_path, jax.devices()[:1], NoLogbook(), Interruption(), config.save_seconds)
-    this = Run(config, session, test_split, test_split, test_split, num_classes)
-    scores = classify(this, model, weights)
-    assert scores["top1"] == pytest.approx(top1, abs=5e-4)
-    print(model, scores)
+def test_top1_of_trained_weights(model, top1, shared, official_cifar100, tmp_path):
+    """They are given as a teacher's, in a run of a method that has no other stage."""
+    config = cifar.get_config(f"teacher={model}")
+    weights = shared / "weights" / f"cifar100_{model}.pth"
+    config.teacher.update(checkpoint=str(weights), batch_size=128)
+    # As these were trained.
+    mean, std = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)
+    config.data.update(data_dir=str(official_cifar100), mean=mean, std=std)
+
+    devices = jax.devices()[:1]
+    loaded = plan.load(config, devices)
+    jobs = plan.plan(loaded, [Recipe("", "teacher", {"teacher": TEACHER}, {"ce": 1.0})])
+    session = Session(tmp_path, devices, NoLogbook(), Interruption(), math.inf)
+    (row,) = train.results(train.train_all(jobs, session), loaded.data.test, session)
+    assert loaded.data.test.size == 10_000
+    assert row["top1"] == pytest.approx(top1, abs=5e-4)
+    print(row)

@@ -1,53 +1,81 @@
+"""The configs: every method's numbers, what is published, and schedules."""
+
 import pytest
 
-from configs import cifar, cifar_fast, common, imagenet, quickstart
+from configs import cifar, cifar_fast, common, imagenet, methods, paper, quickstart
 from sskd_jax import settings
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
 from sskd_jax.types import UserError
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_has_numbers_and_a_weight_for_every_term(method):
-    for preset in common.WEIGHTS[method]:
-        config = cifar.get_config(f"method={method},weights={preset}")
+def test_there_is_an_entry_for_every_method():
+    assert list(methods.METHODS) == list(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_numbers_and_a_weight_for_every_term(name):
+    for preset in methods.METHODS[name].weights:
+        config = cifar.get_config(f"method={name},weights={preset}")
         (built,) = settings.check(config)
-        assert set(built.weights) == set(built.method.terms)
-        assert all(name in config for name in built.method.pretrain)
+        *_, last = built.method.values()
+        assert set(built.weights) == set(last.terms)
+        assert all(kind in config for kind in built.method)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_imagenets_numbers_and_weights_are_those_of_the_method(name):
+    """What differs there is said of numbers and terms that there are."""
+    entry = methods.METHODS[name]
+    assert entry.imagenet_numbers.keys() <= entry.numbers.keys()
+    assert entry.imagenet_weights.keys() <= entry.weights["code"].keys()
+    config = imagenet.get_config(f"method={name}")
+    (built,) = settings.check(config)
+    assert set(built.weights) == set(entry.weights["code"])
+    assert all(kind in config for kind in built.method)
+
+
+def test_own_stages_are_scheduled_and_no_others():
+    """A method's entry schedules the stages that it has between teacher and student."""
+    for name, entry in methods.METHODS.items():
+        between = METHODS[name](**entry.numbers).keys() - {"teacher", "student"}
+        assert entry.stages("resnet20").keys() == between, name
+    assert set(methods.own_stages("ft,sskd,ab", "vgg8")) == {"paraphraser", "head", "warmup"}
 
 
 def test_weights_of_a_pair():
-    for pair, method in (
-        (pair, method) for method, pairs in common.PAIR_WEIGHTS.items() for pair in pairs
-    ):
-        assert pair in common.PAIRS
-        (own,) = common.PAIR_WEIGHTS[method][pair].items()
-        weights = cifar.get_config(f"method={method},teacher={pair[0]},student={pair[1]}").weights
-        assert own in weights.items() and set(weights) == set(common.WEIGHTS[method]["code"])
+    pairs = [
+        (pair, name, weights)
+        for name, entry in methods.METHODS.items()
+        for pair, weights in entry.by_pair.items()
+    ]
+    assert len(pairs) == 7
+    for pair, name, own in pairs:
+        assert pair in paper.PAIRS
+        weights = cifar.get_config(f"method={name},teacher={pair[0]},student={pair[1]}").weights
+        assert own.items() <= dict(weights).items()
+        assert set(weights) == set(methods.METHODS[name].weights["code"])
 
 
 def test_presets_differ_as_the_sources_do():
-    code, eccv, arxiv = (
-        cifar.get_config(f"weights={name}").weights for name in ("code", "eccv", "arxiv")
-    )
-    assert (code.tf, code.ss, eccv.tf, eccv.ss, arxiv.tf, arxiv.ss) == (
-        2.7,
-        10.0,
-        5.0,
-        3.0,
-        10.0,
-        2.7,
-    )
+    found = [cifar.get_config(f"weights={name}").weights for name in ("code", "eccv", "arxiv")]
+    assert [(weights.tf, weights.ss) for weights in found] == [(2.7, 10.0), (5.0, 3.0), (10.0, 2.7)]
 
 
-@pytest.mark.parametrize("teacher,student", common.PAIRS)
+@pytest.mark.parametrize("teacher,student", paper.TABLES)
 def test_the_papers_pairs(teacher, student):
     config = cifar.get_config(f"teacher={teacher},student={student}")
-    assert config.paper.student == common.PAIRS[teacher, student]["sskd"]
+    assert config.paper.student == paper.PAIRS[teacher, student]["sskd"]
     assert teacher in MODELS and student in MODELS
     assert config.student.learning_rate == (0.01 if student in common.LIGHT else 0.05)
     scratch = cifar.get_config(f"method=scratch,student={student}")
-    assert scratch.paper.student == common.BASELINES[student] < config.paper.student
+    assert scratch.paper.student == paper.BASELINES[student] < config.paper.student
+
+
+def test_imagenets_pair_is_published_too():
+    config = imagenet.get_config()
+    assert (config.teacher.model, config.student.model) == ("resnet34", "resnet18")
+    assert config.paper.to_dict() == {"teacher": 73.31, "student": 71.62}
 
 
 @pytest.mark.parametrize("configs", [cifar, imagenet])
@@ -96,8 +124,9 @@ def test_the_fast_schedule_is_one_cycle_of_larger_batches():
 
 def test_the_quickstart_takes_any_method():
     config = quickstart.get_config()
-    config.methods = tuple(METHODS)
-    assert len(settings.settings(config)) == len(METHODS)
+    config.methods = methods.NAMES
+    recipes = settings.check(config)
+    assert [recipe.prefix[:-1] for recipe in recipes] == list(methods.NAMES)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Runs on streamed JPEG images: the same step, restarts, devices, processes, and methods that remember."""
+"""Runs on streamed JPEG images: restarts, devices, processes, and methods with a memory."""
 
 from functools import partial
 from pathlib import Path
@@ -9,26 +9,25 @@ import pytest
 from pictures import FRAMING, dataset, imagenet_samples
 from processes import ends, start_two, states
 from quick import QUICK
-from tiny import TinyNet
+from tiny import tiny_network
 
-from configs import imagenet
-from sskd_jax import train
+from configs import imagenet, methods
+from sskd_jax import plan, train
 from sskd_jax.data import records, sources
 from sskd_jax.data.prepare import main as prepare
 from sskd_jax.engine import devices
-from sskd_jax.models import MODELS
 from sskd_jax.settings import check
 from sskd_jax.system import interruption
 from sskd_jax.types import Stopped
 
 OFTEN = devices.RUN_OFTEN["cpu"]
+STAGES = ("teacher", "head", "student")
 WHOLE = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), size=16, resize=16)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def here(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", TinyNet)
+    with tiny_network() as patch:
         patch.setitem(devices.RUN_OFTEN, "cpu", devices.RUN_OFTEN["cpu"] | QUICK)
         patch.setattr(records, "CACHE", tmp_path_factory.mktemp("cache"))
         yield
@@ -44,7 +43,7 @@ def small_config(data_dir: Path, method: str = "sskd", **changes):
     config = imagenet.get_config(
         f"dataset=flowers,batch=8,teacher=tiny,student=tiny,method={method}"
     )
-    for section in ("teacher", "head", "student"):
+    for section in set(config) & set(STAGES):
         config[section].update(epochs=2, milestones=(1,), learning_rate=0.05)
     config.data.update(FRAMING, data_dir=str(data_dir))
     config.update_from_flattened_dict(changes)
@@ -53,9 +52,6 @@ def small_config(data_dir: Path, method: str = "sskd", **changes):
 
 def run(config, workdir: Path):
     return train.run(config, str(workdir), jax.devices()[:1])
-
-
-STAGES = ("teacher", "head", "student")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +85,7 @@ def test_stops_between_steps_change_no_bit(finished, flowers, tmp_path, monkeypa
 
 
 def test_streamed_images_train_as_resident_ones_do(flowers, tmp_path, monkeypatch):
-    """Cut to the whole of a square, what is drawn for an image no longer matters: then both are the same run."""
+    """Cut to the whole of a square, an image is the same whatever is drawn: both are one run."""
     monkeypatch.setitem(devices.RUN_OFTEN, "cpu", OFTEN)  # the quick programs round otherwise
     config = small_config(
         flowers, "scratch", **{f"data.{key}": value for key, value in WHOLE.items()}
@@ -120,14 +116,15 @@ def test_a_method_with_a_memory_gets_the_labels(flowers, tmp_path):
     assert states(tmp_path, "student")[0]["memory"]["student"].shape[0] == 12
 
 
-@pytest.mark.parametrize("method", imagenet.common.NAMES)
-def test_every_method_suits_the_pair_or_says_so(method):
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_suits_the_pair_or_says_so(name):
     """fsp and kdsvd too: both networks have maps of one width."""
-    config = imagenet.get_config(f"method={method}")
-    recipes = check(config)
-    images = sources.Split(np.zeros((1, 224, 224, 3), np.uint8), np.zeros(1, np.int32))
-    session = train.Session(Path(), jax.devices()[:1], None, None, 0.0)
-    train.check_pairs(train.Run(config, session, images, images, images, 1000), recipes)
+    config = imagenet.get_config(f"method={name}")
+    images = sources.Split(np.zeros((256, 224, 224, 3), np.uint8), np.zeros(256, np.int32))
+    data = sources.Dataset(images, images, 1000)
+    run = plan.Run(config, data, images, images, np.float32, devices=1)
+    jobs = plan.plan(run, check(config))
+    assert [job.kind for job in jobs] == list(check(config)[0].method)
 
 
 def test_larger_batches_get_a_larger_rate_and_time_to_reach_it():
@@ -141,17 +138,8 @@ def samples(shared, tmp_path_factory):
     """The real images as imagenet2012, a fifth of them to test on."""
     root = tmp_path_factory.mktemp("samples")
     imagenet_samples(shared, root / "source")
-    assert (
-        prepare(
-            [
-                "imagefolder",
-                f"--source={root / 'source'}",
-                "--name=imagenet2012",
-                f"--data_dir={root}",
-            ]
-        )
-        == 0
-    )
+    typed = ["imagefolder", f"--source={root / 'source'}", "--name=imagenet2012"]
+    assert prepare([*typed, f"--data_dir={root}"]) == 0
     return root
 
 

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from golden import Golden, assert_near
 
-from sskd_jax.losses import accuracy, cross_entropy, soft_divergence
+from sskd_jax.losses import (
+    accuracy,
+    attention,
+    cross_entropy,
+    map_pairs,
+    normalized,
+    pooled,
+    same_size,
+    same_widths,
+    soft_divergence,
+)
+from sskd_jax.types import UserError
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -123,3 +134,59 @@ def test_accuracy_is_the_share_of_largest_logits():
     assert accuracy(jnp.eye(5)[LABELS], LABELS) == 1
     assert accuracy(jnp.eye(5)[LABELS], np.array([0, 4, 2, 0, 0, 0])) == 0.5
     assert accuracy(-jnp.eye(5)[LABELS], LABELS) == 0
+
+
+# Maps.
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (2, 3), (1, 1), (6, 5)])
+def test_pooling_averages_over_parts_that_may_overlap(height, width):
+    """As PyTorch's adaptive average pooling does, of 6x5 here."""
+    maps = normal(2, 6, 5, 3)
+    expected = np.zeros((2, height, width, 3))
+    for i, j in np.ndindex(height, width):
+        rows = slice(i * 6 // height, -(-(i + 1) * 6 // height))
+        columns = slice(j * 5 // width, -(-(j + 1) * 5 // width))
+        expected[:, i, j] = maps[:, rows, columns].mean((1, 2))
+    assert_near(pooled(maps, height, width), expected, 1e-6)
+
+
+def test_the_larger_of_two_maps_is_pooled():
+    small, large = normal(2, 2, 2, 3), normal(2, 4, 4, 5, seed=1)
+    means = large.reshape(2, 2, 2, 2, 2, 5).mean((2, 4))
+    for pair in (same_size(small, large), same_size(large, small)[::-1]):
+        np.testing.assert_array_equal(pair[0], small)
+        assert_near(pair[1], means, 1e-6)
+    for one, other in zip(same_size(small, small + 1), (small, small + 1), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_unit_vectors():
+    rows = normal(4, 7)
+    assert_near(normalized(rows), rows / np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    zeros = np.zeros_like(rows)
+    np.testing.assert_array_equal(normalized(zeros), zeros)
+    gradient = jax.grad(lambda rows: normalized(rows).sum())(zeros)
+    np.testing.assert_array_equal(gradient, np.ones_like(rows))
+
+
+def test_attention_is_the_mean_square_of_the_channels():
+    maps = normal(3, 2, 4, 5)
+    expected = (maps**2).mean(-1).reshape(3, 8)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert_near(attention(maps), expected, 1e-6)
+
+
+def test_maps_are_paired_by_depth_behind_the_stem():
+    assert map_pairs("abc", "xyz") == [("b", "y"), ("c", "z")]
+    assert map_pairs("abc", "xyz", start=0) == [("a", "x"), ("b", "y"), ("c", "z")]
+    with pytest.raises(UserError, match="the student has 3 and the teacher 2: choose networks of"):
+        map_pairs("abc", "xy")
+
+
+def test_maps_of_other_widths_are_refused():
+    maps = [normal(1, 2, 2, width) for width in (3, 4)]
+    same_widths("fsp", maps, maps)
+    told = r"fsp compares maps of one width, but the student's have \[3, 4\] .* teacher's \[4, 3\]"
+    with pytest.raises(UserError, match=told):
+        same_widths("fsp", maps, maps[::-1])

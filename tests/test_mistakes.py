@@ -1,5 +1,6 @@
-"""The table of mistakes: what a user types or has on the disk, and the one line that they are told."""
+"""The table of mistakes: what a user types or has on the disk, and the line they are told."""
 
+import json
 import shutil
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from torch_files import Call, Global, checkpoint, pickled, weights
 
 from sskd_jax import main
 from sskd_jax.data import prepare, sources
+from sskd_jax.workdir.stages import FORMAT
 
 QUICK, CIFAR, IMAGENET = (
     f"--config=configs/{name}.py" for name in ("quickstart", "cifar", "imagenet")
@@ -44,6 +46,7 @@ CONFIGS = {  # files that take the quickstart and change it
     "stray": "config.sead = 1",
     "no_student": "del config.student",
     "no_rate": "del config.teacher.learning_rate",
+    "no_model": "del config.teacher.model",
     "no_head": "del config.head",
     "no_seed_value": "config.seed = None",
     "text_milestones": "config.head = dict(config.head, milestones='35')",
@@ -98,6 +101,10 @@ MISTAKES = [
     (
         ("--config={folder}/no_rate.py",),
         "the config lacks teacher.learning_rate: give a number above 0",
+    ),
+    (
+        ("--config={folder}/no_model.py",),
+        "the config lacks teacher.model: give the name of an architecture",
     ),
     (("--config={folder}/no_head.py",), "the config lacks the section head"),
     (("--config={folder}/no_seed_value.py",), "seed is None: give a whole number"),
@@ -192,7 +199,7 @@ MISTAKES = [
     ),
     (
         (QUICK, "--config.teacher.checkpoint={folder}/seven.pth", "--config.teacher.model=resnet8"),
-        "seven.pth tells 7 classes apart, digits has 10",
+        "seven.pth tells 7 classes apart, and the dataset has 10: give a teacher of this dataset",
     ),
     (
         (QUICK, "--config.teacher.checkpoint={folder}/evil.pth"),
@@ -207,6 +214,23 @@ MISTAKES = [
         "is at step 0 of 10: finish that run first",
     ),
     ((QUICK, "--config.teacher.checkpoint={folder}/cut"), "stage.json is damaged"),
+    (
+        (QUICK, "--config.teacher.checkpoint={folder}/other"),
+        "other was trained with teacher_model resnet56, and this run has resnet20: give the config",
+    ),
+    (
+        (QUICK, "--config.teacher.checkpoint={folder}/runs/earlier/teacher"),
+        "earlier/teacher was trained by another version of sskd_jax, whose checkpoints this one "
+        "does not read: train it again in another --workdir",
+    ),
+    (
+        (QUICK, "--config.head.checkpoint={folder}/seven.pth"),
+        "seven.pth is no workdir: the stage head comes from a run of ours",
+    ),
+    (
+        (QUICK, "--config.student.checkpoint={folder}"),
+        "holds no student: give a workdir of a run that trained one",
+    ),
     # data
     ((QUICK, "--config.data.name=cifar101"), "unknown dataset 'cifar101'"),
     *(
@@ -265,6 +289,13 @@ MISTAKES = [
         "cifar100 has no JPEG `image` and class `label`: only such datasets can be streamed",
     ),
     # the workdir
+    (
+        (QUICK, "--workdir={folder}/runs/earlier"),
+        "earlier/teacher was trained by another version of sskd_jax, whose checkpoints this one "
+        "does not read: train it again in another --workdir, or go on with the git_revision that "
+        "environments.json names",
+    ),
+    ((QUICK, "--workdir={folder}/runs/damaged"), "damaged/teacher/stage.json is damaged"),
     ((QUICK, "--workdir={folder}/text.pth"), "cannot write to --workdir="),
     ((QUICK, "--workdir={folder}/text.pth/run"), "cannot write to --workdir="),
 ]
@@ -297,11 +328,15 @@ def folder(tmp_path_factory) -> Path:
         "evil": evil,
     }.items():
         (folder / f"{name}.pth").write_bytes(content)
-    for name, about in (
-        ("begun", '{"model": "resnet20", "num_classes": 10, "steps": 10}'),
-        ("cut", '{"model"'),
-    ):
-        (folder / name).mkdir()
+    resnet20 = {"num_classes": 10, "steps": 10, "terms": ["ce"], "teacher_model": "resnet20"}
+    for name, about in {
+        "begun": json.dumps({"format": FORMAT} | resnet20),
+        "other": json.dumps({"format": FORMAT} | resnet20 | {"teacher_model": "resnet56"}),
+        "cut": '{"model"',
+        "runs/damaged/teacher": '{"model"',
+        "runs/earlier/teacher": '{"model": "resnet20", "num_classes": 10, "steps": 10}',
+    }.items():
+        (folder / name).mkdir(parents=True)
         (folder / name / "stage.json").write_text(about)
     damaged_datasets(folder)
     return folder
@@ -325,7 +360,10 @@ def damaged_datasets(folder: Path) -> None:
 
 @pytest.fixture
 def command(monkeypatch, tmp_path, capsys):
-    """Runs the command in this process, which has loaded its libraries: (exit code, stdout, stderr)."""
+    """Runs the command in this process, which has loaded its libraries.
+
+    It returns (exit code, stdout, stderr).
+    """
     for name, arrays in DATASETS.items():
         data = sources.Dataset(sources.Split(**arrays), sources.Split(**FINE), 10)
         monkeypatch.setitem(sources.LOADERS, name, lambda _, data=data: data)

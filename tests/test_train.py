@@ -1,39 +1,38 @@
 """Whole runs of a tiny network on the digits: every stage and hand-over, restarts, and mistakes."""
 
+import contextlib
 import json
 import pathlib
+import shutil
+import zlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 import pytest
+import torch_files
 from quick import QUICK
-from tiny import TinyNet
+from tiny import TinyNet, small_config, tiny_network
 
-from configs import cifar, quickstart
-from sskd_jax import train
-from sskd_jax.engine.devices import RUN_OFTEN, run_once
-from sskd_jax.engine.loop import stage_key
+from configs import cifar
+from sskd_jax import plan, train
+from sskd_jax.engine import devices as device_programs
+from sskd_jax.engine.devices import run_once
+from sskd_jax.exchange import torch_bridge
 from sskd_jax.methods import METHODS
-from sskd_jax.models import MODELS
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import Checkpoints
 
 STAGES = ("teacher", "scratch/student", "kd/student", "sskd/head", "sskd/student")
 
 
-@pytest.fixture(autouse=True)
-def tiny_networks(monkeypatch):
-    monkeypatch.setitem(MODELS, "tiny", TinyNet)
-
-
-def small_config(**changes):
-    """The quickstart with the tiny network, two epochs per stage and three steps per epoch."""
-    config = quickstart.get_config()
-    for section in ("teacher", "head", "warmup", "paraphraser", "student"):
-        config[section].update(epochs=2, batch_size=32, fraction=0.08, milestones=(1,))
-    config.teacher.model = config.student.model = "tiny"
-    config.update_from_flattened_dict(changes)
-    return config
+@pytest.fixture(scope="module", autouse=True)
+def tiny_networks() -> Iterator[None]:
+    """All runs here have the same programs, compiled quickly; so bits may be compared."""
+    with tiny_network() as patch:
+        often = device_programs.RUN_OFTEN["cpu"] | QUICK
+        patch.setitem(device_programs.RUN_OFTEN, "cpu", often)
+        yield
 
 
 def run(config, workdir: pathlib.Path):
@@ -49,26 +48,44 @@ def final_state(workdir: pathlib.Path, stage: str):
         return checkpoints.newest()
 
 
+def assert_same_states(ours: pathlib.Path, theirs: pathlib.Path, *stages: str) -> None:
+    """The last checkpoints of these stages have the same bits."""
+    for stage in stages:
+        states = (final_state(workdir, stage) for workdir in (ours, theirs))
+        jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@contextlib.contextmanager
+def stop_behind(step: int, stage: str) -> Iterator[None]:
+    """Ends the process, as far as a test can, once a stage's checkpoint of a step is written."""
+    save = Checkpoints.save
+
+    def save_and_stop(self, state, score=None):
+        save(self, state, score)
+        if int(state.step) == step and str(self.folder).endswith(stage):
+            self.wait()
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("sskd_jax.engine.loop.DISPATCH_SECONDS", 0.0)
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        yield
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tiny_networks, tmp_path_factory):
+    """(workdir, table) of scratch, KD and SSKD."""
     workdir = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", TinyNet)
-        return workdir, run(small_config(), workdir)
+    return workdir, run(small_config(), workdir)
 
 
 @pytest.mark.slow
 def test_every_stage_leaves_its_record(finished):
     workdir, table = finished
-    assert [(row["stage"], row["epoch"]) for row in rows(workdir)] == [
-        (name, n) for name in STAGES for n in (1, 2)
-    ]
-    assert [row["stage"] for row in table] == [
-        "teacher",
-        "scratch/student",
-        "kd/student",
-        "sskd/student",
-    ]
+    epochs = [(name, n) for name in STAGES for n in (1, 2)]
+    assert [(row["stage"], row["epoch"]) for row in rows(workdir)] == epochs
+    # A row for every network; the head is none.
+    assert [row["stage"] for row in table] == [name for name in STAGES if "head" not in name]
     for file in ("config.json", "environments.json", "times.jsonl", "results.json", "curves.png"):
         assert (workdir / file).stat().st_size > 100, file
     assert list((workdir / "tensorboard").iterdir())
@@ -77,9 +94,8 @@ def test_every_stage_leaves_its_record(finished):
         np.testing.assert_allclose(row["top1"], last[row["stage"]]["test/top1"], rtol=1e-6)
         assert row["best_top1"] >= row["top1"]
     assert 0 <= last["sskd/head"]["test/contrastive"] <= 1
-    np.testing.assert_allclose(
-        [row["learning_rate"] for row in rows(workdir)], [0.05, 0.005] * 5, rtol=1e-6
-    )
+    rates = [row["learning_rate"] for row in rows(workdir)]
+    np.testing.assert_allclose(rates, [0.05, 0.005] * 5, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -93,42 +109,24 @@ def test_a_finished_run_is_not_run_again(finished, capsys):
 
 @pytest.mark.slow
 def test_the_same_run_again_gives_the_same_bits(finished, tmp_path):
+    """Of one method, through what the others share with it."""
     workdir, table = finished
-    config = small_config()
+    config, stages = small_config(), ("teacher", "sskd/head", "sskd/student")
     config.methods = ("sskd",)
     assert run(config, tmp_path) == [table[0], table[-1]]
-    assert rows(tmp_path) == [
-        row for row in rows(workdir) if row["stage"] in ("teacher", "sskd/head", "sskd/student")
-    ]
-    for stage in ("teacher", "sskd/head", "sskd/student"):
-        jax.tree.map(
-            np.testing.assert_array_equal, final_state(tmp_path, stage), final_state(workdir, stage)
-        )
+    assert rows(tmp_path) == [row for row in rows(workdir) if row["stage"] in stages]
+    assert_same_states(tmp_path, workdir, *stages)
 
 
 @pytest.mark.slow
-def test_a_restart_changes_no_bit(finished, tmp_path, monkeypatch):
-    """Stops in the middle of the last stage's second epoch, behind a checkpoint within it, and goes on."""
+def test_a_restart_changes_no_bit(finished, tmp_path):
+    """Stops in the middle of the last stage's second epoch, behind a checkpoint within it."""
     workdir, table = finished
-    monkeypatch.setattr("sskd_jax.engine.loop.DISPATCH_SECONDS", 0.0)
-    save = Checkpoints.save
-
-    def save_and_stop(self, state, score=None):
-        save(self, state, score)
-        if int(state.step) == 4 and self.folder.parts[-2:] == ("sskd", "student"):
-            self.wait()
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stop_behind(4, "sskd/student"):
         run(small_config(save_seconds=0.0), tmp_path)
-    monkeypatch.setattr(Checkpoints, "save", save)
     assert run(small_config(), tmp_path) == table
     assert rows(tmp_path) == rows(workdir)
-    for stage in STAGES:
-        jax.tree.map(
-            np.testing.assert_array_equal, final_state(tmp_path, stage), final_state(workdir, stage)
-        )
+    assert_same_states(tmp_path, workdir, *STAGES)
 
 
 def others_config(finished, *methods: str, **changes):
@@ -142,14 +140,9 @@ def others_config(finished, *methods: str, **changes):
 @pytest.fixture(scope="module")
 def others(finished, tmp_path_factory):
     """All methods that `finished` does not have: (workdir, table)."""
-    workdir, names = (
-        tmp_path_factory.mktemp("others"),
-        [name for name in METHODS if f"{name}/student" not in STAGES],
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", TinyNet)
-        patch.setitem(RUN_OFTEN, "cpu", RUN_OFTEN["cpu"] | QUICK)
-        return workdir, run(others_config(finished, *names, "fitnet+kd"), workdir)
+    workdir = tmp_path_factory.mktemp("others")
+    names = [name for name in METHODS if f"{name}/student" not in STAGES]
+    return workdir, run(others_config(finished, *names, "fitnet+kd"), workdir)
 
 
 @pytest.mark.slow
@@ -157,16 +150,12 @@ def test_every_method_trains(others):
     workdir, table = others
     students = [row["stage"] for row in table[1:]]
     assert len(students) == len(METHODS) - 2 and students[-1] == "fitnet+kd/student"
-    assert {row["stage"] for row in rows(workdir)} == {
-        *students,
-        "ab/warmup",
-        "fsp/warmup",
-        "ft/paraphraser",
-    }
+    before = {"ab/warmup", "fsp/warmup", "ft/paraphraser"}
+    assert {row["stage"] for row in rows(workdir)} == {*students, *before}
     for row in rows(workdir):
         losses = {name: value for name, value in row.items() if name.startswith("train/")}
         assert all(np.isfinite(value) for value in losses.values()) and len(losses) > 1
-    assert len({row["train/loss"] for row in rows(workdir)}) == len(students) + 3
+    assert len({row["train/loss"] for row in rows(workdir)}) == len(students) + len(before)
 
 
 @pytest.mark.slow
@@ -176,54 +165,87 @@ def test_warmed_up_students_start_from_their_warm_up(others):
     )
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), warm, student)
     assert 0 < moved["conv1"]["kernel"] < 0.2 * np.abs(warm["conv1"]["kernel"]).max()
-    key, image = jax.random.split(stage_key(0, "warmup"))[0], np.zeros((2, 8, 8, 3), np.float32)
+    key = jax.random.fold_in(jax.random.PRNGKey(0), zlib.crc32(b"student"))
+    image = np.zeros((2, 8, 8, 3), np.float32)
     start = run_once(TinyNet(num_classes=10).init, key, image)["params"]
-    jax.tree.map(
-        np.testing.assert_array_equal, warm["fc"], start["fc"]
-    )  # no class is learned in a warm-up: no decay
+    # No class is learned in a warm-up, so there the classifier does not decay, either.
+    jax.tree.map(np.testing.assert_array_equal, warm["fc"], start["fc"])
     assert np.abs(warm["conv1"]["kernel"] - start["conv1"]["kernel"]).max() > 0
 
 
 @pytest.mark.slow
-def test_warm_ups_and_memories_survive_a_restart(finished, others, tmp_path, monkeypatch):
-    monkeypatch.setattr("sskd_jax.engine.loop.DISPATCH_SECONDS", 0.0)
-    monkeypatch.setitem(RUN_OFTEN, "cpu", RUN_OFTEN["cpu"] | QUICK)
-    config, save = others_config(finished, "ab", "crd", save_seconds=0.0), Checkpoints.save
-    for stage in (("ab", "warmup"), ("crd", "student")):
-
-        def save_and_stop(self, state, score=None, stage=stage):
-            save(self, state, score)
-            if int(state.step) == 2 and self.folder.parts[-2:] == stage:
-                self.wait()
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-        with pytest.raises(KeyboardInterrupt):
+def test_warm_ups_and_memories_survive_a_restart(finished, others, tmp_path):
+    config = others_config(finished, "ab", "crd", save_seconds=0.0)
+    for stage in ("ab/warmup", "crd/student"):
+        with stop_behind(2, stage):
             run(config, tmp_path)
-    monkeypatch.setattr(Checkpoints, "save", save)
     run(config, tmp_path)
-    for stage in ("ab/warmup", "ab/student", "crd/student"):
-        jax.tree.map(
-            np.testing.assert_array_equal,
-            final_state(tmp_path, stage),
-            final_state(others[0], stage),
-        )
+    assert_same_states(tmp_path, others[0], "ab/warmup", "ab/student", "crd/student")
 
 
 @pytest.mark.slow
 def test_teacher_and_head_of_another_workdir(finished, tmp_path):
-    workdir, _ = finished
+    workdir, table = finished
     source = {"teacher.checkpoint": str(workdir), "head.checkpoint": str(workdir)}
     config = small_config(**source)
     config.methods = ("sskd",)
-    table = run(config, tmp_path)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        final_state(tmp_path, "sskd/student"),
-        final_state(workdir, "sskd/student"),
-    )
-    assert table[-1]["top1"] == finished[1][-1]["top1"]
+    found = run(config, tmp_path)
+    assert_same_states(tmp_path, workdir, "sskd/student")
+    assert found[-1]["top1"] == table[-1]["top1"]
+    assert found[0]["top1"] == table[0]["top1"] and "best_top1" not in found[0]
     assert not (tmp_path / "teacher").exists() and not (tmp_path / "sskd/head").exists()
+
+
+@pytest.mark.slow
+def test_every_stage_may_come_from_elsewhere(finished, tmp_path):
+    """Then nothing is trained, and the table is that of the other run without its best epochs."""
+    workdir, table = finished
+    stages = ("teacher", "head", "student")
+    config = small_config(**{f"{stage}.checkpoint": str(workdir) for stage in stages})
+    found = run(config, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    kept = [
+        {key: value for key, value in row.items() if not key.startswith("best_")} for row in table
+    ]
+    assert found == kept
+
+
+@pytest.mark.slow
+def test_a_teacher_from_pytorch(finished, tmp_path):
+    """Its weights are those of a teacher of ours, and so are then the student's."""
+    workdir, table = finished
+    state = final_state(workdir, "teacher")
+    teacher = {key: state[key]["teacher"] for key in ("params", "batch_stats")}
+    weights = torch_bridge.to_state_dict("tiny", teacher)
+    (tmp_path / "teacher.pth").write_bytes(torch_files.checkpoint("zip", weights))
+    config = small_config(**{"teacher.checkpoint": str(tmp_path / "teacher.pth")})
+    config.methods = ("kd",)
+    found = run(config, tmp_path / "run")
+    assert_same_states(tmp_path / "run", workdir, "kd/student")
+    assert found[0]["top1"] == table[0]["top1"] and found[0]["stage"] == "teacher"
+
+
+@pytest.mark.slow
+def test_a_head_that_was_trained_on_another_teacher_is_refused(finished, tmp_path):
+    weights = torch_files.weights("tiny", num_classes=10)
+    weights |= {key: np.abs(x) for key, x in weights.items() if key.endswith("running_var")}
+    (tmp_path / "other.pth").write_bytes(torch_files.checkpoint("zip", weights))
+    other, head = str(tmp_path / "other.pth"), str(finished[0])
+    config = small_config(**{"teacher.checkpoint": other, "head.checkpoint": head})
+    config.methods = ("sskd",)
+    message = "head was trained with teacher_weights .*: give the config that it was trained with"
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_only_networks_come_from_pytorch(finished, tmp_path):
+    (tmp_path / "head.pth").touch()
+    head = {"head.checkpoint": str(tmp_path / "head.pth"), "teacher.checkpoint": str(finished[0])}
+    config = small_config(**head)
+    config.methods = ("sskd",)
+    with pytest.raises(UserError, match="head.pth is no workdir: the stage head comes from a run"):
+        run(config, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -231,11 +253,44 @@ def test_another_config_or_teacher_is_refused(finished, tmp_path):
     workdir, _ = finished
     with pytest.raises(UserError, match="student.learning_rate was 0.05, is 0.1"):
         run(small_config(**{"student.learning_rate": 0.1}), workdir)
-    with pytest.raises(UserError, match="was trained with model tiny, and this run has resnet8"):
-        run(
-            small_config(**{"teacher.checkpoint": str(workdir), "teacher.model": "resnet8"}),
-            tmp_path,
-        )
+    other = {"teacher.checkpoint": str(workdir), "teacher.model": "resnet8"}
+    message = "was trained with teacher_model tiny, and this run has resnet8"
+    with pytest.raises(UserError, match=message):
+        run(small_config(**other), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_of_an_earlier_version_is_refused(finished, tmp_path):
+    """As the workdir, and as where the teacher comes from; nothing in it is changed."""
+    earlier = tmp_path / "earlier"
+    shutil.copytree(finished[0], earlier)
+    about = json.loads((earlier / "teacher/stage.json").read_text())
+    del about["format"]
+    (earlier / "teacher/stage.json").write_text(json.dumps(about))
+    before = sorted((path, path.stat().st_mtime) for path in earlier.rglob("*") if path.is_file())
+    message = "earlier/teacher was trained by another version of sskd_jax, .* train it again in"
+    with pytest.raises(UserError, match=message):
+        run(small_config(), earlier)
+    with pytest.raises(UserError, match=message):
+        run(small_config(**{"teacher.checkpoint": str(earlier)}), tmp_path / "run")
+    after = sorted((path, path.stat().st_mtime) for path in earlier.rglob("*") if path.is_file())
+    assert before == after
+
+
+@pytest.mark.slow
+def test_epochs_may_be_compared_on_held_out_training_images(tmp_path):
+    """The table is still measured on the test images, which are not as many."""
+    config = small_config(**{"data.validation": 0.2, "student.fraction": 0.1})
+    config.methods = ("scratch",)
+    (row,) = run(config, tmp_path)
+    scores = [line["validation/top1"] for line in rows(tmp_path)]
+    assert scores[row["best_epoch"] - 1] == max(scores)
+    assert not any(key.startswith("test/") for line in rows(tmp_path) for key in line)
+    # 450 test images; a fifth of the others are held out.
+    assert (row["top1"] * 450) % 1 == pytest.approx(0, abs=1e-3)
+    held_out = plan.load(config, jax.devices()[:1]).held_out.size
+    assert held_out == pytest.approx(0.2 * 1347, abs=5)
+    assert (scores[0] * held_out) % 1 == pytest.approx(0, abs=1e-3)
 
 
 MISTAKES = [
@@ -251,7 +306,10 @@ MISTAKES = [
     ({"data.name": "cifar101"}, "unknown dataset 'cifar101': did you mean 'cifar10"),
     ({"teacher.checkpoint": "/nowhere"}, "/nowhere cannot be read: No such file"),
     ({"teacher.checkpoint": "."}, "holds no teacher: give a workdir"),
+    ({"head.checkpoint": "/nowhere"}, "/nowhere is no workdir: the stage head comes from a run"),
+    ({"student.checkpoint": "."}, "holds no student: give a workdir"),
     ({"settings.sskd.method.name": "ssdk"}, "unknown method 'ssdk': did you mean 'sskd'"),
+    ({"dtype": "bf16"}, "unknown dtype 'bf16': did you mean 'bfloat16'"),
 ]
 
 
@@ -259,7 +317,7 @@ MISTAKES = [
 def test_mistakes_stop_the_run_before_it_trains(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         train.run(small_config(**changes), str(tmp_path))
-    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not (tmp_path / "metrics.jsonl").exists() and not (tmp_path / "teacher").exists()
 
 
 @pytest.mark.parametrize(
@@ -283,22 +341,3 @@ def test_an_unwritable_workdir(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to --workdir"):
         run(small_config(), tmp_path / "file" / "run")
-
-
-@pytest.mark.parametrize(
-    ("name", "platform", "expected"),
-    [
-        ("auto", "cpu", "float32"),
-        ("auto", "gpu", "bfloat16"),
-        ("auto", "tpu", "bfloat16"),
-        ("float32", "gpu", "float32"),
-        ("bfloat16", "cpu", "bfloat16"),
-    ],
-)
-def test_networks_compute_in_bfloat16_where_there_is_hardware_for_it(name, platform, expected):
-    assert np.dtype(train.compute_dtype(name, platform)) == expected
-
-
-def test_an_unknown_dtype_is_told_before_anything_is_trained(tmp_path):
-    with pytest.raises(UserError, match="unknown dtype 'bf16'"):
-        run(small_config(dtype="bf16"), tmp_path)

@@ -1,17 +1,20 @@
 """Views against plain numpy: each is looked for among all flips and crops of the image."""
 
-import functools
 import itertools
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sskd_jax import views
+from sskd_jax.axis import AXIS
+from sskd_jax.engine.task import viewer
+from sskd_jax.views import Optics, crop, normalise, once, rotated, turns
 
 PAD, SIZE = 2, 8
-COLOUR = dict(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+OPTICS = Optics(flip=True, pad=PAD, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+KEY = jax.random.key(3)
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:
@@ -22,9 +25,8 @@ def reference(image: np.ndarray, k: int, flip: bool, top: int, left: int) -> np.
     """Flip, rotate, pad, crop, normalise images [N, H, W, 3], in this order, in float64."""
     turned = np.rot90(image[:, :, ::-1] if flip else image, k, axes=(1, 2))
     padded = np.pad(turned, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
-    return (padded[:, top : top + SIZE, left : left + SIZE] / 255.0 - COLOUR["mean"]) / COLOUR[
-        "std"
-    ]
+    window = padded[:, top : top + SIZE, left : left + SIZE]
+    return (window / 255.0 - OPTICS.mean) / OPTICS.std
 
 
 def find(view: np.ndarray, image: np.ndarray, k: int) -> np.ndarray:
@@ -37,18 +39,22 @@ def find(view: np.ndarray, image: np.ndarray, k: int) -> np.ndarray:
     return draws[distance.argmin(0)]
 
 
-@functools.cache
-def step(**knobs):
-    """A compiled step of training, as far as its views."""
-    return jax.jit(jax.vmap(functools.partial(views.augment, **COLOUR, **knobs)))
+@cache
+def looking(optics: Optics, view=rotated):
+    """A compiled step of training, as far as its views: (keys, images) -> [N, V, H, W, 3]."""
+    return jax.jit(jax.vmap(partial(view, optics)))
+
+
+def keys(position: np.ndarray) -> jax.Array:
+    """The keys of the images at these positions of the whole batch, as the step folds them."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.asarray(position))
 
 
 def augmented(
-    image: np.ndarray, position: np.ndarray, flip: bool = True, pad: int = PAD
+    image: np.ndarray, position: np.ndarray, optics: Optics = OPTICS, view=rotated
 ) -> np.ndarray:
-    """What one step of training makes of images at these positions of the global batch."""
-    keys = views.keys(jax.random.key(3), jnp.asarray(position))
-    return np.asarray(step(views=4, flip=flip, pad=pad)(keys, jnp.asarray(image)))
+    """What one step of training makes of images at these positions of the whole batch."""
+    return np.asarray(looking(optics, view)(keys(position), jnp.asarray(image)))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,10 @@ def test_all_crops_occur_in_every_view(draws):
 
 
 def test_crops_are_independent(draws):
-    """Of the views, of the two directions and of the flip: no correlation beyond chance (four standard deviations)."""
+    """Of the views, of the two directions and of the flip.
+
+    There is no correlation beyond chance, that is, four standard deviations.
+    """
     columns = np.concatenate([draws[:, 0, :1], draws[:, :, 1:].reshape(300, 8)], axis=1)
     correlation = np.corrcoef(columns.T) - np.eye(9)
     assert np.abs(correlation).max() < 4 / 300**0.5
@@ -86,32 +95,110 @@ def test_a_view_depends_on_the_position_alone():
     assert not np.array_equal(augmented(image, np.arange(8) + 8), whole)
 
 
-def test_keys_are_folded_positions():
-    key = jax.random.key(7)
-    got = views.keys(key, jnp.array([5, 0, 300]))
-    want = [jax.random.key_data(jax.random.fold_in(key, i)) for i in (5, 0, 300)]
-    np.testing.assert_array_equal(jax.random.key_data(got), np.stack(want))
-
-
 def test_without_flip_and_crop_only_the_rotations_are_left():
     image = images(20)
-    evaluate = jax.vmap(lambda x: views.evaluate_views(x, views=4, **COLOUR))
-    np.testing.assert_allclose(
-        augmented(image, np.arange(20), flip=False, pad=0), evaluate(image), atol=1e-6
-    )
-    view = augmented(image, np.arange(20), flip=False)
+    still = augmented(image, np.arange(20), OPTICS.plain())
+    turned = np.stack([np.rot90(image, k, axes=(1, 2)) for k in range(4)], 1)
+    np.testing.assert_allclose(still, (turned / 255 - OPTICS.mean) / OPTICS.std, atol=1e-5)
+    view = augmented(image, np.arange(20), OPTICS._replace(flip=False))
     assert not find(view[:, 0], image, 0)[:, 0].any()
+    view = augmented(image, np.arange(20), OPTICS._replace(pad=0))
+    assert (find(view[:, 0], image, 0)[:, 1:] == PAD).all()
+
+
+def test_one_view_is_the_upright_one():
+    """It is flipped and moved like those of four; its crop is a draw of its own."""
+    image = images(60)
+    view = augmented(image, np.arange(60), view=once)
+    assert view.shape == (60, 1, SIZE, SIZE, 3)
+    drawn = find(view[:, 0], image, 0)
+    assert drawn[:, 0].any() and not drawn[:, 0].all()
+    assert len({tuple(offset) for offset in drawn[:, 1:]}) > 15
+    four = find(augmented(image, np.arange(60))[:, 0], image, 0)
+    np.testing.assert_array_equal(drawn[:, 0], four[:, 0])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_view_zero_is_upright_and_the_others_turn_counter_clockwise(count):
     image = np.repeat(np.uint8([[[10], [20]], [[30], [40]]]), 3, axis=2)
-    view = np.asarray(
-        views.evaluate_views(
-            jnp.asarray(image), views=count, mean=(0.0, 0.5, 0.0), std=(1.0, 1.0, 0.5)
-        )
-    )
-    turns = [[[10, 20], [30, 40]], [[20, 40], [10, 30]], [[40, 30], [20, 10]], [[30, 10], [40, 20]]]
-    want = np.array(turns[:count]) / 255
+    optics = Optics(flip=False, pad=0, mean=(0.0, 0.5, 0.0), std=(1.0, 1.0, 0.5))
+    view = np.asarray(turns(optics, KEY, jnp.asarray(image), count))
+    turned = [
+        [[10, 20], [30, 40]],
+        [[20, 40], [10, 30]],
+        [[40, 30], [20, 10]],
+        [[30, 10], [40, 20]],
+    ]
+    want = np.array(turned[:count]) / 255
     np.testing.assert_allclose(view, np.stack([want, want - 0.5, want * 2], axis=-1), atol=1e-6)
     assert view.dtype == np.float32
+
+
+def test_plain_optics_keep_their_colours():
+    assert OPTICS.plain() == Optics(flip=False, pad=0, mean=OPTICS.mean, std=OPTICS.std)
+
+
+def test_a_crop_is_a_window_of_the_image_in_its_black_border():
+    image = images(1)[0]
+    for top, left in itertools.product((0, 1, 4), (0, 3)):
+        padded = np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)))
+        window = padded[top : top + SIZE, left : left + SIZE]
+        np.testing.assert_array_equal(crop(image, jnp.array([top, left]), PAD), window)
+    np.testing.assert_array_equal(crop(image, jnp.array([PAD, PAD]), PAD), image)
+
+
+def test_normalisation_is_by_channel():
+    view = images(3)
+    found = normalise(jnp.asarray(view), OPTICS)
+    assert found.dtype == np.float32
+    expected = (view / 255 - np.float64(OPTICS.mean)) / np.float64(OPTICS.std)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# How a batch looks at its images.
+
+
+def test_keys_are_folded_positions():
+    image = jnp.asarray(images(6))
+    seen = jax.jit(lambda image: viewer(OPTICS, KEY, image)(rotated))(image)
+    expected = augmented(image, np.arange(6)).reshape(24, SIZE, SIZE, 3)
+    np.testing.assert_allclose(seen, expected, atol=1e-6)
+
+
+def test_every_look_draws_anew():
+    image = jnp.asarray(images(40))
+
+    @jax.jit
+    def looks(image: jax.Array) -> list[jax.Array]:
+        see = viewer(OPTICS, KEY, image)
+        return [see(once) for _ in range(3)]
+
+    for one, other in itertools.combinations(looks(image), 2):
+        moved = np.abs(one - other).max((1, 2, 3)) > 0
+        assert 25 < moved.sum() <= 40  # of 50 draws one is the same by chance
+
+
+def test_other_images_are_drawn_by_their_own_places():
+    image, stored = images(6), images(9, seed=1)
+
+    @jax.jit
+    def looks(image: jax.Array, stored: jax.Array) -> tuple[jax.Array, jax.Array]:
+        see = viewer(OPTICS, KEY, image)
+        return see(rotated, stored), see(once)
+
+    seen, own = looks(image, stored)
+    expected = augmented(stored, np.arange(9)).reshape(36, SIZE, SIZE, 3)
+    np.testing.assert_allclose(seen, expected, atol=1e-6)
+    assert own.shape == (6, SIZE, SIZE, 3)
+
+
+def test_shares_are_looked_at_by_their_places_in_the_whole():
+    image = jnp.asarray(images(8))
+
+    def program(own: jax.Array) -> jax.Array:
+        see = viewer(OPTICS, KEY, own)
+        return jnp.stack([see(once), see(once)])
+
+    on_four = jax.jit(jax.vmap(program, axis_name=AXIS, out_axes=1))
+    found = on_four(image.reshape(4, 2, SIZE, SIZE, 3)).reshape(2, 8, SIZE, SIZE, 3)
+    np.testing.assert_allclose(found, jax.jit(program)(image), atol=1e-6)

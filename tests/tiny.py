@@ -1,34 +1,47 @@
-"""A network that compiles in a second, and stages of it on random images."""
+"""A network that compiles in a second, and tasks of any stage with it on random images."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import linen as nn
+from ml_collections import ConfigDict
 
-from sskd_jax import views
-from sskd_jax.axis import AXIS
+from configs import quickstart
+from sskd_jax import plan, settings
 from sskd_jax.engine import optim
-from sskd_jax.engine.step import Frozen, Task, initial_state
+from sskd_jax.engine.begin import Sketch, sketch
+from sskd_jax.engine.devices import run_once
+from sskd_jax.engine.loop import Job
+from sskd_jax.engine.step import initial_state
+from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.methods import METHODS
+from sskd_jax.models import MODELS
 from sskd_jax.models.resnet import ResNet
+from sskd_jax.plan import score_names
+from sskd_jax.types import Params, Stage
+from sskd_jax.views import Optics
 
 TinyNet = partial(ResNet, blocks=(1, 1), widths=(8, 8, 16))
-SSKD = dict(
-    kd_temperature=4.0,
-    tf_temperature=4.0,
-    ss_temperature=0.5,
-    tf_ratio=1.0,
-    ss_ratio=0.75,
-    head_temperature=1.0,
-)
-WEIGHTS = dict(ce=0.1, kd=0.9, tf=2.7, ss=10.0)
+SSKD = {
+    "kd_temperature": 4.0,
+    "tf_temperature": 4.0,
+    "ss_temperature": 0.5,
+    "tf_ratio": 1.0,
+    "ss_ratio": 0.75,
+    "head_temperature": 1.0,
+}
+WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
+OPTICS = Optics(flip=True, pad=1, mean=(0.5,) * 3, std=(0.25,) * 3)
+CLASSES = 10
 
 
-def images(
-    count: int = 48, size: int = 8, classes: int = 10, seed: int = 0
-) -> dict[str, np.ndarray]:
+def images(count: int = 48, size: int = 8, classes: int = CLASSES, seed: int = 0) -> dict:
     rng = np.random.default_rng(seed)
     return {
         "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
@@ -36,29 +49,91 @@ def images(
     }
 
 
-def sskd_task(steps_per_epoch: int = 3, dtype: Any = jnp.float32) -> Task:
-    colour = dict(views=4, mean=(0.5,) * 3, std=(0.25,) * 3)
-    network = TinyNet(num_classes=10, dtype=dtype, axis_name=AXIS)
-    return Task(
-        network,
-        network,
-        METHODS["sskd"](**SSKD),
-        WEIGHTS,
-        optim.sgd(lambda step: 0.05, momentum=0.9, weight_decay=5e-4),
-        partial(views.augment, flip=True, pad=1, **colour),
-        partial(views.evaluate_views, **colour),
-        steps_per_epoch,
-    )
+def network(name: str, dtype: Any = jnp.float32) -> nn.Module:
+    """A tiny network for "student" or "teacher"."""
+    return TinyNet(num_classes=CLASSES, dtype=dtype)
 
 
-def sskd_frozen(task: Task, count: int = 48) -> Frozen:
-    """Random images, a random teacher and its random head."""
-    frozen = Frozen(jax.random.PRNGKey(1), **images(count), teacher={}, pretrained={})
-    teacher = task.teacher.init(jax.random.key(2), np.zeros((1, 8, 8, 3), np.float32))
-    outputs = jax.eval_shape(task.teacher.apply, teacher, np.zeros((1, 8, 8, 3), np.float32))
-    head = task.method.pretrain["head"].init(jax.random.key(3), None, outputs)
-    return frozen._replace(teacher=teacher, pretrained={"head": head})
+def make_task(
+    stage: Stage,
+    weights: Mapping[str, float] | None = None,
+    *,
+    steps_per_epoch: int = 3,
+    optics: Optics = OPTICS,
+    dtype: Any = jnp.float32,
+) -> Task:
+    """The task of a stage on tiny networks, whose terms count 1 unless `weights` says otherwise."""
+    modules = {
+        name: network(net.module, dtype) if isinstance(net.module, str) else net.module
+        for name, net in stage.nets.items()
+    }
+    weights = weights or dict.fromkeys(stage.terms, 1.0)
+    optimizer = optim.sgd(lambda step: 0.05, momentum=0.9, weight_decay=5e-4)
+    return Task(stage, modules, weights, optimizer, optics, CLASSES, steps_per_epoch)
 
 
-def sskd_start(task: Task, frozen: Frozen):
+def make_frozen(task: Task, count: int = 48) -> Frozen:
+    """Random images, and random weights of the frozen nets."""
+    frozen = Frozen(jax.random.PRNGKey(1), **images(count), nets={})
+    stage = task.stage
+    learning = {name: net._replace(learns=True, start="") for name, net in stage.nets.items()}
+    everything = task._replace(stage=stage._replace(nets=learning))
+    state = run_once(partial(initial_state, everything, run=call), jax.random.key(2), frozen)
+    still = [name for name, net in stage.nets.items() if not (net.learns or net.follows)]
+    return frozen._replace(nets={name: variables_of(state)[name] for name in still})
+
+
+def call(function: Any, *args: Any) -> Any:
+    return function(*args)
+
+
+def variables_of(state: TrainState) -> Params:
+    """{"params", "batch_stats"} by net."""
+    return {
+        net: {"params": params, "batch_stats": state.batch_stats[net]}
+        for net, params in state.params.items()
+    }
+
+
+def sketched(task: Task, frozen: Frozen, start: Params | None = None) -> tuple[Task, Sketch]:
+    """The task with what its sketch finds, as a run plans it."""
+    found = sketch(task, frozen, start or {})
+    scores = score_names(task, found, frozen)
+    return task._replace(reached=found.reached, scores=scores), found
+
+
+def start_state(task: Task, frozen: Frozen) -> TrainState:
     return initial_state(task, jax.random.key(4), frozen)
+
+
+def sskd_task(steps_per_epoch: int = 3, dtype: Any = jnp.float32) -> Task:
+    """The student's stage of SSKD."""
+    stage = METHODS["sskd"](**SSKD)["student"]
+    return make_task(stage, WEIGHTS, steps_per_epoch=steps_per_epoch, dtype=dtype)
+
+
+def small_config(**changes: Any) -> ConfigDict:
+    """The quickstart on tiny networks: two epochs per stage, of three steps each.
+
+    The test that uses it has `tiny` among the architectures: see `tiny_network`.
+    """
+    config = quickstart.get_config()
+    for section in ("teacher", "head", "warmup", "paraphraser", "student"):
+        config[section].update(epochs=2, batch_size=32, fraction=0.08, milestones=(1,))
+    config.teacher.model = config.student.model = "tiny"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@contextlib.contextmanager
+def tiny_network() -> Iterator[pytest.MonkeyPatch]:
+    """The tiny network as the architecture `tiny`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tiny", TinyNet)
+        yield patch
+
+
+def planned(config: ConfigDict, devices: int = 1) -> list[Job]:
+    """The jobs of a run."""
+    loaded = plan.load(config, jax.devices()[:devices])
+    return plan.plan(loaded, settings.check(config))

@@ -1,10 +1,12 @@
-r"""How fast the steps of a config are: in every stage, alone, in the whole training loop, and after a start.
+r"""How fast the steps of a config are: in every stage, alone, in the training loop, after a start.
 
-    python -m experiments.bench.benchmark --config=configs/cifar.py:teacher=wrn_40_2,student=wrn_16_2 --steps=5
-    python -m experiments.bench.benchmark --config=configs/cifar.py --only=student --peer="python PATH"
+    python -m experiments.bench.benchmark --config=configs/cifar.py --steps=5
+    python -m experiments.bench.benchmark --config=configs/cifar.py --only=student \
+        --peer="python PATH"
 
-Images are random and networks untrained. `--peer` runs another program, which prints a JSON line with `ms_per_step` for
-the same work, alternately with the student's step, and shows how many times as fast the latter is.
+Images are random and networks untrained. `--peer` runs another program, which prints a JSON line
+with `ms_per_step` for the same work, alternately with the step of the method's last stage, and
+shows how many times as fast the latter is.
 """
 
 import json
@@ -25,40 +27,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
+from etils import epath
+from flax import linen as nn
 from ml_collections import ConfigDict
 
+from experiments.bench.workload import (
+    IMAGES,
+    STEPS,
+    Row,
+    Steps,
+    compiled,
+    make_jobs,
+    synthetic_run,
+)
 from sskd_jax import main as cli
-from sskd_jax import settings, train
-from sskd_jax.data.sources import Split
-from sskd_jax.engine import loop as stages
+from sskd_jax.engine import loop
 from sskd_jax.engine.devices import Mapped, keep_programs, replicated
 from sskd_jax.engine.evaluate import evaluation
-from sskd_jax.engine.loop import Stage, epoch_order
-from sskd_jax.engine.step import initial_state, train_program, train_step
+from sskd_jax.engine.loop import Job, Session, first_state, variables
+from sskd_jax.engine.step import train_step
 from sskd_jax.system.console import table
 from sskd_jax.system.interruption import Interruption
-from sskd_jax.types import UserError
+from sskd_jax.types import Batch, Losses, Nets, UserError
 from sskd_jax.workdir.checkpoint import Checkpoints
 from sskd_jax.workdir.logbook import NoLogbook, environment
 
-STEPS = flags.DEFINE_integer(
-    "steps", 10, "Steps per timing, and per epoch of the training loop.", lower_bound=1
-)
 ROUNDS = flags.DEFINE_integer(
     "rounds", 5, "Timings, of which the median and the best are shown.", lower_bound=1
 )
-IMAGES = flags.DEFINE_integer("images", 256, "Images of an evaluation.", lower_bound=1)
-SIZE = flags.DEFINE_integer("size", 32, "Height and width of an image.", lower_bound=8)
-CLASSES = flags.DEFINE_integer("classes", 100, "Number of classes.", lower_bound=2)
 ONLY = flags.DEFINE_multi_enum(
     "only",
     ["start", "student", "loop", "stages"],
     ["start", "student", "loop", "stages"],
-    "What to time; may be given several times.",
+    "What to time: starts, the last stage's step, its training loop, the other stages' steps; "
+    "may be given several times.",
 )
 PEER = flags.DEFINE_string("peer", None, "A program to compare with.")
 OUT = flags.DEFINE_string("out", "benchmark.json", "Where the figures go.")
-LAUNCH = flags.DEFINE_bool("launch", False, "Do no more than a start and the student's first step.")
+LAUNCH = flags.DEFINE_bool(
+    "launch", False, "Do no more than a start and the first step of the last stage."
+)
 
 # Dense bfloat16 operations per second of a device, as its maker states them.
 PEAK = {
@@ -71,11 +79,9 @@ PEAK = {
     "TPU v6 lite": 918e12,
 }
 
-Row = dict[str, Any]
-
 
 class Clock(NoLogbook):
-    """In a logbook's place: when each epoch was over."""
+    """A logbook that writes nothing and keeps the times at which epochs ended."""
 
     def __init__(self):
         self.times: list[float] = []
@@ -85,89 +91,6 @@ class Clock(NoLogbook):
 
     def write(self, row: Row) -> None:
         self.times.append(time.perf_counter())
-
-
-def synthetic_run(config: ConfigDict, images: int = 0) -> train.Run:
-    """A run on random images, as many as the largest stage needs for an epoch or more; nothing is read or written."""
-    rng = np.random.default_rng(0)
-
-    def split(images: int) -> Split:
-        return Split(
-            rng.integers(0, 256, (images, SIZE.value, SIZE.value, 3), dtype=np.uint8),
-            rng.integers(0, CLASSES.value, images).astype(np.int32),
-        )
-
-    batch = max(
-        section.batch_size
-        for section in config.values()
-        if "batch_size" in getattr(section, "keys", dict)()
-    )
-    held_out = split(IMAGES.value)
-    session = stages.Session(pathlib.Path(), jax.local_devices(), Clock(), Interruption(), math.inf)
-    return train.Run(
-        config, session, split(max(images, STEPS.value * batch)), held_out, held_out, CLASSES.value
-    )
-
-
-def make_stages(this: train.Run) -> dict[str, Stage]:
-    """The student's stage (of the last method, if there are several), the teacher's and the method's own."""
-    recipe = settings.check(this.config)[-1]._replace(prefix="")
-    teacher, found, pretrained = None, {}, {}
-    if recipe.method.teacher:
-        outputs, variables = zip(
-            *(train.shapes(this, this.config[owner].model) for owner in ("student", "teacher")),
-            strict=True,
-        )
-        teacher, found["teacher"] = arbitrary(variables[1]), train.teacher_stage(this)
-    for name, method in recipe.method.pretrain.items():
-        found[name] = train.pretrain_stage(this, recipe, name, teacher)
-        pretrained[name] = arbitrary(jax.eval_shape(method.init, jax.random.key(0), *outputs))
-    return {"student": train.student_stage(this, recipe, teacher, pretrained)} | found
-
-
-def arbitrary(shapes: Any) -> Any:
-    """Numbers in place of trained ones, of which a step takes as long: ones in vectors, He's normal in kernels."""
-    rng = np.random.default_rng(1)
-
-    def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        kernel = rng.normal(0, np.sqrt(2 / max(1, np.prod(leaf.shape[:-1]))), leaf.shape)
-        return (kernel if len(leaf.shape) > 1 else np.ones(leaf.shape)).astype(leaf.dtype)
-
-    return jax.tree.map(fill, shapes)
-
-
-class Steps:
-    """A stage whose program is compiled and has taken its first step."""
-
-    def __init__(self, this: train.Run, stage: Stage):
-        state = initial_state(stage.task, jax.random.key(0), stage.frozen)
-        self.state, self.frozen = (
-            replicated(tree, this.session.devices) for tree in (state, stage.frozen)
-        )
-        self.order = epoch_order(stage, 0, len(this.session.devices))
-        self.program = train_program(stage.task, this.session.devices)
-        self.costs = compiled(self.program, self.state, self.frozen, self.order, 0, 1)
-        jax.block_until_ready(self.run(1))
-
-    def run(self, steps: int) -> Any:
-        self.state, spoiled = self.program(self.state, self.frozen, self.order, 0, steps)
-        return spoiled
-
-    def milliseconds(self) -> float:
-        """Of a step, by a dispatch of STEPS."""
-        began = time.perf_counter()
-        jax.block_until_ready(self.run(STEPS.value))
-        return 1e3 * (time.perf_counter() - began) / STEPS.value
-
-
-def compiled(program: Mapped, *args: Any) -> Row:
-    """The seconds that it takes to compile the program and the memory that it needs."""
-    began = time.perf_counter()
-    memory = program.compile(*args).memory_analysis()
-    return {
-        "compile_s": round(time.perf_counter() - began, 2),
-        "memory_mib": round((memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20),
-    }
 
 
 def timed(once: Callable[[], Any], parts: int = 1) -> list[float]:
@@ -180,7 +103,8 @@ def timed(once: Callable[[], Any], parts: int = 1) -> list[float]:
     return times
 
 
-def row(what: str, times: Sequence[float], images: int, **more: Any) -> Row:
+def timing_row(what: str, times: Sequence[float], images: int, **more: Any) -> Row:
+    """Median and best time of something that takes in so many images."""
     median = statistics.median(times)
     return {
         "what": what,
@@ -191,47 +115,67 @@ def row(what: str, times: Sequence[float], images: int, **more: Any) -> Row:
     }
 
 
-def step_row(this: train.Run, name: str, stage: Stage, steps: Steps) -> Row:
-    times = timed(lambda: steps.run(STEPS.value), STEPS.value)
-    return row(
-        f"{name} step",
-        times,
-        stage.batch_size,
-        **steps.costs,
-        **arithmetic(this, stage, min(times)),
-    )
+def step_row(steps: Steps) -> Row:
+    """A stage's step, within dispatches of several."""
+    job, times = steps.job, timed(lambda: steps.run(STEPS.value), STEPS.value)
+    figures = arithmetic(step_operations(job), min(times), steps.devices)
+    return timing_row(f"{job.kind} step", times, job.batch_size, **steps.costs, **figures)
 
 
-def arithmetic(this: train.Run, stage: Stage, milliseconds: float) -> Row:
-    """What the networks' layers compute in a step, forward once and backward twice, and its share of the peak."""
-    image, task = this.test.image[:1].astype(np.float32), stage.task
-    operations = 3 * forward_arithmetic(task.student, image) + forward_arithmetic(
-        task.teacher, image
-    )
-    operations *= stage.batch_size * task.method.views
-    peak = next(
-        (value for kind, value in PEAK.items() if kind in this.session.devices[0].device_kind), None
-    )
-    share = peak and round(1e3 * operations / milliseconds / (peak * len(this.session.devices)), 3)
+def arithmetic(operations: float, milliseconds: float, devices: Sequence[jax.Device]) -> Row:
+    """The operations of a step, and their share of what the devices could do in its time."""
+    peak = next((value for kind, value in PEAK.items() if kind in devices[0].device_kind), None)
+    share = peak and round(1e3 * operations / milliseconds / (peak * len(devices)), 3)
     return {"gflop": round(operations / 1e9, 2), "share_of_peak": share}
 
 
-def forward_arithmetic(network: Any, image: np.ndarray) -> float:
-    """Floating-point operations of a network's forward pass over one image."""
-    if network is None:
-        return 0.0
-    network = network.clone(axis_name=None, dtype=jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), image)
-    return (
-        jax.jit(lambda variables: network.apply(variables, image).logits)
-        .lower(variables)
-        .cost_analysis()["flops"]
+def step_operations(job: Job) -> float:
+    """Floating-point operations of the nets' layers in one step on a whole batch.
+
+    Every call of a net counts once for its forward pass, and twice more for the backward pass if
+    the net learns. The loss itself and the optimizer are left out, and so is whatever a device
+    computes beside to be faster.
+    """
+    nets = job.task.stage.nets
+    return sum(
+        (3 if nets[name].learns else 1) * forward_operations(job.task.modules[name], args, kwargs)
+        for name, args, kwargs in net_calls(job)
     )
 
 
-def alone_row(this: train.Run, stage: Stage, steps: Steps) -> Row:
-    """The student's step outside of a loop, a dispatch each, as fast as they can be queued."""
-    program = Mapped(partial(train_step, stage.task), this.session.devices, donate=True)
+def net_calls(job: Job) -> list[tuple[str, Any, Any]]:
+    """The calls of nets in one step on a whole batch: a net's name, and the shapes it is given."""
+    calls, stage = [], job.task.stage
+
+    def recorded(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        calls.append((name, *jax.tree.map(shape_of, (args, kwargs))))
+        return call(*args, **kwargs)
+
+    def loss(nets: Nets, batch: Batch) -> Losses:
+        return stage.loss({name: partial(recorded, name, nets[name]) for name in nets}, batch)
+
+    task = job.task._replace(stage=stage._replace(loss=loss))
+    index = jax.ShapeDtypeStruct((job.batch_size,), jnp.int32)
+    jax.eval_shape(partial(train_step, task), job.sketch.state, job.frozen, index)
+    return calls
+
+
+def shape_of(array: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def forward_operations(module: nn.Module, args: Any, kwargs: Any) -> float:
+    """Floating-point operations of one call of a net, as XLA counts them before it optimises."""
+    if hasattr(module, "dtype"):
+        module = module.clone(dtype=jnp.float32)  # else conversions would count
+    blank = jax.eval_shape(module.init, jax.random.key(0), *args, **kwargs)
+    return jax.jit(module.apply).lower(blank, *args, **kwargs).cost_analysis()["flops"]
+
+
+def alone_row(steps: Steps) -> Row:
+    """A step outside of a loop, a dispatch each, as fast as they can be queued."""
+    job = steps.job
+    program = Mapped(partial(train_step, job.task), steps.devices, donate=True)
     costs = compiled(program, steps.state, steps.frozen, steps.order[:, 0])
 
     def once() -> Any:
@@ -240,47 +184,54 @@ def alone_row(this: train.Run, stage: Stage, steps: Steps) -> Row:
         return steps.state.step
 
     jax.block_until_ready(once())
-    return row("student step alone", timed(once, STEPS.value), stage.batch_size, **costs)
+    times = timed(once, STEPS.value)
+    return timing_row(f"{job.kind} step alone", times, job.batch_size, **costs)
 
 
-def evaluation_row(this: train.Run, stage: Stage, steps: Steps) -> Row:
-    program = evaluation(stage.task, this.session.devices, stage.batch_size)
-    held_out = steps.frozen._replace(**replicated(this.held_out.resident(), this.session.devices))
-    once = partial(program, (steps.state.params, steps.state.batch_stats), held_out, this.held_out)
+def evaluation_row(steps: Steps) -> Row:
+    """All held-out images once."""
+    job, devices = steps.job, steps.devices
+    evaluate = evaluation(job.task, devices, job.batch_size)
+    frozen = steps.frozen._replace(**replicated(job.held_out.resident(), devices))
+    once = partial(evaluate, variables(steps.state), frozen, job.held_out)
     once()
-    return row("evaluation", timed(once), IMAGES.value)
+    return timing_row("evaluation", timed(once), IMAGES.value)
 
 
-def loop_rows(this: train.Run, stage: Stage, steps: Steps) -> list[Row]:
-    """Whole epochs of training with dispatches, progress, an evaluation and a checkpoint each, and their parts alone.
+def loop_rows(steps: Steps) -> list[Row]:
+    """Whole epochs of training, each with an evaluation and a checkpoint, and their parts alone.
 
     `of_bare` is the time of the same steps alone and the same evaluation, over that of an epoch.
     """
-    alone, scores = alone_row(this, stage, steps), evaluation_row(this, stage, steps)
-    stage = stage._replace(epochs=ROUNDS.value + 1)
+    alone, scores = alone_row(steps), evaluation_row(steps)
+    epochs, count = epoch_milliseconds(steps), steps.job.task.steps_per_epoch
+    bare = count * alone["ms"] + scores["ms"]
+    of_bare = round(bare / statistics.median(epochs), 3)
+    images = steps.job.batch_size * count
+    return [alone, scores, timing_row("epoch of the loop", epochs, images, of_bare=of_bare)]
+
+
+def epoch_milliseconds(steps: Steps) -> list[float]:
+    """Times of ROUNDS epochs, without a first one in which programs are compiled."""
+    job, clock = steps.job._replace(epochs=ROUNDS.value + 1), Clock()
+    evaluate = evaluation(job.task, steps.devices, job.batch_size)
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
-        state = initial_state(stage.task, jax.random.key(0), stage.frozen)
-        stages.train(stage, state, checkpoints, this.session)
-    epochs = (
-        1e3 * np.diff(this.session.book.times)[1:]
-    )  # without the one in which programs were compiled
-    bare = STEPS.value * alone["ms"] + scores["ms"]
-    epoch = row(
-        "epoch of the loop",
-        epochs,
-        stage.batch_size * STEPS.value,
-        of_bare=round(bare / statistics.median(epochs), 3),
-    )
-    return [alone, scores, epoch]
+        session = Session(epath.Path(folder), steps.devices, clock, Interruption(), math.inf)
+        loop.train(job, first_state(job), evaluate, checkpoints, session)
+    return (1e3 * np.diff(clock.times)[1:]).tolist()
 
 
 def start_rows() -> list[Row]:
-    """Seconds from a start to the end of the student's first step: in an empty program cache, and once more."""
+    """Seconds from a start to the end of the last stage's first step.
+
+    The first one finds an empty program cache, the second one what the first has left in it.
+    """
     with tempfile.TemporaryDirectory() as cache:
         return [start_row(what, cache) for what in ("first start", "second start")]
 
 
 def start_row(what: str, cache: str) -> Row:
+    """The time of this very command with --launch, in a process of its own."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "experiments.bench.benchmark", *sys.argv[1:], "--launch"],
@@ -291,17 +242,20 @@ def start_row(what: str, cache: str) -> Row:
     return {"what": what, "ms": round(1e3 * (time.perf_counter() - began))}
 
 
-def peer_row(stage: Stage, steps: Steps) -> Row:
-    """Rounds of the other program and of ours in turn; `ratio` is the median of its times over ours."""
+def peer_row(steps: Steps) -> Row:
+    """Rounds of the other program and of ours in turn.
+
+    `ratio` is the median of how many times as long the other's step takes.
+    """
     ours, theirs = [], []
     for _ in range(ROUNDS.value):
         theirs.append(peer_milliseconds(PEER.value))
         ours.append(steps.milliseconds())
     ratios = [round(other / our, 3) for other, our in zip(theirs, ours, strict=True)]
-    return row(
+    return timing_row(
         "peer's step",
         theirs,
-        stage.batch_size,
+        steps.job.batch_size,
         ours_ms=round(statistics.median(ours), 3),
         ratios=ratios,
         ratio=round(statistics.median(ratios), 3),
@@ -319,38 +273,48 @@ def peer_milliseconds(command: str) -> float:
 
 def measure(config: ConfigDict) -> list[Row]:
     """A row for everything that is asked for."""
-    rows = start_rows() if "start" in ONLY.value and not LAUNCH.value else []
-    this = synthetic_run(config)
-    found = make_stages(this)
-    stage = found.pop("student")
-    steps = Steps(this, stage)
     if LAUNCH.value:
+        last_steps(config)
         return []
-    if PEER.value:
-        rows.append(peer_row(stage, steps))
-    if "student" in ONLY.value:
-        rows.append(step_row(this, "student", stage, steps))
-    if "loop" in ONLY.value:
-        rows += loop_rows(this, stage, steps)
-    if "stages" in ONLY.value:
-        rows += [step_row(this, name, other, Steps(this, other)) for name, other in found.items()]
+    wanted = set(ONLY.value)
+    rows = start_rows() if "start" in wanted else []
+    return rows + stage_rows(config, wanted) if PEER.value or wanted - {"start"} else rows
+
+
+def last_steps(config: ConfigDict) -> tuple[Steps, list[Job]]:
+    """The steps of a method's last stage, and the stages before it."""
+    devices = jax.local_devices()
+    *others, last = make_jobs(synthetic_run(config, devices))
+    return Steps(last, devices), others
+
+
+def stage_rows(config: ConfigDict, wanted: set[str]) -> list[Row]:
+    """The rows of everything but starts."""
+    steps, others = last_steps(config)
+    rows = [peer_row(steps)] if PEER.value else []
+    if "student" in wanted:
+        rows.append(step_row(steps))
+    if "loop" in wanted:
+        rows += loop_rows(steps)
+    if "stages" in wanted:
+        rows += [step_row(Steps(job, steps.devices)) for job in others]
     return rows
 
 
 def report(config: ConfigDict, rows: list[Row]) -> None:
     """A table on the screen; the same with the config and the environment as JSON."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table(
-        OUT.value,
-        columns,
-        [["" if row.get(key) is None else str(row[key]) for key in columns] for row in rows],
-    )
+    table(OUT.value, columns, [[cell(row.get(key)) for key in columns] for row in rows])
     content = {
         "config": config.to_dict(),
         "environment": environment(jax.local_devices()),
         "rows": rows,
     }
     pathlib.Path(OUT.value).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def cell(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def main(argv: Sequence[str], measure: Callable[[ConfigDict], list[Row]] = measure) -> None:

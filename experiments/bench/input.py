@@ -1,9 +1,10 @@
-r"""How fast images are read, decoded and cut for training: by this package, and by PIL as PyTorch's loaders do it.
+r"""How fast training images are read, decoded and cut: by this package, and by PIL as for PyTorch.
 
     python -m experiments.bench.input --config=configs/imagenet.py --config.data.data_dir=DIR
 
-Both see the same records of the training split. `per_core` is images per second of processor time, so neither gains by
-the number of cores, and other work on the machine counts less. What a step takes away is in `experiments.bench.benchmark`.
+Both see the same records of the training split. `per_core` is images per second of processor time,
+so neither gains by the number of cores, and other work on the machine counts less. What a step
+takes away is in `experiments.bench.benchmark`.
 """
 
 import io
@@ -14,15 +15,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import jax
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments.bench import benchmark
-from experiments.bench.benchmark import ROUNDS, Row
+from experiments.bench.benchmark import ROUNDS
+from experiments.bench.workload import Row
 from sskd_jax import main as cli
-from sskd_jax import settings, train
+from sskd_jax import plan, settings
 from sskd_jax.data.stream import Framing, Stream
 from sskd_jax.types import UserError
 
@@ -31,32 +34,32 @@ BATCHES = flags.DEFINE_integer(
 )
 BATCH = flags.DEFINE_integer("batch", 64, "Images per batch.", lower_bound=1)
 
-MEAN, STD = (
-    np.float32(value).reshape(3, 1, 1) for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-)
+# ImageNet's, per channel.
+MEAN = np.float32((0.485, 0.456, 0.406)).reshape(3, 1, 1)
+STD = np.float32((0.229, 0.224, 0.225)).reshape(3, 1, 1)
+
+Files = Sequence[bytes]
+Rates = tuple[float, float]  # images per second, and per second of processor time
 
 
-def ours(stream: Stream, index: np.ndarray, files: Sequence[bytes]) -> Iterator[np.ndarray]:
-    """uint8 batches, as they go to the device."""
-    return (
-        rows.image
-        for rows in stream.batches(index[None], 0, np.arange(index.size).reshape(1, *index.shape))
-    )
+def ours(stream: Stream, index: np.ndarray, files: Files) -> Iterator[np.ndarray]:
+    """uint8 batches of the images `index` [batches, n], as they go to the device."""
+    place = np.arange(index.size).reshape(1, *index.shape)
+    return (batch.image for batch in stream.batches(index[None], 0, place))
 
 
 def pil(
-    stream: Stream,
-    index: np.ndarray,
-    files: Sequence[bytes],
-    finish: Callable[[np.ndarray], np.ndarray],
+    stream: Stream, index: np.ndarray, files: Files, finish: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """The same in one thread. It gets the files' contents for nothing, where ours reads the records."""
-    return (
-        np.stack([finish(pil_image(files[i], stream.framing)) for i in batch]) for batch in index
-    )
+    """The same batches, in one thread.
+
+    It gets the files' contents for nothing, where the package reads the records.
+    """
+    for batch in index:
+        yield np.stack([finish(pil_image(files[i], stream.framing)) for i in batch])
 
 
-def contents(stream: Stream) -> list[bytes]:
+def contents(stream: Stream) -> Files:
     """The first JPEG files of a split, no more than are timed."""
     from sskd_jax.data import jpeg
 
@@ -67,14 +70,18 @@ def contents(stream: Stream) -> list[bytes]:
 def pil_image(content: bytes, framing: Framing) -> np.ndarray:
     """Decode, convert, cut at random, resize and mirror: uint8[size, size, 3]."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
-    image = image.crop(pil_box(*image.size, framing)).resize(
-        (framing.size, framing.size), Image.BILINEAR
-    )
-    return np.asarray(image.transpose(Image.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image)
+    image = image.crop(pil_box(*image.size, framing))
+    image = image.resize((framing.size, framing.size), Image.BILINEAR)
+    if random.random() < 0.5:
+        image = image.transpose(Image.FLIP_LEFT_RIGHT)
+    return np.asarray(image)
 
 
 def pil_box(width: int, height: int, framing: Framing) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the first of ten random boxes that fits, or of the whole image."""
+    """Left, top, right and bottom of the first of ten random boxes that fits.
+
+    Where none does, it is the whole image.
+    """
     for _ in range(10):
         area = width * height * random.uniform(*framing.scale)
         shape = math.exp(random.uniform(*map(math.log, framing.ratio)))
@@ -90,16 +97,19 @@ def normalised(image: np.ndarray) -> np.ndarray:
     return (image.transpose(2, 0, 1).astype(np.float32) / 255 - MEAN) / STD
 
 
-LOADERS: dict[str, Callable[[Stream, np.ndarray, Sequence[bytes]], Iterator[np.ndarray]]] = {
+def unchanged(image: np.ndarray) -> np.ndarray:
+    return image
+
+
+LOADERS: dict[str, Callable[[Stream, np.ndarray, Files], Iterator[np.ndarray]]] = {
     "ours": ours,
-    "PIL, uint8": partial(pil, finish=lambda image: image),
+    "PIL, uint8": partial(pil, finish=unchanged),
     "PIL, normalised": partial(pil, finish=normalised),
 }
 
 
-def rates(load: Callable[[], Iterator[np.ndarray]]) -> tuple[float, float]:
-    """Images per second, and per second of processor time, once the first batch is there."""
-    batches = load()
+def rates(batches: Iterator[np.ndarray]) -> Rates:
+    """How fast batches come, once the first one is there."""
     next(batches)
     wall, processor = time.perf_counter(), time.process_time()
     images = sum(batch.shape[-4] for batch in batches)
@@ -107,30 +117,27 @@ def rates(load: Callable[[], Iterator[np.ndarray]]) -> tuple[float, float]:
 
 
 def measure(config: ConfigDict) -> list[Row]:
+    """A row for every loader."""
     settings.check(config)
-    stream = train.load_data(config)[1]
+    stream = plan.load(config, jax.local_devices()).train
     if not isinstance(stream, Stream):
         raise UserError(f"{config.data.name} is not streamed: give --config=configs/imagenet.py")
     files = contents(stream)
-    index = (
-        np.random.default_rng(0)
-        .integers(0, len(files), (BATCHES.value + 1, BATCH.value))
-        .astype(np.int32)
-    )
-    found = {name: [] for name in LOADERS}
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, len(files), (BATCHES.value + 1, BATCH.value)).astype(np.int32)
+    found: dict[str, list[Rates]] = {name: [] for name in LOADERS}
     for _ in range(ROUNDS.value):
         for name, load in LOADERS.items():
-            found[name].append(rates(lambda load=load: load(stream, index, files)))
-    return [row(name, found[name], found["ours"]) for name in LOADERS]
+            found[name].append(rates(load(stream, index, files)))
+    return [loader_row(name, found[name], found["ours"]) for name in LOADERS]
 
 
-def row(
-    name: str, found: Sequence[tuple[float, float]], ours: Sequence[tuple[float, float]]
-) -> Row:
+def loader_row(name: str, found: Sequence[Rates], ours: Sequence[Rates]) -> Row:
     """Medians over the rounds; `ratio` is how many times as many images per core ours has."""
     wall, per_core = (round(statistics.median(values), 1) for values in zip(*found, strict=True))
-    ratio = statistics.median(mine[1] / other[1] for mine, other in zip(ours, found, strict=True))
-    return {"loader": name, "images_per_s": wall, "per_core": per_core, "ratio": round(ratio, 2)}
+    ratios = [own / other for (_, own), (_, other) in zip(ours, found, strict=True)]
+    ratio = round(statistics.median(ratios), 2)
+    return {"loader": name, "images_per_s": wall, "per_core": per_core, "ratio": ratio}
 
 
 if __name__ == "__main__":

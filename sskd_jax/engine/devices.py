@@ -1,6 +1,7 @@
 """Programs on devices: the one `jax.pmap`, what it takes, and how XLA compiles it."""
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -14,10 +15,11 @@ from sskd_jax.axis import AXIS
 from sskd_jax.system.paths import CACHE
 from sskd_jax.types import UserError
 
-# On the CPU, XLA gives convolutions of more than 16 channels to a library that uses one core, and products to one that
-# wants them transposed first. To name reductions alone as the library's share leaves both to XLA's own routines. Its
-# last level of optimisation takes half as long again to compile, for a step that is no faster. What runs once is not
-# optimised at all; XLA for GPUs takes no level below 2.
+# On the CPU, XLA gives convolutions of more than 16 channels to a library that uses one core, and
+# products to one that wants them transposed first. To name reductions alone as the library's
+# share leaves both to XLA's own routines. Its last level of optimisation takes half as long again
+# to compile, for a step that is no faster. What runs once is not optimised at all; XLA for GPUs
+# takes no level below 2.
 RUN_OFTEN = {
     "cpu": {
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
@@ -33,10 +35,19 @@ RUN_ONCE = {
 
 
 def keep_programs() -> None:
-    """Compiled programs are kept for the next start; JAX_ENABLE_COMPILATION_CACHE=false turns it off."""
+    """Has compiled programs cached on the disk for the next start.
+
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def forget_programs() -> None:
+    """Lets go of the programs of a stage that is done: about 40 MB of memory each."""
+    jax.clear_caches()
+    gc.collect()
 
 
 @cache
@@ -60,27 +71,29 @@ def compiler_options(wanted: Mapping[str, dict[str, Any]], platform: str) -> dic
 
 @contextlib.contextmanager
 def enough_memory() -> Iterator[None]:
-    """Devices that run out of memory are the user's to help; other errors of theirs are not.
+    """Turns the error of a device that runs out of memory into one line for the user.
 
     Raises:
-      UserError: they did.
+      UserError: one did. Its other errors pass.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        reason = str(error).splitlines()[0][:150]
         raise UserError(
-            f"out of memory ({str(error).splitlines()[0][:150]}): use smaller batch_sizes or more devices; "
-            "the checkpoints are kept"
+            f"out of memory ({reason}): use smaller batch_sizes or more devices; the checkpoints "
+            "are kept"
         ) from error
 
 
 class Mapped:
-    """A per-device program on all devices of all processes; compiled at its first call, and only then.
+    """A per-device program on all devices of all processes, compiled at its first call.
 
-    Its first three arguments are stacked over the devices, [devices, ...]; the `shared` scalars behind them are not.
-    Of the third, which comes from the host, every process gives the rows of its own devices.
+    Its first three arguments are stacked over the devices, [devices, ...]; the `shared` scalars
+    behind them are not. Of the third, which comes from the host, every process gives the parts of
+    its own devices.
     """
 
     def __init__(
@@ -99,21 +112,23 @@ class Mapped:
         )
         self.options = compiler_options(RUN_OFTEN, devices[0].platform)
         self.sharding, self.executable = stacked(devices), None
-        self.rows = {position: slice(row, row + 1) for row, position in enumerate(mine(devices))}
+        # Where in this process's arrays the part of a device lies, by the device's position.
+        local = enumerate(local_positions(devices))
+        self.parts = {position: slice(part, part + 1) for part, position in local}
 
     def placed(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The third argument goes to the devices; scalars get a fixed type."""
-        return (
-            *args[:2],
-            jax.tree.map(self.place, args[2]),
-            *(np.int32(scalar) for scalar in args[3:]),
-        )
+        """The arguments with the third on the devices, and with scalars of one fixed type."""
+        state, constants, streamed, *scalars = args
+        streamed = jax.tree.map(self.place, streamed)
+        return state, constants, streamed, *(np.int32(scalar) for scalar in scalars)
 
     def place(self, array: np.ndarray) -> jax.Array:
         shape = (self.sharding.num_devices, *array.shape[1:])
-        return jax.make_array_from_callback(
-            shape, self.sharding, lambda index: array[self.rows[index[0].start or 0]]
-        )
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            return array[self.parts[index[0].start or 0]]
+
+        return jax.make_array_from_callback(shape, self.sharding, part)
 
     def compile(self, *args: Any) -> jax.stages.Compiled:
         self.executable = self.function.lower(*self.placed(args)).compile(self.options)
@@ -123,30 +138,28 @@ class Mapped:
         return (self.executable or self.compile(*args))(*self.placed(args))
 
 
-def mine(devices: Sequence[jax.Device]) -> list[int]:
-    """Which of the devices are this process's."""
+def local_positions(devices: Sequence[jax.Device]) -> list[int]:
+    """Positions in `devices` of those that this process owns."""
     return [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
 
 
 def stacked(devices: Sequence[jax.Device]) -> NamedSharding:
-    """How arrays [devices, ...] lie on the devices."""
+    """The sharding of arrays [devices, ...] of which every device has its own part."""
     return NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
 
 
 def replicated(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Every leaf [...] as [devices, ...], which takes no device of another process."""
+    """Every leaf [...] as [devices, ...]; nothing is sent to devices of other processes."""
 
     def stack(leaf: Any) -> jax.Array:
-        copy = np.asarray(leaf)[None]
-        return jax.make_array_from_callback(
-            (len(devices), *leaf.shape), stacked(devices), lambda _: copy
-        )
+        copy, shape = np.asarray(leaf)[None], (len(devices), *leaf.shape)
+        return jax.make_array_from_callback(shape, stacked(devices), lambda index: copy)
 
     return jax.tree.map(stack, tree)
 
 
-def first(tree: Any) -> Any:
-    """Copies on the host of what the first device of this process holds: leaves [devices, ...] as [...]."""
+def unreplicate(tree: Any) -> Any:
+    """Leaves [devices, ...] as [...]: host copies of what this process's first device holds."""
     return jax.tree.map(lambda leaf: np.array(leaf.addressable_data(0))[0], tree)
 
 
@@ -155,22 +168,19 @@ def chief() -> bool:
     return jax.process_index() == 0
 
 
-def agree(*numbers: int) -> list[int]:
+def max_over_processes(*numbers: int) -> Sequence[int]:
     """The largest that any process says, number by number."""
-    return (
-        numbers
-        if jax.process_count() == 1
-        else process_allgather(np.int32(numbers)).max(0).tolist()
-    )
+    if jax.process_count() == 1:
+        return numbers
+    return process_allgather(np.int32(numbers)).max(0).tolist()
 
 
-def told_by_chief(tree: Any) -> Any:
+def broadcast_from_chief(tree: Any) -> Any:
     """The arrays that the chief has; the others need only give some of the same shapes."""
     return tree if jax.process_count() == 1 else broadcast_one_to_all(tree)
 
 
 def run_once(function: Callable, *args: Any) -> Any:
     """function(*args), compiled quickly: for what runs once, compiling is most of the cost."""
-    return jax.jit(function, compiler_options=compiler_options(RUN_ONCE, jax.default_backend()))(
-        *args
-    )
+    options = compiler_options(RUN_ONCE, jax.default_backend())
+    return jax.jit(function, compiler_options=options)(*args)

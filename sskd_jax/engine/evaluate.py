@@ -1,109 +1,131 @@
-"""Sums and counts over a whole split, in one dispatch where it is resident; divided once, at the end."""
+"""Scores over a whole split: sums and counts on the devices, divided once, at the end."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
+from sskd_jax.axis import everywhere
 from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
-from sskd_jax.engine.devices import Mapped, first, mine
-from sskd_jax.engine.step import Frozen, Task, at, forward, gather, gather_outputs, look_up, teach
-from sskd_jax.types import Array, Batch, Outputs, Params, Streamed, Terms
-
-Variables = tuple[Params, Params]  # params {"student", "method"} and batch_stats, as in TrainState
-
-
-def classification_scores(logits: Array, label: Array) -> Terms:
-    """Per row [N]: whether the label is the largest of the logits [N, K], or among the five largest, and the loss."""
-    hits = lax.top_k(logits, min(5, logits.shape[1]))[1] == label[:, None]
-    return {
-        "top1": hits[:, 0].astype(jnp.float32),
-        "top5": hits.any(1).astype(jnp.float32),
-        "loss": optax.softmax_cross_entropy_with_integer_labels(logits, label),
-    }
+from sskd_jax.engine.devices import Mapped, local_positions, unreplicate
+from sskd_jax.engine.task import Frozen, Task, gather_examples, net_functions, viewer
+from sskd_jax.types import Array, Batch, Params, Streamed, Terms, UserError
 
 
 def batch_scores(
-    task: Task, variables: Variables, frozen: Frozen, rows: Array | Streamed, mask: Array
-) -> Terms:
-    """{name: [sum, count]} over one global batch, of which this device holds the images `rows` [n]."""
-    params, batch_stats = variables
-    image, label, index = look_up(frozen, rows)
-    image = jax.vmap(task.plain)(image)
-    batch: Batch = gather({"label": label, "index": index, "mask": mask})
-    student: Outputs | None = None
-    scores: Terms = {}
-    if task.student:
-        network = {"params": params["student"], "batch_stats": batch_stats}
-        student = gather_outputs(forward(task.student, network, image))
-    if task.student and "ce" in task.method.terms:
-        scores |= classification_scores(student.logits[:: image.shape[1]], batch["label"])
-    if task.method.evaluate:
-        scores |= task.method.evaluate(params["method"], student, teach(task, frozen, image), batch)
-    return {name: masked_sum(score, batch["mask"]) for name, score in scores.items()}
+    task: Task, variables: Params, frozen: Frozen, index: Array | Streamed, mask: Array
+) -> tuple[Array, Terms]:
+    """How many images count in one whole batch, and {name: [sum, count]} of every score.
+
+    Args:
+      variables: {"params", "batch_stats"} of the nets that learn or follow, by net.
+      index: [n] of this device's examples.
+      mask: bool[n], whether they count.
+    """
+    image, label, index = gather_examples(frozen, index)
+    label, index, mask = everywhere((label, index, mask))
+    see = viewer(task.optics.plain(), frozen.key, image)
+    batch = Batch(image=image, label=label, index=index, see=see, mask=mask)
+    functions, _ = net_functions(task, {**frozen.nets, **variables}, train=False)
+    scores = task.stage.scores(functions, batch)
+    return mask.sum(), {name: masked_sum(name, score, mask) for name, score in scores.items()}
 
 
-def masked_sum(score: Array, mask: Array) -> Array:
-    """[sum, count] of score [N * r] over the images that mask [N] admits."""
-    rows = jnp.repeat(mask, score.size // mask.size)
+def masked_sum(name: str, score: Array | tuple[Array, Array], mask: Array) -> Array:
+    """[sum, count] of a score f32[N * r] over the images that mask [N] admits.
+
+    A score with a bool[N * r] beside it counts in those rows alone.
+
+    Raises:
+      UserError: the score has another shape.
+    """
+    score, some = score if isinstance(score, tuple) else (score, True)
+    if score.ndim != 1 or not score.size or score.size % mask.size:
+        raise UserError(
+            f"the score {name!r} of {mask.size} images is {list(score.shape)}: give as many "
+            "numbers for each image"
+        )
+    rows = jnp.repeat(mask, score.size // mask.size) & some
     return jnp.stack([jnp.sum(jnp.where(rows, score, 0)), jnp.sum(rows)])
 
 
 def split_scores(
-    task: Task, variables: Variables, frozen: Frozen, batches: tuple[Any, Array]
-) -> Terms:
-    """The sums and counts of `batches`, (rows [b, n], mask [b, n]), which all hold on every device."""
-    score = partial(batch_scores, task, variables, frozen)
-    zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(score, *at(batches, 0))
-    )
-    return lax.fori_loop(
-        0,
-        batches[1].shape[0],
-        lambda i, sums: jax.tree.map(jnp.add, sums, score(*at(batches, i))),
-        zeros,
-    )
+    task: Task, variables: Params, frozen: Frozen, batches: tuple[Any, Array]
+) -> tuple[Array, Terms]:
+    """The counts and sums of `batches`, (index [b, n], mask [b, n]), whole on every device."""
+
+    def scores(i: Array | int) -> tuple[Array, Terms]:
+        index, mask = jax.tree.map(lambda leaf: leaf[i], batches)
+        return batch_scores(task, variables, frozen, index, mask)
+
+    shapes = jax.eval_shape(scores, 0)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def add_batch(i: Array, sums: tuple[Array, Terms]) -> tuple[Array, Terms]:
+        return jax.tree.map(jnp.add, sums, scores(i))
+
+    return lax.fori_loop(0, batches[1].shape[0], add_batch, zeros)
 
 
 def padded_batches(size: int, batch_size: int, devices: int) -> tuple[np.ndarray, np.ndarray]:
-    """(index, mask) [devices, batches, n] of `size` images in order, the last batch filled up with masked ones."""
+    """(index, mask) [devices, batches, n] of `size` images in order.
+
+    The last batch is filled up with the last image, masked.
+    """
     count = -(-size // batch_size)
-    index = np.arange(count * batch_size, dtype=np.int32).reshape(count, devices, -1).swapaxes(0, 1)
-    return np.minimum(index, size - 1), index < size
+    place = np.arange(count * batch_size, dtype=np.int32).reshape(count, devices, -1)
+    place = place.swapaxes(0, 1)
+    return np.minimum(place, size - 1), place < size
 
 
-def add(totals: Terms | None, sums: Terms | None) -> Terms | None:
-    """The totals with the sums that are on the devices, once they are there."""
-    if totals is None or sums is None:
-        return totals if sums is None else first(sums)
-    return jax.tree.map(np.add, totals, first(sums))
+Evaluate = Callable[[Params, Frozen, Split | Stream], dict[str, float]]
 
 
-def evaluation(
-    task: Task, devices: Sequence[jax.Device], batch_size: int
-) -> Callable[[Variables, Frozen, Split | Stream], dict[str, float]]:
-    """(stacked variables, stacked frozen, split) -> mean of every score over all images of the split.
+def evaluation(task: Task, devices: Sequence[jax.Device], batch_size: int) -> Evaluate:
+    """(stacked variables, stacked frozen, split) -> the mean of every score over the split.
 
     What of the split is resident must lie in `frozen`.
-    """
-    program = Mapped(partial(split_scores, task), devices)
 
-    def evaluate(variables: Variables, frozen: Frozen, split: Split | Stream) -> dict[str, float]:
-        size, totals, queued = split.size, None, None
-        for batches in split.in_order(
-            *(array[mine(devices)] for array in padded_batches(size, batch_size, len(devices)))
-        ):
-            queued, done = program(variables, frozen, batches), queued
-            totals = add(totals, done)
-        totals = add(totals, queued)
-        missed = {name: count for name, (_, count) in totals.items() if count % size}
-        assert not missed, f"evaluated {missed} rows of {size} images"
-        return {name: float(total / count) for name, (total, count) in totals.items()}
+    Raises:
+      UserError: a score counts in no row of the split.
+    """
+    if not task.scores:
+        return lambda variables, frozen, split: {}
+
+    @cache
+    def program(resident: int) -> Mapped:
+        """Compiled for so many images on a device: held-out ones are not as many as test images."""
+        return Mapped(partial(split_scores, task), devices)
+
+    def evaluate(variables: Params, frozen: Frozen, split: Split | Stream) -> dict[str, float]:
+        index, mask = padded_batches(split.size, batch_size, len(devices))
+        own, scores = local_positions(devices), program(frozen.image.shape[1])
+        total, queued = None, None
+        for batches in split.in_order(index[own], mask[own]):
+            # The next batches are queued before the sums of these are waited for.
+            done, queued = queued, scores(variables, frozen, batches)
+            total = add(total, done)
+        images, sums = add(total, queued)
+        assert images == split.size, f"evaluated {images} of {split.size} images"
+        return {name: mean(name, *sums[name]) for name in task.scores}
 
     return evaluate
+
+
+def add(total: Any, sums: Any) -> Any:
+    """The total on the host with the sums that are on the devices, once they are there."""
+    if sums is None:
+        return total
+    sums = unreplicate(sums)
+    return sums if total is None else jax.tree.map(np.add, total, sums)
+
+
+def mean(name: str, total: float, count: float) -> float:
+    if not count:
+        raise UserError(f"no image of the split has the score {name!r}: leave the score out")
+    return float(total / count)

@@ -1,9 +1,8 @@
-"""One stage of training: restore, epochs of dispatches, evaluation, checkpoints."""
+"""One stage from its first step to its last: restore, epochs, evaluation, checkpoints."""
 
 import contextlib
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -14,45 +13,70 @@ from flax import serialization
 
 from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Feed, Stream
-from sskd_jax.engine.devices import agree, chief, first, mine, replicated, told_by_chief
-from sskd_jax.engine.evaluate import Variables, evaluation
-from sskd_jax.engine.step import Frozen, Task, TrainState, initial_state, train_program
+from sskd_jax.engine.begin import Sketch
+from sskd_jax.engine.devices import (
+    broadcast_from_chief,
+    chief,
+    local_positions,
+    max_over_processes,
+    replicated,
+    unreplicate,
+)
+from sskd_jax.engine.evaluate import evaluation
+from sskd_jax.engine.order import shard_epoch, stage_seed
+from sskd_jax.engine.step import initial_state, train_program
+from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.system.console import StageProgress, console
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Array, Params, Stopped, UserError
-from sskd_jax.workdir.checkpoint import Checkpoints, read_newest
-from sskd_jax.workdir.logbook import Logbook, NoLogbook, read_json, write_json
+from sskd_jax.workdir.checkpoint import Checkpoints
+from sskd_jax.workdir.logbook import Logbook, NoLogbook
+from sskd_jax.workdir.stages import check_description, describe
 
-DISPATCH_SECONDS = (
-    1.0  # work per dispatch: long enough to hide its cost, short enough to show progress
-)
+DISPATCH_SECONDS = 1.0  # per dispatch: long enough to hide its cost, short enough to show progress
 
 
-class Stage(NamedTuple):
-    """A stage and where it lives.
+class Job(NamedTuple):
+    """A stage of a run: what it trains, on which images, and how long.
 
     Attributes:
-      name: as in metrics.jsonl, such as "teacher" or "sskd/student"; also its folder below the workdir.
+      name: as in metrics.jsonl, such as "teacher" or "sskd/student"; also its folder.
+      kind: its name in its method, such as "student".
       about: what its checkpoints belong to; a folder with another description is refused.
-      frozen: what is resident of the images to train on, the teacher, and parameters from earlier stages.
+      networks: architectures by net, of those that are networks.
+      task: of its programs.
+      sketch: shapes of its first state.
+      origins: (job, net) by net, of those that go on from, or stay as, an earlier job left them.
+      frozen: what is resident of the images, and the frozen nets; their numbers count from when
+        the jobs that they come from are done.
+      start: variables by net to start from, likewise.
       images: to train on.
       held_out: images to evaluate with after every epoch.
       held_out_name: "test" or "validation".
-      start: variables of the student to start from; None: random ones.
+      learning_rate: a function of the step.
+      seed: of the run.
+      checkpoint: where the finished stage comes from, in place of training it; "" if it does not.
+      remarks: what its row of the results says beside the scores.
     """
 
     name: str
+    kind: str
     about: dict[str, Any]
+    networks: Mapping[str, str]
     task: Task
+    sketch: Sketch
+    origins: Mapping[str, tuple[str, str]]
     frozen: Frozen
+    start: Params
     images: Split | Stream
     held_out: Split | Stream
     held_out_name: str
     epochs: int
     batch_size: int
-    learning_rate: Any
+    learning_rate: Callable[[int], Any]
     seed: int
-    start: Params | None = None
+    checkpoint: str = ""
+    remarks: Mapping[str, Any] = {}
 
     @property
     def total_steps(self) -> int:
@@ -60,60 +84,17 @@ class Stage(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """(params, batch_stats) of the last and of the best epoch, counted from 1."""
+    """How a stage ended.
 
-    last: Variables
-    best: Variables
-    best_epoch: int
-
-
-def stage_seed(seed: int, name: str) -> list[int]:
-    """Random numbers depend on the kind of stage: the students of all methods see the same images in the same order."""
-    return [seed, zlib.crc32(name.rsplit("/")[-1].encode())]
-
-
-def stage_key(seed: int, name: str) -> Array:
-    return jax.random.fold_in(jax.random.PRNGKey(seed), stage_seed(seed, name)[1])
-
-
-def epoch_order(stage: Stage, epoch: int, devices: int) -> np.ndarray:
-    """The images of an epoch's steps, i32[devices, steps, n]: a permutation that (seed, kind of stage, epoch) decide.
-
-    What does not fill a batch is left out, and is drawn again in another epoch.
+    Attributes:
+      last: {"params", "batch_stats"} by net, behind the last epoch.
+      best: the same of the best epoch; None where the stage comes from elsewhere.
+      best_epoch: counted from 1.
     """
-    return dealt(
-        np.random.default_rng(epoch_seed(stage, epoch)).permutation(stage.images.size),
-        stage,
-        devices,
-    )
 
-
-def epoch_seed(stage: Stage, epoch: int) -> list[int]:
-    return [*stage_seed(stage.seed, stage.name), epoch]
-
-
-def dealt(numbers: np.ndarray, stage: Stage, devices: int) -> np.ndarray:
-    """The first of the numbers as i32[devices, steps, n]: a step takes a batch of them, a device its part of each."""
-    steps = stage.task.steps_per_epoch
-    return (
-        numbers[: steps * stage.batch_size]
-        .reshape(steps, devices, -1)
-        .swapaxes(0, 1)
-        .astype(np.int32)
-    )
-
-
-def epoch_feed(stage: Stage, epoch: int, start: int, devices: Sequence[jax.Device]) -> Feed:
-    """The dispatches of an epoch from step `start` on, for the devices of this process."""
-    order, place = (
-        numbers[mine(devices)]
-        for numbers in (
-            epoch_order(stage, epoch, len(devices)),
-            dealt(np.arange(stage.images.size), stage, len(devices)),
-        )
-    )
-    seed = np.random.SeedSequence(epoch_seed(stage, epoch)).generate_state(1)[0]
-    return stage.images.epoch(order, place, int(seed), start)
+    last: Params
+    best: Params | None
+    best_epoch: int | None
 
 
 class Session(NamedTuple):
@@ -134,27 +115,52 @@ class Session(NamedTuple):
     save_seconds: float
 
 
-class Dispatcher:
-    """Runs steps, as many per dispatch as take about a second, and queues a dispatch before the last one is done."""
+def epoch_seed(job: Job, epoch: int) -> list[int]:
+    return [*stage_seed(job.seed, job.kind), epoch]
 
-    def __init__(self, stage: Stage, session: Session):
-        self.program, self.steps = train_program(stage.task, session.devices), 1
-        self.stage, self.interruption = stage, session.interruption
+
+def epoch_order(job: Job, epoch: int, devices: int) -> np.ndarray:
+    """The images of an epoch's steps, i32[devices, steps, n], in the stage's order."""
+    rng = np.random.default_rng(epoch_seed(job, epoch))
+    visited = np.asarray(job.task.stage.order(rng, job.images, epoch))
+    return shard_epoch(visited, job.task.steps_per_epoch, job.batch_size, devices)
+
+
+def epoch_feed(job: Job, epoch: int, start: int, devices: Sequence[jax.Device]) -> Feed:
+    """The dispatches of an epoch from step `start` on, for the devices of this process."""
+    steps, own = job.task.steps_per_epoch, local_positions(devices)
+    order = epoch_order(job, epoch, len(devices))
+    # An image's place in the epoch decides, with the seed, how it is cropped on the host.
+    places = np.arange(steps * job.batch_size)
+    place = shard_epoch(places, steps, job.batch_size, len(devices))
+    seed = np.random.SeedSequence(epoch_seed(job, epoch)).generate_state(1)[0]
+    return job.images.epoch(order[own], place[own], int(seed), start)
+
+
+class Dispatcher:
+    """Runs steps, as many per dispatch as take about a second.
+
+    The next dispatch is queued before the last one is done.
+    """
+
+    def __init__(self, job: Job, session: Session):
+        self.program, self.steps = train_program(job.task, session.devices), 1
+        self.job, self.interruption = job, session.interruption
 
     def run(
         self, state: TrainState, frozen: Frozen, feed: Feed, start: int
     ) -> Iterator[tuple[int, TrainState]]:
-        """Yields (steps of the epoch that are done or queued, state) after about a second's worth of them.
+        """Yields (steps of the epoch that are done or queued, state) about every second.
 
         Ends with the epoch, or before it where a stop is due.
         """
-        total, pending = self.stage.task.steps_per_epoch, []
+        total, pending = self.job.task.steps_per_epoch, []
         while start < total and not self.stop_is_due():
             began, stop, waited = time.perf_counter(), min(start + self.steps, total), 0
-            for rows, first_step, last_step in feed(start, stop):
-                state, spoiled = self.program(state, frozen, rows, first_step, last_step)
+            for index, first_step, last_step in feed(start, stop):
+                state, nonfinite = self.program(state, frozen, index, first_step, last_step)
                 waited += self.wait(pending)
-                pending.append((spoiled, last_step - first_step))
+                pending.append((nonfinite, last_step - first_step))
             if waited:
                 seconds = (time.perf_counter() - began) / waited
                 self.steps = int(np.clip(DISPATCH_SECONDS / seconds, 1, 2 * self.steps))
@@ -166,199 +172,170 @@ class Dispatcher:
         """Waits for the dispatch that is pending, if one is; returns its number of steps."""
         if not pending:
             return 0
-        spoiled, steps = pending.pop()
-        check_finite(self.stage, spoiled)
+        nonfinite, steps = pending.pop()
+        check_finite(self.job, nonfinite)
         return steps
 
     def stop_is_due(self) -> bool:
         """All processes must stop before the same dispatch, and agree on how long one is."""
-        self.steps, due = agree(self.steps, self.interruption.due())
+        self.steps, due = max_over_processes(self.steps, self.interruption.due())
         return bool(due)
 
 
-def check_finite(stage: Stage, spoiled: dict[str, Array]) -> None:
-    """Waits for a dispatch, of which these are the steps that spoiled something, and ends training where one did."""
-    found = {name: int(step) for name, step in first(spoiled).items() if step}
-    if found:
-        step = min(found.values())
-        names = ", ".join(name for name in found if found[name] == step)
+def check_finite(job: Job, first_nonfinite: dict[str, Array]) -> None:
+    """Waits for a dispatch, and ends training where something in it was not finite."""
+    steps = {name: int(step) for name, step in unreplicate(first_nonfinite).items() if step}
+    if steps:
+        step = min(steps.values())
+        names = ", ".join(name for name in steps if steps[name] == step)
         raise UserError(
-            f"{stage.name} diverged: not finite in step {step}: {names}. The checkpoints before it are "
-            "kept; try a lower learning rate in another --workdir"
+            f"{job.name} diverged: not finite in step {step}: {names}. The checkpoints before it "
+            "are kept; try a lower learning rate in another --workdir"
         )
 
 
-def describe(folder: epath.Path, about: dict[str, Any]) -> None:
-    """Writes down what the checkpoints of a folder belong to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "stage.json").exists():
-        write_json(folder / "stage.json", about)
+def run_stage(job: Job, session: Session) -> Trained:
+    """Trains a stage from its newest checkpoint, or from the start, to its end.
 
-
-def check_description(folder: epath.Path, about: dict[str, Any], advice: str) -> None:
-    """Refuses checkpoints that belong to something else than `about`."""
-    written = read_json(folder / "stage.json")
-    for key, value in about.items():
-        if written.get(key) != value:
-            raise UserError(
-                f"{folder} was trained with {key} {written.get(key)}, and this run has {value}: {advice}"
-            )
-
-
-def load_stage(path: epath.Path, kind: str, about: dict[str, Any]) -> dict[str, Any]:
-    """The last state, as nested dicts, of the finished stage of this kind in a workdir, or in its own folder.
-
-    Raises:
-      UserError: there is none, it is not finished, or it does not belong to what `about` describes.
+    A finished one is only loaded.
     """
-    candidates = (path, path / kind, *sorted(path.glob(f"*/{kind}")))
-    folders = [folder for folder in candidates if (folder / "stage.json").exists()]
-    if not folders:
-        raise UserError(f"{path} holds no {kind}: give a workdir of a run that trained one")
-    check_description(
-        folders[0], about, f"give the config that it was trained with, or another {kind}"
-    )
-    state, steps = read_newest(folders[0]), read_json(folders[0] / "stage.json")["steps"]
-    done = int(state["step"]) if state else 0
-    if done != steps:
-        raise UserError(f"{folders[0]} is at step {done} of {steps}: finish that run first")
-    return state
-
-
-def run_stage(stage: Stage, session: Session) -> Trained:
-    """Trains a stage from its newest checkpoint, or from the start, to its end; a finished one is only loaded."""
-    begin = partial(
-        initial_state, stage.task, stage_key(stage.seed, stage.name), stage.frozen, stage.start
-    )
-    with (
-        open_checkpoints(stage, session.workdir)
-        if chief()
-        else contextlib.nullcontext() as checkpoints
-    ):
-        state = (
-            restored(checkpoints, Checkpoints.newest, lambda: begin(run=jax.eval_shape)) or begin()
-        )
+    opened = open_checkpoints(job, session.workdir) if chief() else contextlib.nullcontext()
+    with opened as checkpoints:
+        load = partial(restored, checkpoints, job.sketch.state)
+        state = load(Checkpoints.newest) or first_state(job)
         if step := int(state.step):
-            console.print(
-                f"{stage.name}  {'done' if step == stage.total_steps else 'goes on'} at step {step}"
-            )
-        if step < stage.total_steps:
-            train(stage, state, checkpoints, session)
-        last, best = (
-            restored(checkpoints, read, lambda: state)
-            for read in (Checkpoints.newest, Checkpoints.best)
-        )
-    return Trained(variables(last), variables(best), int(best.step) // stage.task.steps_per_epoch)
+            is_done = step == job.total_steps
+            console.print(f"{job.name}  {'done' if is_done else 'goes on'} at step {step}")
+        if step < job.total_steps:
+            train(job, state, checkpoints, session)
+        last, best = load(Checkpoints.newest), load(Checkpoints.best)
+    best_epoch = int(best.step) // job.task.steps_per_epoch
+    return Trained(variables(last), variables(best), best_epoch)
 
 
-def open_checkpoints(stage: Stage, workdir: epath.Path) -> Checkpoints:
-    folder = workdir / stage.name
-    describe(folder, stage.about)
-    check_description(
-        folder, stage.about, "give another --workdir, or delete the folder to train it again"
-    )
+def first_state(job: Job) -> TrainState:
+    return initial_state(job.task, jax.random.PRNGKey(job.seed), job.frozen, job.start)
+
+
+def open_checkpoints(job: Job, workdir: epath.Path) -> Checkpoints:
+    folder = workdir / job.name
+    describe(folder, job.about)
+    advice = "give another --workdir, or delete the folder to train it again"
+    check_description(folder, job.about, advice)
     return Checkpoints(folder)
 
 
 def restored(
     checkpoints: Checkpoints | None,
+    shapes: TrainState,
     read: Callable[[Checkpoints], dict[str, Any] | None],
-    shapes: Callable[[], TrainState],
 ) -> TrainState | None:
-    """What the chief reads, in all processes, for a state of these shapes; None where there is nothing."""
+    """What the chief reads, in all processes; None where there is nothing."""
     stored = checkpoints and read(checkpoints)
-    if not any(agree(bool(stored))):
+    if not any(max_over_processes(bool(stored))):
         return None
-    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes())
-    return told_by_chief(serialization.from_state_dict(blank, stored) if stored else blank)
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return broadcast_from_chief(serialization.from_state_dict(blank, stored) if stored else blank)
 
 
-def variables(state: TrainState) -> Variables:
-    return state.params, state.batch_stats
+def variables(state: TrainState) -> Params:
+    """{"params", "batch_stats"} of the nets in a state, by net."""
+    return {
+        net: {"params": params, "batch_stats": state.batch_stats[net]}
+        for net, params in state.params.items()
+    }
+
+
+def measure(
+    job: Job, trained: Sequence[Params], split: Split | Stream, session: Session
+) -> list[dict[str, float]]:
+    """The means of a stage's scores over a split, with each of several variables."""
+    evaluate = evaluation(job.task, session.devices, job.batch_size)
+    frozen = replicated(job.frozen._replace(**split.resident()), session.devices)
+    return [evaluate(replicated(own, session.devices), frozen, split) for own in trained]
 
 
 def train(
-    stage: Stage, state: TrainState, checkpoints: Checkpoints | None, session: Session
+    job: Job,
+    state: TrainState,
+    checkpoints: Checkpoints | None,
+    session: Session,
 ) -> None:
-    """From `state` to the last epoch: after every epoch an evaluation, a row in the logbook and a checkpoint.
+    """From `state` to the last epoch.
+
+    Every epoch ends with an evaluation, a row in the logbook and a checkpoint.
 
     Raises:
       Stopped: a stop was due; everything is saved.
       UserError: training diverged.
     """
-    steps, step = stage.task.steps_per_epoch, int(state.step)
-    session.book.rewind(stage.name, step)
-    state, frozen = (replicated(tree, session.devices) for tree in (state, stage.frozen))
-    held_out = frozen._replace(**replicated(stage.held_out.resident(), session.devices))
-    evaluate = evaluation(stage.task, session.devices, stage.batch_size)
-    dispatcher, saved = Dispatcher(stage, session), time.monotonic()
-    progress = StageProgress(stage.name, step, stage.total_steps, stage.batch_size)
+    steps, step = job.task.steps_per_epoch, int(state.step)
+    session.book.rewind(job.name, step)
+    state, frozen = replicated((state, job.frozen), session.devices)
+    held_out = frozen._replace(**replicated(job.held_out.resident(), session.devices))
+    evaluate = evaluation(job.task, session.devices, job.batch_size)
+    dispatcher, saved = Dispatcher(job, session), time.monotonic()
+    progress = StageProgress(job.name, step, job.total_steps, job.batch_size)
     with progress, session.interruption.deferred():
-        for epoch in range(step // steps, stage.epochs):
-            feed = epoch_feed(stage, epoch, step % steps, session.devices)
+        for epoch in range(step // steps, job.epochs):
+            feed = epoch_feed(job, epoch, step % steps, session.devices)
             for done, state in dispatcher.run(state, frozen, feed, step % steps):  # noqa: B020
                 step = epoch * steps + done
                 progress.advance(step)
                 if done < steps and time.monotonic() - saved > session.save_seconds:
-                    save(stage, step, state, checkpoints, session)
+                    save(job, step, state, checkpoints, session)
                     saved = time.monotonic()
             if step < (epoch + 1) * steps:
-                stop(stage, step, state, checkpoints, session)
+                stop(job, step, state, checkpoints, session)
             progress.evaluating()
-            figures = epoch_figures(
-                stage, state, evaluate((state.params, state.batch_stats), held_out, stage.held_out)
-            )
-            session.book.write(
-                {
-                    "stage": stage.name,
-                    "epoch": epoch + 1,
-                    "step": step,
-                    "learning_rate": float(stage.learning_rate(step - 1)),
-                    **figures,
-                }
-            )
-            save(stage, step, state, checkpoints, session, headline(stage, figures))
+            scores = evaluate(variables(state), held_out, job.held_out)
+            figures = epoch_figures(job, state, scores)
+            rate = {"learning_rate": float(job.learning_rate(step - 1))}
+            place = {"stage": job.name, "epoch": epoch + 1, "step": step}
+            session.book.write(place | rate | figures)
+            save(job, step, state, checkpoints, session, headline(scores, figures))
             saved = time.monotonic()
-            progress.epoch(epoch + 1, stage.epochs, figures)
+            progress.epoch(epoch + 1, job.epochs, figures)
 
 
 def save(
-    stage: Stage,
+    job: Job,
     step: int,
     state: TrainState,
     checkpoints: Checkpoints | None,
     session: Session,
     score: float | None = None,
 ) -> None:
-    """Saves `state` behind `step`, stacked over the devices, if it is sound and if this is the process that saves."""
-    check_finite(stage, state.spoiled)
+    """Saves a state, stacked over the devices, if it is finite and this process is the chief."""
+    check_finite(job, state.first_nonfinite)
     if checkpoints:
-        checkpoints.save(first(state), score)
-    session.book.saved(stage.name, step)
+        checkpoints.save(unreplicate(state), score)
+    session.book.saved(job.name, step)
 
 
 def stop(
-    stage: Stage, step: int, state: TrainState, checkpoints: Checkpoints | None, session: Session
+    job: Job, step: int, state: TrainState, checkpoints: Checkpoints | None, session: Session
 ) -> NoReturn:
     """Ends training within an epoch, once `state` is saved."""
-    save(stage, step, state, checkpoints, session)
+    save(job, step, state, checkpoints, session)
     if checkpoints:
         checkpoints.wait()
     reason = session.interruption.reason or "another process stops"
     raise Stopped(
-        f"{reason}: {stage.name} is saved at step {step} of {stage.total_steps}; the same command goes on "
-        "from there"
+        f"{reason}: {job.name} is saved at step {step} of {job.total_steps}; the same command "
+        "goes on from there"
     )
 
 
-def epoch_figures(stage: Stage, state: TrainState, scores: dict[str, float]) -> dict[str, float]:
-    """The epoch's means: of the loss, its terms and figures under train/, of the evaluation under its split's name."""
-    return {
-        f"train/{name}": float(total) / stage.task.steps_per_epoch
-        for name, total in first(state.sums).items()
-    } | {f"{stage.held_out_name}/{name}": value for name, value in scores.items()}
+def epoch_figures(job: Job, state: TrainState, scores: dict[str, float]) -> dict[str, float]:
+    """The epoch's means: of loss, terms and figures under train/, of scores under their split."""
+    steps = job.task.steps_per_epoch
+    sums = {
+        f"train/{name}": float(total) / steps for name, total in unreplicate(state.sums).items()
+    }
+    return sums | {f"{job.held_out_name}/{name}": value for name, value in scores.items()}
 
 
-def headline(stage: Stage, figures: dict[str, float]) -> float:
-    """What epochs are compared by, more is better: top-1 accuracy, or the training loss where no class is learned."""
-    return figures.get(f"{stage.held_out_name}/top1", -figures["train/loss"])
+def headline(scores: dict[str, float], figures: dict[str, float]) -> float:
+    """What epochs are compared by, more is better: the first score, or else the training loss."""
+    return next(iter(scores.values()), -figures["train/loss"])

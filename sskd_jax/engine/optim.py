@@ -1,13 +1,14 @@
 """SGD as PyTorch means it, the schedule of its rate, and what a loss depends on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import Var
+from jax.extend.core import Jaxpr, JaxprEqn, Var
+
+JITTED = ("jit", "pjit")  # what JAX calls a jitted function within another, by its version
 
 
 def milestone_schedule(
@@ -20,42 +21,54 @@ def milestone_schedule(
     epochs: float = math.inf,
     cooldown_epochs: float = 0.0,
 ) -> optax.Schedule:
-    """`learning_rate`, times `decay` from the start of every epoch in `milestones` (counted from 0).
+    """`learning_rate`, times `decay` from the start of every epoch in `milestones` (from 0) on.
 
-    It rises in equal steps to that over the first `warmup_epochs`, as large batches need it (Goyal et al. 2017), and
-    falls in equal steps towards nothing over the last `cooldown_epochs` of `epochs`. Without milestones, the two make
-    one cycle (Smith and Topin 2018).
+    It rises in equal steps to that over the first `warmup_epochs`, as large batches need it
+    (Goyal et al. 2017), and falls in equal steps towards nothing over the last `cooldown_epochs`
+    of `epochs`. Without milestones, the two make one cycle (Smith and Topin 2018).
     """
-    falling = optax.piecewise_constant_schedule(
-        learning_rate, {round(epoch * steps_per_epoch): decay for epoch in milestones}
-    )
-    rising, cooling = (
-        max(1, round(part * steps_per_epoch)) for part in (warmup_epochs, cooldown_epochs)
-    )
-    return lambda step: (
-        falling(step)
-        * jnp.minimum((step + 1) / rising, 1)
-        * jnp.minimum((epochs * steps_per_epoch - step) / cooling, 1)
-    )
+    boundaries = {round(epoch * steps_per_epoch): decay for epoch in milestones}
+    falling = optax.piecewise_constant_schedule(learning_rate, boundaries)
+    rising = max(1, round(warmup_epochs * steps_per_epoch))
+    cooling = max(1, round(cooldown_epochs * steps_per_epoch))
+
+    def rate(step: int) -> float:
+        warm = jnp.minimum((step + 1) / rising, 1)
+        cool = jnp.minimum((epochs * steps_per_epoch - step) / cooling, 1)
+        return falling(step) * warm * cool
+
+    return rate
 
 
 def sgd(
-    schedule: optax.Schedule, *, momentum: float, weight_decay: float, learned: Any = True
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """torch.optim.SGD: decay is added to the gradient of every parameter, batch norm and bias too, before momentum.
+    """torch.optim.SGD: before momentum, decay is added to the gradient of every parameter.
 
-    `learned` has True or False in the place of every parameter, or of a tree of them: those that the loss does not
-    depend on must have False. PyTorch's optimizers pass over them, and here too they do not decay.
+    Those of batch norms and biases are no exception.
     """
-    update = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
-    return optax.masked(update, learned)
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
 
 
-def reached(function: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
-    """For every array in `args`, which may be shapes, whether function(*args) is computed from it."""
-    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-    needed = {var for var in jaxpr.outvars if isinstance(var, Var)}
+def depends_on(jaxpr: Jaxpr, outputs: Iterable[Any]) -> set[Var]:
+    """The variables of a program that some of its `outputs` are computed from."""
+    needed = {var for var in outputs if isinstance(var, Var)}
     for equation in reversed(jaxpr.eqns):
         if needed.intersection(equation.outvars):
-            needed.update(var for var in equation.invars if isinstance(var, Var))
-    return jax.tree.unflatten(jax.tree.structure(args), [var in needed for var in jaxpr.invars])
+            needed.update(inputs_needed(equation, needed))
+    return needed
+
+
+def inputs_needed(equation: JaxprEqn, needed: set[Var]) -> set[Var]:
+    """The inputs of an equation from which those of its outputs that are `needed` come.
+
+    A jitted function is looked into; of other equations, every output comes from every input.
+    """
+    inputs = equation.invars
+    if equation.primitive.name in JITTED:
+        inner = equation.params["jaxpr"].jaxpr
+        pairs = zip(equation.outvars, inner.outvars, strict=True)
+        inside = depends_on(inner, [within for outer, within in pairs if outer in needed])
+        pairs = zip(equation.invars, inner.invars, strict=True)
+        inputs = [outer for outer, within in pairs if within in inside]
+    return {var for var in inputs if isinstance(var, Var)}

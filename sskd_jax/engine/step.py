@@ -1,262 +1,119 @@
-"""The step: student and frozen teacher forward, a method's terms, gradient, SGD.
+"""The step: a stage's loss calls its nets; gradient, optimizer, moving averages, memory.
 
-From `gather` on, every function is a per-device program over the axis "batch". A method sees the global batch: what it
-needs is gathered on every device, so each computes the whole loss, and the mean of the devices' gradients is then
-exactly the gradient of that loss (the transpose of all_gather sums what every device contributed).
+From `train_step` on, every function is a per-device program over the axis of `sskd_jax.axis`. A
+loss sees wholes where it asks for them (`everywhere`), so each device computes the whole loss,
+and the mean of the devices' gradients is then exactly the gradient of that loss: the transpose
+of all_gather sums what every device contributed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from flax import linen as nn
 from jax import lax
 
-from sskd_jax import views
-from sskd_jax.axis import AXIS
+from sskd_jax.axis import everywhere, mean_over_devices
+from sskd_jax.engine.begin import begin
 from sskd_jax.engine.devices import Mapped, run_once
-from sskd_jax.types import Array, Batch, Method, Outputs, Params, Streamed, Terms
-
-METHOD_KEY = np.uint32(
-    2**32 - 1
-)  # where no image of a batch is: what a method draws has a key beside theirs
-
-
-class Task(NamedTuple):
-    """What is fixed in the programs of one stage.
-
-    Attributes:
-      student: the network that learns, or None where a method trains its own parameters on the teacher alone.
-      teacher: the frozen network, or None.
-      method: whose terms are minimised.
-      weights: of every term.
-      optimizer: of the student's and the method's parameters together.
-      augment: (key, uint8[H, W, C]) -> f32[V, H, W, C] for training.
-      plain: uint8[H, W, C] -> f32[V, H, W, C] for evaluation.
-      steps_per_epoch: after which the running sums begin anew.
-    """
-
-    student: nn.Module | None
-    teacher: nn.Module | None
-    method: Method
-    weights: Mapping[str, float]
-    optimizer: optax.GradientTransformation
-    augment: Callable[[Array, Array], Array]
-    plain: Callable[[Array], Array]
-    steps_per_epoch: int
+from sskd_jax.engine.task import (
+    ONCE,
+    Frozen,
+    Task,
+    TrainState,
+    gather_examples,
+    net_functions,
+    viewer,
+    weighted_sum,
+)
+from sskd_jax.types import Array, Batch, Params, Streamed
 
 
-class TrainState(NamedTuple):
-    """What a step changes; stacked over the devices and donated.
-
-    Attributes:
-      step: i32[], steps done.
-      params: {"student": ..., "method": ...}.
-      batch_stats: of the student's batch norms.
-      opt_state: of the optimizer.
-      memory: what the method carries.
-      sums: of the loss, its terms and the method's figures over this epoch's steps, by name.
-      spoiled: i32[], the step, counted from 1, in which each of them and the gradient was first not finite; 0: none.
-    """
-
-    step: Array
-    params: Params
-    batch_stats: Params
-    opt_state: optax.OptState
-    memory: Params
-    sums: dict[str, Array]
-    spoiled: dict[str, Array]
-
-
-class Frozen(NamedTuple):
-    """What a stage reads and never changes; replicated, not donated, in no optimizer.
-
-    Attributes:
-      key: u32[2], of everything random in the stage.
-      image: u8[M, H, W, C], the whole split; u8[0, H, W, C] where it is streamed.
-      label: i32[M]; i32[0] where it is streamed and the method carries no memory.
-      teacher: variables of the teacher.
-      pretrained: parameters by the name of the stage that they were learned in.
-    """
-
-    key: Array
-    image: Array
-    label: Array
-    teacher: Params
-    pretrained: Params
-
-
-def initial_state(
-    task: Task,
-    key: Array,
-    frozen: Frozen,
-    start: Params | None = None,
-    run: Callable[..., TrainState] = run_once,
-) -> TrainState:
-    """Step 0; a student starts from the variables `start`, or else from the same ones whatever method teaches it.
-
-    With `run=jax.eval_shape` it is the shapes alone, for which nothing is compiled.
-    """
-    pixels = jax.ShapeDtypeStruct(frozen.image.shape[1:], jnp.uint8)
-    image = jax.ShapeDtypeStruct((2, *jax.eval_shape(task.plain, pixels).shape), jnp.float32)
-    teacher = task.teacher and jax.eval_shape(partial(forward, task.teacher), frozen.teacher, image)
-    return run(partial(begin, task, image, teacher), key, start or {}, frozen.label)
-
-
-def begin(
-    task: Task,
-    image: jax.ShapeDtypeStruct,
-    teacher: Outputs | None,
-    key: Array,
-    start: Params,
-    label: Array,
-) -> TrainState:
-    """Step 0 as one program; `image` [2, V, H, W, C] and the teacher's outputs are shapes only."""
-    student_key, method_key = jax.random.split(key)
-    variables = start or (
-        task.student.init(student_key, jnp.zeros(image.shape)[:, 0]) if task.student else {}
-    )
-    student = task.student and jax.eval_shape(partial(forward, task.student), variables, image)
-    memory = task.method.memory(jax.random.fold_in(method_key, 1), student, teacher, label)
-    params = {
-        "student": variables.get("params", {}),
-        "method": task.method.init(method_key, student, teacher),
-    }
-    terms, figures = jax.eval_shape(partial(trace_loss, task.method), student, teacher)
-    names = ("loss", *terms, *figures)
-    return TrainState(
-        jnp.zeros((), jnp.int32),
-        params,
-        variables.get("batch_stats", {}),
-        task.optimizer.init(params),
-        memory,
-        {name: jnp.zeros(()) for name in names},
-        {name: jnp.zeros((), jnp.int32) for name in (*names, "gradient")},
-    )
-
-
-def trace_loss(
-    method: Method, student: Outputs | None, teacher: Outputs | None = None
-) -> tuple[Terms, Terms]:
-    """What `method.loss` returns for outputs of two images: to be traced, for names and mistakes."""
-    key, zeros = jax.random.PRNGKey(0), jnp.zeros(2, jnp.int32)
-    pretrained = {
-        name: stage.init(key, student if stage.student else None, teacher)
-        for name, stage in method.pretrain.items()
-    }
-    batch = {
-        "label": zeros,
-        "index": zeros,
-        "epoch": zeros[0],
-        "key": key,
-        "memory": method.memory(key, student, teacher, zeros),
-    }
-    return method.loss(method.init(key, student, teacher), pretrained, student, teacher, batch)
-
-
-def forward(network: nn.Module, variables: Params, image: Array) -> Outputs:
-    """Evaluation mode: normalised by the running statistics. image [N, V, H, W, C]."""
-    return network.apply(variables, image.reshape(-1, *image.shape[2:]))
-
-
-def gather(tree: Any) -> Any:
-    """Every leaf [n, ...] of one device as the global [N, ...] of all."""
-    return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True), tree)
-
-
-def gather_outputs(outputs: Outputs | None, chosen: slice = slice(0)) -> Outputs | None:
-    """Logits, embeddings and the `chosen` maps of the global batch; maps are large, so the others stay local."""
-    if outputs is None:
-        return None
-    maps, preacts = list(outputs.maps), list(outputs.preacts)
-    maps[chosen], preacts[chosen] = gather((maps[chosen], preacts[chosen]))
-    return outputs._replace(
-        logits=gather(outputs.logits),
-        embed=gather(outputs.embed),
-        maps=tuple(maps),
-        preacts=tuple(preacts),
-    )
-
-
-def teach(task: Task, frozen: Frozen, image: Array) -> Outputs | None:
-    outputs = (
-        lax.stop_gradient(forward(task.teacher, frozen.teacher, image)) if task.teacher else None
-    )
-    return gather_outputs(outputs, task.method.gathered)
-
-
-def look_up(frozen: Frozen, rows: Array | Streamed) -> Streamed:
-    """The images at `rows` i32[n] of the split on the device, unless they come themselves."""
-    return (
-        rows
-        if isinstance(rows, Streamed)
-        else Streamed(frozen.image[rows], frozen.label[rows], rows)
-    )
-
-
-def draw(
-    task: Task, state: TrainState, frozen: Frozen, rows: Array | Streamed
-) -> tuple[Array, Batch]:
-    """Views [n, V, H, W, C] of this device's images, and the global batch. Keyed by the place in the global batch."""
-    image, label, index = look_up(frozen, rows)
-    position = lax.axis_index(AXIS) * index.size + jnp.arange(index.size)
+def make_batch(task: Task, state: TrainState, frozen: Frozen, index: Array | Streamed) -> Batch:
+    """What the loss of step `state.step` is given."""
+    image, label, index = gather_examples(frozen, index)
+    label, index = everywhere((label, index))
     key = jax.random.fold_in(frozen.key, state.step)
-    image = jax.vmap(task.augment)(views.keys(key, position), image)
-    batch = gather({"label": label, "index": index})
-    return image, batch | {
-        "epoch": state.step // task.steps_per_epoch,
-        "key": jax.random.fold_in(key, METHOD_KEY),
-        "memory": state.memory,
-    }
-
-
-def train_step(task: Task, state: TrainState, frozen: Frozen, rows: Array | Streamed) -> TrainState:
-    """One SGD step on the images `rows` [n] of every device."""
-    image, batch = draw(task, state, frozen, rows)
-    teacher = teach(task, frozen, image)
-
-    def objective(params: Params) -> tuple[Array, tuple[Params, Outputs | None, dict[str, Array]]]:
-        student, batch_stats = None, state.batch_stats
-        if task.student:
-            variables = {"params": params["student"], "batch_stats": state.batch_stats}
-            student, updated = task.student.apply(
-                variables, image.reshape(-1, *image.shape[2:]), train=True, mutable=["batch_stats"]
-            )
-            batch_stats = updated["batch_stats"]
-        student = gather_outputs(student, task.method.gathered)
-        terms, figures = task.method.loss(
-            params["method"], frozen.pretrained, student, teacher, batch
-        )
-        loss = sum(task.weights[name] * term for name, term in terms.items())
-        return loss, (batch_stats, student, {"loss": loss, **terms, **figures})
-
-    grads, (batch_stats, student, values) = jax.grad(objective, has_aux=True)(state.params)
-    grads, values = lax.pmean((grads, values), AXIS)
-    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
-    new_epoch = state.step % task.steps_per_epoch == 0
-    sums = {
-        name: jnp.where(new_epoch, 0, state.sums[name]) + value for name, value in values.items()
-    }
-    spoiled = {
-        name: jnp.where(
-            (state.spoiled[name] == 0) & ~jnp.isfinite(value), state.step + 1, state.spoiled[name]
-        )
-        for name, value in (values | {"gradient": total(grads)}).items()
-    }
-    memory = task.method.remember(state.params["method"], student, teacher, batch)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state, memory, sums, spoiled)
-
-
-def total(tree: Params) -> Array:
-    """The sum of all numbers in a tree, in one pass: an accelerator starts two small programs for every sum."""
-    return jnp.sum(
-        lax.optimization_barrier(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]))
+    return Batch(
+        image=image,
+        label=label,
+        index=index,
+        see=viewer(task.optics, key, image),
+        epoch=state.step // task.steps_per_epoch,
+        key=jax.random.fold_in(key, ONCE),
+        memory=state.memory,
     )
+
+
+def train_step(
+    task: Task, state: TrainState, frozen: Frozen, index: Array | Streamed
+) -> TrainState:
+    """One step on the examples `index` [n] of every device."""
+    nets = task.stage.nets
+    learned = {name: own for name, own in state.params.items() if nets[name].learns}
+    batch = make_batch(task, state, frozen, index)
+
+    def objective(learned: Params) -> tuple[Array, tuple[Params, Any, dict[str, Array]]]:
+        params = state.params | learned
+        variables = {
+            name: {"params": params[name], "batch_stats": state.batch_stats[name]}
+            for name in params
+        }
+        functions, stats = net_functions(task, {**frozen.nets, **variables}, train=True)
+        losses = task.stage.loss(functions, batch)
+        loss = weighted_sum(task, losses)
+        values = {"loss": loss, **losses.terms, **losses.figures}
+        return loss, ({name: stats[name] for name in params}, losses.memory, values)
+
+    grads, (batch_stats, memory, values) = jax.grad(objective, has_aux=True)(learned)
+    grads, values = mean_over_devices((grads, values))
+    updates, opt_state = task.optimizer.update(grads, state.opt_state, learned)
+    params = state.params | apply_updates(learned, updates, task.reached)
+    for name, net in nets.items():
+        if net.follows:
+            leader = params[net.follows]
+            params[name] = optax.incremental_update(leader, params[name], 1 - net.momentum)
+    watched = values | {"gradient": sum_of_leaves(grads)}
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        memory=memory,
+        sums=add_to_epoch(task, state, values),
+        first_nonfinite={
+            name: jnp.where((before == 0) & ~jnp.isfinite(watched[name]), state.step + 1, before)
+            for name, before in state.first_nonfinite.items()
+        },
+    )
+
+
+def apply_updates(params: Params, updates: Params, reached: Any) -> Params:
+    """params + updates where `reached`, a tree of bools or one of their prefixes, is True."""
+
+    def apply(is_reached: bool, params: Params, updates: Params) -> Params:
+        return optax.apply_updates(params, updates) if is_reached else params
+
+    return jax.tree.map(apply, reached, params, updates)
+
+
+def add_to_epoch(task: Task, state: TrainState, values: dict[str, Array]) -> dict[str, Array]:
+    """The running sums of an epoch with the values of this step, the first of which starts anew."""
+    is_first = state.step % task.steps_per_epoch == 0
+    return {
+        name: jnp.where(is_first, 0, state.sums[name]) + value for name, value in values.items()
+    }
+
+
+def sum_of_leaves(tree: Params) -> Array:
+    """The sum of all numbers in a tree, in one pass.
+
+    An accelerator starts two small programs for every sum.
+    """
+    leaves = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    return jnp.sum(lax.optimization_barrier(leaves))
 
 
 def train_steps(
@@ -267,19 +124,39 @@ def train_steps(
     start: Array,
     stop: Array,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Steps start ... stop - 1 of `order` in one dispatch; its leaves [steps, n, ...] are this device's images.
+    """Steps start ... stop - 1 of `order` in one dispatch; its leaves are [steps, n, ...].
 
-    Returns the state and a copy of `spoiled`, which outlives the donation of the state to the next dispatch.
+    Returns the state and a copy of `first_nonfinite`, which outlives the donation of the state to
+    the next dispatch.
     """
-    state = lax.fori_loop(
-        start, stop, lambda i, state: train_step(task, state, frozen, at(order, i)), state
-    )
-    return state, jax.tree.map(jnp.copy, state.spoiled)
 
+    def step(i: Array, state: TrainState) -> TrainState:
+        return train_step(task, state, frozen, jax.tree.map(lambda leaf: leaf[i], order))
 
-def at(tree: Any, i: Array) -> Any:
-    return jax.tree.map(lambda leaf: leaf[i], tree)
+    state = lax.fori_loop(start, stop, step, state)
+    return state, jax.tree.map(jnp.copy, state.first_nonfinite)
 
 
 def train_program(task: Task, devices: Sequence[jax.Device]) -> Mapped:
+    """`train_steps` on all devices: (stacked state, frozen, order, start, stop)."""
     return Mapped(partial(train_steps, task), devices, shared=2, donate=True)
+
+
+def initial_state(
+    task: Task,
+    key: Array,
+    frozen: Frozen,
+    start: Params | None = None,
+    run: Callable[..., TrainState] = run_once,
+) -> TrainState:
+    """Step 0 of a stage.
+
+    Args:
+      key: u32[2] from which nets without a start, and the memory, get their random numbers; each
+        by its name, so a student begins with the same weights whatever method teaches it.
+      frozen: of which the nets, the labels and the shape of an image are used.
+      start: {"params", "batch_stats"} by net, of those that go on from an earlier stage.
+      run: what calls the program; with `jax.eval_shape` nothing is compiled.
+    """
+    program = partial(begin, task, frozen.image.shape[1:])
+    return run(program, key, frozen.label, frozen.nets, start or {})

@@ -1,1 +1,1 @@
-"""Weights from PyTorch and to it, and the student as a file of its own."""
+"""Networks in other formats: PyTorch's weights in, and students out."""

@@ -1,9 +1,12 @@
 """A 2-d convolution whose gradient suits XLA's CPU backend too.
 
-Inside a loop, XLA's gradients fall back to a naive routine there, which takes up to a hundred times as long as the
-forward pass. On the CPU the kernel gradient is therefore a matrix product, a few images at a time so that what it reads
-stays in the cache, and the input gradient is a convolution in the layout of the forward pass. The branch is chosen at
-lowering; programs for other platforms are what autodiff gives.
+Inside a loop, XLA's gradients fall back to a naive routine there, which takes up to a hundred
+times as long as the forward pass. On the CPU the kernel gradient is therefore a matrix product, a
+few images at a time so that what it reads stays in the cache, and the input gradient is a
+convolution in the layout of the forward pass. The branch is chosen at lowering; programs for
+other platforms are what autodiff gives.
+
+Shapes: x [N, H, W, C], kernel [k, k, I, O] with I = C / groups, dy [N, H', W', O].
 """
 
 from functools import partial
@@ -16,15 +19,16 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from sskd_jax.layers.initializers import fan_out_normal
+from sskd_jax.layers.parameters import parameter
 from sskd_jax.types import Array
 
 PATCH_BYTES = 2_000_000  # of copies at a time, so that they stay in the cache
 
 
 class Conv(nn.Module):
-    """A convolution [N, H, W, C] -> [N, H', W', features] with a square kernel, padded by kernel // 2.
+    """A convolution [N, H, W, C] -> [N, H', W', features], padded by kernel // 2.
 
-    It has a bias if `bias_init` says how to initialise it.
+    Its kernel is square. It has a bias if `bias_init` says how to initialise one.
     """
 
     features: int
@@ -38,16 +42,18 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        x = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups)
+        kernel = parameter(self, "kernel", self.kernel_init, shape)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = convolution(x, kernel, self.stride, self.groups)
         if self.bias_init:
-            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-            x = (x.astype(jnp.float32) + bias.reshape(1, 1, 1, -1)).astype(self.dtype)
-        return x
+            bias = parameter(self, "bias", self.bias_init, (self.features,))
+            # Added in float32: nothing is summed in bfloat16.
+            y = (y.astype(jnp.float32) + bias.reshape(1, 1, 1, -1)).astype(self.dtype)
+        return y
 
 
 def correlate(x: Array, kernel: Array, stride: int, groups: int) -> Array:
-    """x [N, H, W, C] with kernel [k, k, C / groups, O], padded by k // 2 on every side, as PyTorch does at any stride.
+    """x with kernel, padded by k // 2 on every side at any stride, as PyTorch does.
 
     SAME would pad (0, 1) instead of (1, 1) at stride 2.
     """
@@ -64,43 +70,47 @@ def correlate(x: Array, kernel: Array, stride: int, groups: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(x: Array, kernel: Array, stride: int, groups: int) -> Array:
-    """`correlate` with the gradients described above."""
+    """`correlate` with gradients that are fast on the CPU too."""
     return correlate(x, kernel, stride, groups)
 
 
-def _forward(
-    x: Array, kernel: Array, stride: int, groups: int
-) -> tuple[Array, tuple[Array, Array]]:
+Saved = tuple[Array, Array]  # x and kernel
+
+
+def _forward(x: Array, kernel: Array, stride: int, groups: int) -> tuple[Array, Saved]:
     return correlate(x, kernel, stride, groups), (x, kernel)
 
 
-def _backward(
-    stride: int, groups: int, saved: tuple[Array, Array], dy: Array
-) -> tuple[Array, Array]:
-    def cpu(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
-        return input_gradient(x, kernel, dy, stride, groups), kernel_gradient(
-            x, kernel, dy, stride, groups
-        )
+def _backward(stride: int, groups: int, saved: Saved, dy: Array) -> Saved:
+    def on_cpu(x: Array, kernel: Array, dy: Array) -> Saved:
+        dx = input_gradient(x, kernel, dy, stride, groups)
+        return dx, kernel_gradient(x, kernel, dy, stride, groups)
 
-    def default(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
-        return jax.vjp(lambda x, kernel: correlate(x, kernel, stride, groups), x, kernel)[1](dy)
+    def by_autodiff(x: Array, kernel: Array, dy: Array) -> Saved:
+        def forward(x: Array, kernel: Array) -> Array:
+            return correlate(x, kernel, stride, groups)
 
-    return lax.platform_dependent(*saved, dy, cpu=cpu, default=default)
+        return jax.vjp(forward, x, kernel)[1](dy)
+
+    return lax.platform_dependent(*saved, dy, cpu=on_cpu, default=by_autodiff)
 
 
 convolution.defvjp(_forward, _backward)
 
 
 def input_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int) -> Array:
-    """d/dx: dy [N, H', W', O], spread by the stride, with the kernel turned round and its channels swapped."""
+    """Derivative by x: dy spread by the stride, with the kernel turned, its channels swapped."""
     k, _, inputs, outputs = kernel.shape
     turned = kernel[::-1, ::-1].reshape(k, k, inputs, groups, outputs // groups)
-    turned = turned.transpose(0, 1, 4, 3, 2).reshape(k, k, outputs // groups, groups * inputs)
-    low = k - 1 - k // 2
-    padding = [
-        (low, size - (out - 1) * stride - 1 - low + k - 1)
-        for size, out in zip(x.shape[1:3], dy.shape[1:3], strict=True)
-    ]
+    turned = turned.transpose(0, 1, 4, 3, 2)
+    turned = turned.reshape(k, k, outputs // groups, groups * inputs)
+    # What the forward pass padded by k // 2 is padded by the rest of k - 1 here; behind the last
+    # row comes what the stride left over besides.
+    before = k - 1 - k // 2
+    padding = []
+    for size, out in zip(x.shape[1:3], dy.shape[1:3], strict=True):
+        spread = (out - 1) * stride + 1
+        padding.append((before, size + k - 1 - before - spread))
     return lax.conv_general_dilated(
         dy,
         turned,
@@ -113,39 +123,42 @@ def input_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int)
 
 
 def kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int) -> Array:
-    """d/dkernel [k, k, C / groups, O], summed over chunks of images in float32."""
+    """Derivative by the kernel [k, k, I, O], summed over chunks of images in float32."""
     k, _, inputs, outputs = kernel.shape
-    size = images_at_a_time(len(x), 4 * x.shape[1] * dy.shape[2] * k * (x.shape[-1] + outputs))
+    copied = 4 * x.shape[1] * dy.shape[2] * k * (x.shape[-1] + outputs)  # bytes per image
+    size = images_at_a_time(len(x), copied)
     chunks = tuple(part.reshape(-1, size, *part.shape[1:]) for part in (x, dy))
-    product = tap_sums if inputs == 1 and outputs == groups else tap_products
+    is_depthwise = inputs == 1 and outputs == groups
+    product = tap_sums if is_depthwise else tap_products
+
+    def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + product(*chunk, k, stride, groups), None
+
     zeros = jnp.zeros((groups, k * inputs, k * outputs // groups), jnp.float32)
-    total, _ = lax.scan(
-        lambda total, chunk: (total + product(*chunk, k, stride, groups), None), zeros, chunks
-    )
-    taps = total.reshape(groups, k, inputs, k, outputs // groups)  # column, input, row, output
+    total, _ = lax.scan(add, zeros, chunks)
+    # [group, (column, input), (row, output)] -> [row, column, input, (group, output)]
+    taps = total.reshape(groups, k, inputs, k, outputs // groups)
     return taps.transpose(3, 1, 2, 0, 4).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def tap_products(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
-    """[groups, k * I, k * O]: the columns that the taps see of x, times the rows of x that they write to of dy.
+    """[groups, k * I, k * O / groups]: the products that a kernel's gradient consists of.
 
+    They are of the columns that the taps see of x with the rows of x that dy is written to.
     Copies of both k times as wide as they are take less memory than copies of x k^2 times.
     """
     pad, (_, height, width, _) = k // 2, dy.shape
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    seen = jnp.concatenate(
-        [x[:, :, j : j + stride * (width - 1) + 1 : stride] for j in range(k)], -1
-    )
-    beyond = x.shape[1] - stride * (height - 1) - 1
+    across = stride * (width - 1) + 1  # from the first to the last column that a tap sees
+    seen = [x[:, :, j : j + across : stride] for j in range(k)]
+    beyond = x.shape[1] - stride * (height - 1) - 1  # rows behind the last that is written to
     zero = jnp.zeros((), dy.dtype)
-    written = jnp.concatenate(
-        [
-            lax.pad(dy, zero, ((0, 0, 0), (i, beyond - i, stride - 1), (0, 0, 0), (0, 0, 0)))
-            for i in range(k)
-        ],
-        -1,
-    )
-    seen, written = (split_groups(part, k, groups) for part in (seen, written))
+    still = (0, 0, 0)
+    written = [
+        lax.pad(dy, zero, (still, (i, beyond - i, stride - 1), still, still)) for i in range(k)
+    ]
+    seen = split_groups(jnp.concatenate(seen, -1), k, groups)
+    written = split_groups(jnp.concatenate(written, -1), k, groups)
     return jnp.matmul(seen.mT, written, preferred_element_type=jnp.float32)
 
 
@@ -156,30 +169,19 @@ def split_groups(x: Array, k: int, groups: int) -> Array:
 
 
 def tap_sums(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
-    """The same of a depthwise kernel, where a product of 1x1 matrices is a product of numbers."""
+    """[groups, k, k]: `tap_products` of a depthwise kernel, where I and O / groups are 1."""
     pad, (_, height, width, _) = k // 2, dy.shape
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    taps = [
-        jnp.sum(
-            x[
-                :,
-                i : i + stride * (height - 1) + 1 : stride,
-                j : j + stride * (width - 1) + 1 : stride,
-            ]
-            * dy,
-            (0, 1, 2),
-            jnp.float32,
-        )
-        for j in range(k)
-        for i in range(k)
-    ]
+    down, across = stride * (height - 1) + 1, stride * (width - 1) + 1
+    taps = []
+    for j in range(k):
+        for i in range(k):
+            seen = x[:, i : i + down : stride, j : j + across : stride]
+            taps.append(jnp.sum(seen * dy, (0, 1, 2), jnp.float32))
     return jnp.stack(taps, -1).reshape(groups, k, k)
 
 
 def images_at_a_time(images: int, bytes_per_image: int) -> int:
     """The largest divisor of `images` whose copies fit into PATCH_BYTES; one at the least."""
-    return max(
-        size
-        for size in range(1, images + 1)
-        if images % size == 0 and (size == 1 or size * bytes_per_image <= PATCH_BYTES)
-    )
+    most = max(1, PATCH_BYTES // bytes_per_image)
+    return max(size for size in range(1, images + 1) if images % size == 0 and size <= most)

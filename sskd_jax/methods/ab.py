@@ -1,22 +1,39 @@
-"""Knowledge Transfer via Distillation of Activation Boundaries (Heo, Lee, Yun, Choi, AAAI 2019), as in RepDistiller.
+"""Knowledge Transfer via Distillation of Activation Boundaries (Heo et al., AAAI 2019).
 
-A first stage has the student's neurons respond where the teacher's do; then it learns its task from there.
+As in RepDistiller: a first stage has the student's neurons respond where the teacher's do; then
+it learns its task from there.
 """
 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+from flax import linen as nn
 
-from sskd_jax.layers.heads import Regressor, init_all
+from sskd_jax.layers.heads import Regressor
 from sskd_jax.losses import map_pairs
-from sskd_jax.methods.common import beside
-from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
+from sskd_jax.methods.common import unscored, with_kd
+from sskd_jax.rules import Positive
+from sskd_jax.types import (
+    Array,
+    Batch,
+    Losses,
+    Method,
+    Nets,
+    Outputs,
+    Stage,
+    frozen,
+    learns,
+)
+from sskd_jax.views import once
 
 MARGIN = 1.0
 
 
 def boundary_loss(student: Array, teacher: Array) -> Array:
-    """What pre-activations [N, H, W, C] lack to MARGIN on the teacher's side of zero, squared: the mean over images."""
+    """What pre-activations [n, H, W, C] lack to MARGIN on the teacher's side of zero, squared.
+
+    It is summed over a map, and the mean over the images.
+    """
     off = jnp.where((teacher <= 0) & (student > -MARGIN), jnp.square(student + MARGIN), 0)
     on = jnp.where((teacher > 0) & (student <= MARGIN), jnp.square(student - MARGIN), 0)
     return jnp.sum(off + on) / student.shape[0]
@@ -24,43 +41,56 @@ def boundary_loss(student: Array, teacher: Array) -> Array:
 
 def transfer_loss(students: Sequence[Array], teachers: Sequence[Array]) -> Array:
     """The sum over the maps, each of which counts twice as much as the one before it."""
-    losses = [boundary_loss(*pair) for pair in zip(students, teachers, strict=True)]
-    return 0.003 * sum(2.0 ** (i + 1 - len(losses)) * loss for i, loss in enumerate(losses))
+    total = jnp.zeros(())
+    for pair in zip(students, teachers, strict=True):
+        total = total / 2 + boundary_loss(*pair)
+    return 0.003 * total
 
 
-def connectors(student: Outputs, teacher: Outputs) -> dict[str, tuple[Regressor, Array]]:
-    """For every pair of pre-activations of different shapes, by its place: a regressor, and what it is given."""
-    pairs = enumerate(map_pairs(student.preacts, teacher.preacts))
-    return {
-        str(i): (Regressor(theirs.shape[-1], theirs.shape[1]), ours)
-        for i, (ours, theirs) in pairs
-        if ours.shape != theirs.shape
-    }
+class Connectors(nn.Module):
+    """Brings every pre-activation of the student to the shape of the teacher's of that depth.
+
+    One that has it already stays as it is.
+    """
+
+    @nn.compact
+    def __call__(
+        self, students: Sequence[Array], teachers: Sequence[Array], train: bool = False
+    ) -> list[Array]:
+        found = []
+        for i, (ours, theirs) in enumerate(zip(students, teachers, strict=True)):
+            alike = ours.shape == theirs.shape
+            found.append(ours if alike else Regressor(name=str(i))(ours, theirs, train))
+        return found
 
 
-def warmup() -> Method:
-    """On the pre-activations behind the stem, of the global batch."""
+def warmup() -> Stage:
+    """On the pre-activations behind the stem."""
 
-    def loss(
-        params: Params, pretrained: Params, student: Outputs, teacher: Outputs, batch: Batch
-    ) -> tuple[Terms, Terms]:
-        ours, theirs = (
-            list(maps) for maps in zip(*map_pairs(student.preacts, teacher.preacts), strict=True)
+    def loss(nets: Nets, batch: Batch) -> Losses:
+        pixels = batch.see(once)
+        student, teacher = nets["student"](pixels), nets["teacher"](pixels)
+        students, teachers = zip(*map_pairs(student.preacts, teacher.preacts), strict=True)
+        students = nets["connectors"](students, teachers)
+        students, teachers = (
+            [features.astype(jnp.float32) for features in maps] for maps in (students, teachers)
         )
-        for place, (module, features) in connectors(student, teacher).items():
-            ours[int(place)] = module.apply({"params": params[place]}, features)
-        return {
-            "ab": transfer_loss(*([x.astype(jnp.float32) for x in maps] for maps in (ours, theirs)))
-        }, {}
+        return Losses({"ab": transfer_loss(students, teachers)})
 
-    return Method(
-        terms=("ab",),
-        init=lambda key, student, teacher: init_all(key, connectors(student, teacher)),
-        loss=loss,
-        gathered=slice(1, None),
-    )
+    nets = {
+        "student": learns("student"),
+        "teacher": frozen("teacher"),
+        "connectors": learns(Connectors()),
+    }
+    return Stage(("ab",), nets, loss, unscored)
 
 
-def ab(*, kd_temperature: float) -> Method:
+def ab(*, kd_temperature: Positive) -> Method:
     """Cross-entropy, from the weights that the first stage leaves."""
-    return beside({}, kd_temperature=kd_temperature, pretrain={"warmup": warmup()})
+
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        return Losses({})
+
+    return with_kd(
+        (), own, kd_temperature=kd_temperature, before={"warmup": warmup()}, start="warmup/student"
+    )

@@ -3,23 +3,25 @@
 import jax.numpy as jnp
 
 from sskd_jax.losses import attention, map_pairs, same_size
-from sskd_jax.methods.common import beside
-from sskd_jax.types import Array, Method
+from sskd_jax.methods.common import with_kd
+from sskd_jax.rules import Positive
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
 
 def attention_loss(student: Array, teacher: Array) -> Array:
-    """Mean squared difference of the attention of two maps, the larger one pooled to the other's size."""
+    """Mean squared difference of the attention of two maps.
+
+    The larger one is pooled to the other's size.
+    """
     student, teacher = same_size(student, teacher)
     return jnp.mean(jnp.square(attention(student) - attention(teacher)))
 
 
-def at(*, kd_temperature: float) -> Method:
+def at(*, kd_temperature: Positive) -> Method:
     """The sum over all maps behind the stem."""
-    return beside(
-        {
-            "at": lambda params, student, teacher, batch: sum(
-                attention_loss(*pair) for pair in map_pairs(student.maps, teacher.maps)
-            )
-        },
-        kd_temperature=kd_temperature,
-    )
+
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        pairs = map_pairs(student.maps, teacher.maps)
+        return Losses({"at": sum(attention_loss(*pair) for pair in pairs)})
+
+    return with_kd(("at",), own, kd_temperature=kd_temperature)

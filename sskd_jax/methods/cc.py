@@ -1,28 +1,30 @@
-"""Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019), as RepDistiller has it."""
+"""Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019).
 
-from functools import partial
+As RepDistiller has it.
+"""
 
 import jax.numpy as jnp
 
-from sskd_jax.layers.heads import embeds, init_embeds
-from sskd_jax.methods.common import beside
-from sskd_jax.types import Array, Method
+from sskd_jax.axis import everywhere
+from sskd_jax.layers.heads import Linear
+from sskd_jax.methods.common import with_kd
+from sskd_jax.rules import Count, Positive
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
 
 
 def correlation_loss(student: Array, teacher: Array) -> Array:
-    """Products of how far each row [N, D] and the next one are from the teacher's, the mean over the pairs."""
+    """How far each row [N, D] is from the teacher's, times how far the next one is: the mean."""
     delta = jnp.abs(student - teacher)
     return jnp.mean(jnp.sum(delta[:-1] * delta[1:], 1))
 
 
-def cc(*, width: int, kd_temperature: float) -> Method:
-    """On embeddings of both networks, of the global batch, in a common space."""
-    return beside(
-        {
-            "cc": lambda params, student, teacher, batch: correlation_loss(
-                *embeds(params, student, teacher, width)
-            )
-        },
-        init=partial(init_embeds, width=width),
-        kd_temperature=kd_temperature,
-    )
+def cc(*, width: Count, kd_temperature: Positive) -> Method:
+    """On embeddings of both networks, of the whole batch, in a common space."""
+
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        ours = nets["student_embed"](student.embed)
+        theirs = nets["teacher_embed"](teacher.embed)
+        return Losses({"cc": correlation_loss(*everywhere((ours, theirs)))})
+
+    spaces = {"student_embed": learns(Linear(width)), "teacher_embed": learns(Linear(width))}
+    return with_kd(("cc",), own, kd_temperature=kd_temperature, nets=spaces)

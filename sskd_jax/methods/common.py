@@ -1,45 +1,117 @@
-"""What most methods have in common: terms of their own beside cross-entropy and Hinton's KD, as RepDistiller has it.
-
-Their papers' losses are `ce` + weight * own; "+kd" gives the term `kd` a weight that is not 0.
-"""
+"""What methods share: the teacher's stage, a student taught by one, and top-1 accuracy."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from sskd_jax.axis import everywhere, share
 from sskd_jax.losses import accuracy, cross_entropy, soft_divergence
-from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
+from sskd_jax.types import (
+    Array,
+    Batch,
+    Losses,
+    Method,
+    Net,
+    Nets,
+    Outputs,
+    Stage,
+    Terms,
+    frozen,
+    learns,
+)
+from sskd_jax.views import once
 
-Own = Callable[[Params, Outputs, Outputs, Batch], Array]
+Scores = Callable[[Nets, Batch], Mapping[str, Any]]
+Own = Callable[[Nets, Batch, Outputs, Outputs], Losses]
 
 
-def beside(
-    own: Mapping[str, Own],
+def classification_scores(logits: Array, label: Array) -> Terms:
+    """Scores per row of logits [N, K] with label [N].
+
+    Whether the label is the largest logit (top1) or among the five largest (top5), and the loss.
+    """
+    hits = lax.top_k(logits, min(5, logits.shape[1]))[1] == label[:, None]
+    return {
+        "top1": hits[:, 0].astype(jnp.float32),
+        "top5": hits.any(1).astype(jnp.float32),
+        "loss": optax.softmax_cross_entropy_with_integer_labels(logits, label),
+    }
+
+
+def top(net: str) -> Scores:
+    """The accuracy of a net that classifies."""
+
+    def scores(nets: Nets, batch: Batch) -> Terms:
+        logits = everywhere(nets[net](batch.see(once)).logits)
+        return classification_scores(logits, batch.label)
+
+    return scores
+
+
+def unscored(nets: Nets, batch: Batch) -> Terms:
+    """For a stage that learns nothing of which held-out images could tell how good it is."""
+    return {}
+
+
+def supervised(net: str) -> Stage:
+    """Cross-entropy with the labels, on one view of every image."""
+
+    def loss(nets: Nets, batch: Batch) -> Losses:
+        logits, label = nets[net](batch.see(once)).logits, share(batch.label)
+        return Losses({"ce": cross_entropy(logits, label)}, {"accuracy": accuracy(logits, label)})
+
+    return Stage(("ce",), {net: learns(net)}, loss, top(net))
+
+
+TEACHER = supervised("teacher")._replace(shared=True)
+
+
+def taught(
+    terms: tuple[str, ...],
+    own: Own,
     *,
-    kd_temperature: float,
-    init: Callable[..., Params] = lambda key, student, teacher: {},
-    **more: Any,
+    nets: Mapping[str, Net] = {},  # noqa: B006 (nobody changes it)
+    before: Mapping[str, Stage] = {},  # noqa: B006
+    start: str = "",
+    memory: Callable[..., Any] | None = None,
 ) -> Method:
-    """The method whose terms are ce, kd and its `own`.
+    """A teacher, then a student that learns from it and from the labels, by one view per image.
 
     Args:
-      own: every term by name: (params, student, teacher, batch) -> the unweighted term []. `params` also hold what was
-        learned in the method's own stages, by the stages' names.
-      kd_temperature: of `kd`.
-      init: of the method's own parameters.
-      more: other attributes of the `Method`.
+      terms: names of its own terms, beside cross-entropy `ce`.
+      own: (nets, batch, student, teacher) -> these terms, from this device's share of both
+        networks' outputs.
+      nets: those of its own.
+      before: stages between the teacher's and the student's.
+      start: "stage/net" that the student starts from, if not from random weights.
+      memory: as a `Stage` has it.
     """
 
-    def loss(
-        params: Params, pretrained: Params, student: Outputs, teacher: Outputs, batch: Batch
-    ) -> tuple[Terms, Terms]:
-        terms = {
-            "ce": cross_entropy(student.logits, batch["label"]),
-            "kd": soft_divergence(student.logits, teacher.logits, temperature=kd_temperature),
-        }
-        terms |= {
-            name: term({**params, **pretrained}, student, teacher, batch)
-            for name, term in own.items()
-        }
-        return terms, {"accuracy": accuracy(student.logits, batch["label"])}
+    def loss(nets: Nets, batch: Batch) -> Losses:
+        pixels, label = batch.see(once), share(batch.label)
+        student, teacher = nets["student"](pixels), nets["teacher"](pixels)
+        losses = own(nets, batch, student, teacher)
+        labelled = {"ce": cross_entropy(student.logits, label)}
+        figures = {"accuracy": accuracy(student.logits, label)}
+        return Losses(labelled | losses.terms, figures, losses.memory)
 
-    return Method(terms=("ce", "kd", *own), init=init, loss=loss, **more)
+    both = {"student": learns("student", start), "teacher": frozen("teacher")}
+    student = Stage(("ce", *terms), both | dict(nets), loss, top("student"), memory)
+    return {"teacher": TEACHER, **before, "student": student}
+
+
+def with_kd(terms: tuple[str, ...], own: Own, *, kd_temperature: float, **more: Any) -> Method:
+    """`taught` with Hinton's KD beside, as RepDistiller has it: ce + weight * own + kd.
+
+    "+kd" behind a method's name gives the term `kd` a weight that is not 0.
+    """
+
+    def both(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        kd = soft_divergence(student.logits, teacher.logits, temperature=kd_temperature)
+        losses = own(nets, batch, student, teacher)
+        return losses._replace(terms={"kd": kd} | losses.terms)
+
+    return taught(("kd", *terms), both, **more)

@@ -1,24 +1,28 @@
 """Contrastive Representation Distillation (Tian, Krishnan, Isola, ICLR 2020).
 
-Both networks' embeddings of every training image are remembered; those of other classes' images are the negatives.
-Shapes: N images, M of the whole training set, D width of the common space, K negatives.
+Both networks' embeddings of every training image are remembered; those of other classes' images
+are the negatives. Shapes: N images, M of the whole training set, D width of the common space, K
+negatives.
 """
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from sskd_jax.layers.heads import embeds, init_embeds
+from sskd_jax.axis import everywhere
+from sskd_jax.layers.heads import Linear
 from sskd_jax.losses import normalized, product
-from sskd_jax.methods.common import beside
-from sskd_jax.types import Array, Batch, Method, Outputs, Params
+from sskd_jax.methods.common import with_kd
+from sskd_jax.rules import BelowOne, Count, Positive
+from sskd_jax.types import Array, Batch, Facts, Losses, Method, Nets, Outputs, learns
+
+Memory = dict[str, Array]
 
 EPSILON = 1e-7
 NETWORKS = ("student", "teacher")
 
 
-def draw_negatives(key: Array, memory: Params, label: Array, count: int) -> Array:
+def draw_negatives(key: Array, memory: Memory, label: Array, count: int) -> Array:
     """`count` images of other classes for each of label [N], with replacement: int[N, count]."""
     first, size = (memory[name][label][:, None] for name in ("first", "size"))
     place = jax.random.randint(key, (label.size, count), 0, memory["by_class"].size - size)
@@ -26,13 +30,19 @@ def draw_negatives(key: Array, memory: Params, label: Array, count: int) -> Arra
 
 
 def scores(anchor: Array, bank: Array, chosen: Array, temperature: float) -> Array:
-    """exp(cosine / temperature) of each anchor [N, D] with its `chosen` [N, 1 + K] rows of the bank [M, D]."""
+    """exp(cosine / temperature) of each anchor [N, D] with rows of the bank [M, D].
+
+    Which rows, `chosen` [N, 1 + K] says.
+    """
     similarity = jnp.take_along_axis(product(anchor, bank.T), chosen, 1)
     return jnp.exp(similarity / temperature)
 
 
 def contrast(probability: Array, images: int) -> Array:
-    """-log of telling the positive, column 0 of [N, 1 + K], from K draws of noise 1 / images: the mean over rows."""
+    """Noise-contrastive loss of scores [N, 1 + K]: the positive is column 0, the others are noise.
+
+    It is -log of telling them apart where noise draws each of `images` alike; the mean over rows.
+    """
     negatives = probability.shape[1] - 1
     noise = negatives / images
     positive = jnp.log(probability[:, 0] / (probability[:, 0] + noise + EPSILON))
@@ -41,7 +51,7 @@ def contrast(probability: Array, images: int) -> Array:
 
 
 def all_scores(
-    anchors: dict[str, Array], memory: Params, chosen: Array, temperature: float
+    anchors: dict[str, Array], memory: Memory, chosen: Array, temperature: float
 ) -> dict[str, Array]:
     """Of each network's anchors [N, D] with what is remembered of the other."""
     return {
@@ -50,79 +60,75 @@ def all_scores(
     }
 
 
-def normaliser(found: dict[str, Array], memory: Params) -> Array:
+def normaliser(found: dict[str, Array], memory: Memory) -> Array:
     """[2]: M times the mean of the scores of the very first batch."""
-    images = memory["student"].shape[0]
-    now = images * jnp.stack([jax.lax.stop_gradient(found[name]).mean() for name in NETWORKS])
+    means = jnp.stack([lax.stop_gradient(found[name]).mean() for name in NETWORKS])
+    now = memory["student"].shape[0] * means
     return jnp.where(memory["normaliser"] > 0, memory["normaliser"], now)
 
 
-def contrastive_loss(found: dict[str, Array], memory: Params) -> Array:
+def contrastive_loss(found: dict[str, Array], memory: Memory) -> Array:
     """The sum over both networks as anchors."""
     z = dict(zip(NETWORKS, normaliser(found, memory), strict=True))
-    return sum(contrast(found[name] / z[name], memory["student"].shape[0]) for name in NETWORKS)
+    images = memory["student"].shape[0]
+    return sum(contrast(found[name] / z[name], images) for name in NETWORKS)
 
 
-def moved(bank: Array, index: Array, anchors: Array, momentum: float) -> Array:
-    """The bank [M, D] with the rows `index` [N] a step nearer to the anchors [N, D], as unit vectors."""
-    return bank.at[index].set(normalized(momentum * bank[index] + (1 - momentum) * anchors))
+def momentum_update(bank: Array, index: Array, anchors: Array, momentum: float) -> Array:
+    """bank[index] = normalized(momentum * bank[index] + (1 - momentum) * anchors)."""
+    moved = momentum * bank[index] + (1 - momentum) * anchors
+    return bank.at[index].set(normalized(moved))
 
 
-def first_memory(key: Array, label: Array, classes: int, width: int) -> Params:
-    """Random banks, no normaliser yet, and the images sorted by class: where each class begins and how many it has."""
+def first_memory(key: Array, label: Array, classes: int, width: int) -> Memory:
+    """Random banks, no normaliser yet, and the images sorted by class.
+
+    `first` says where each class begins in that order, and `size` how many images it has.
+    """
     bound = (width / 3) ** -0.5
     banks = jax.random.uniform(key, (2, label.size, width), minval=-bound, maxval=bound)
-    by_class = jnp.argsort(label, stable=True).astype(jnp.int32)
     edges = jnp.searchsorted(jnp.sort(label), jnp.arange(classes + 1)).astype(jnp.int32)
     return {
         **dict(zip(NETWORKS, banks, strict=True)),
         "normaliser": jnp.zeros(2),
-        "by_class": by_class,
+        "by_class": jnp.argsort(label, stable=True).astype(jnp.int32),
         "first": edges[:-1],
         "size": jnp.diff(edges),
     }
 
 
 def crd(
-    *, width: int, negative_count: int, temperature: float, momentum: float, kd_temperature: float
+    *,
+    width: Count,
+    negative_count: Count,
+    temperature: Positive,
+    momentum: BelowOne,
+    kd_temperature: Positive,
 ) -> Method:
-    """On embeddings of the global batch, in a common space of `width`; `momentum` is that of the memory."""
+    """On embeddings of the whole batch, in a common space of `width`.
 
-    def unit_embeds(params: Params, student: Outputs, teacher: Outputs) -> dict[str, Array]:
-        return dict(
-            zip(NETWORKS, map(normalized, embeds(params, student, teacher, width)), strict=True)
-        )
+    `momentum` is that of the memory.
+    """
 
-    def compare(
-        params: Params, student: Outputs, teacher: Outputs, batch: Batch
-    ) -> dict[str, Array]:
-        negatives = draw_negatives(batch["key"], batch["memory"], batch["label"], negative_count)
-        chosen = jnp.concatenate([batch["index"][:, None], negatives], 1)
-        return all_scores(
-            unit_embeds(params, student, teacher), batch["memory"], chosen, temperature
-        )
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        memory = batch.memory
+        embeds = {
+            "student": nets["student_embed"](student.embed),
+            "teacher": nets["teacher_embed"](teacher.embed),
+        }
+        anchors = {name: normalized(rows) for name, rows in everywhere(embeds).items()}
+        negatives = draw_negatives(batch.key, memory, batch.label, negative_count)
+        chosen = jnp.concatenate([batch.index[:, None], negatives], 1)
+        found = all_scores(anchors, memory, chosen, temperature)
+        banks = {
+            name: momentum_update(memory[name], batch.index, anchors[name], momentum)
+            for name in NETWORKS
+        }
+        remembered = memory | banks | {"normaliser": normaliser(found, memory)}
+        return Losses({"crd": contrastive_loss(found, memory)}, memory=remembered)
 
-    def remember(params: Params, student: Outputs, teacher: Outputs, batch: Batch) -> Params:
-        memory, anchors = batch["memory"], unit_embeds(params, student, teacher)
-        return (
-            memory
-            | {
-                name: moved(memory[name], batch["index"], anchors[name], momentum)
-                for name in NETWORKS
-            }
-            | {"normaliser": normaliser(compare(params, student, teacher, batch), memory)}
-        )
+    def memory(key: Array, facts: Facts) -> Memory:
+        return first_memory(key, facts.label, facts.num_classes, width)
 
-    return beside(
-        {
-            "crd": lambda params, student, teacher, batch: contrastive_loss(
-                compare(params, student, teacher, batch), batch["memory"]
-            )
-        },
-        kd_temperature=kd_temperature,
-        init=partial(init_embeds, width=width),
-        remember=remember,
-        memory=lambda key, student, teacher, label: first_memory(
-            key, label, student.logits.shape[-1], width
-        ),
-    )
+    spaces = {"student_embed": learns(Linear(width)), "teacher_embed": learns(Linear(width))}
+    return with_kd(("crd",), own, kd_temperature=kd_temperature, nets=spaces, memory=memory)

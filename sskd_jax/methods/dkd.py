@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from sskd_jax.losses import accuracy, compared_logits, cross_entropy
-from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
+from sskd_jax.axis import share
+from sskd_jax.losses import compared_logits
+from sskd_jax.methods.common import taught
+from sskd_jax.rules import Flag, Index, Positive
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
 
 def target_divergence(student: Array, teacher: Array, labels: Array) -> Array:
@@ -26,7 +29,7 @@ def target_divergence(student: Array, teacher: Array, labels: Array) -> Array:
 
 
 def other_divergence(student: Array, teacher: Array, labels: Array) -> Array:
-    """KL between the predictions among the classes that are not the label's (NCKD), of logits [N, K]."""
+    """KL between the predictions among all classes but the label's (NCKD), of logits [N, K]."""
     is_target = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
 
     def among_others(logits: Array) -> Array:
@@ -40,24 +43,19 @@ def divergence(log_student: Array, log_teacher: Array) -> Array:
     return jnp.mean(jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), 1))
 
 
-def dkd(*, temperature: float, warmup_epochs: int, standardize: bool) -> Method:
-    """Cross-entropy `ce`, `tckd` and `nckd`, times T^2; the two rise with the first epochs as in its code.
+def dkd(*, temperature: Positive, warmup_epochs: Index, standardize: Flag) -> Method:
+    """The terms `tckd` and `nckd`, times T^2, which rise with the first epochs as in its code.
 
     `standardize` compares standardized logits in place of the logits themselves.
     """
 
-    def loss(
-        params: Params, pretrained: Params, student: Outputs, teacher: Outputs, batch: Batch
-    ) -> tuple[Terms, Terms]:
-        logits = [logits / temperature for logits in compared_logits(student, teacher, standardize)]
-        scale = temperature**2 * jnp.minimum((batch["epoch"] + 1) / max(1, warmup_epochs), 1)
-        return (
-            {
-                "ce": cross_entropy(student.logits, batch["label"]),
-                "tckd": scale * target_divergence(*logits, batch["label"]),
-                "nckd": scale * other_divergence(*logits, batch["label"]),
-            },
-            {"accuracy": accuracy(student.logits, batch["label"])},
-        )
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        pair = compared_logits(student, teacher, standardize)
+        ours, theirs = (logits / temperature for logits in pair)
+        label = share(batch.label)
+        scale = temperature**2 * jnp.minimum((batch.epoch + 1) / max(1, warmup_epochs), 1)
+        tckd = scale * target_divergence(ours, theirs, label)
+        nckd = scale * other_divergence(ours, theirs, label)
+        return Losses({"tckd": tckd, "nckd": nckd})
 
-    return Method(terms=("ce", "tckd", "nckd"), init=lambda key, student, teacher: {}, loss=loss)
+    return taught(("tckd", "nckd"), own)

@@ -1,37 +1,38 @@
-"""Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas, ECCV 2018)."""
+"""Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas 2018)."""
 
 import jax.numpy as jnp
 
+from sskd_jax.axis import everywhere
 from sskd_jax.losses import product
-from sskd_jax.methods.common import beside
-from sskd_jax.types import Array, Method
+from sskd_jax.methods.common import with_kd
+from sskd_jax.rules import Positive
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
 EPSILON = 1e-7
 
 
 def neighbourhood(embed: Array) -> Array:
-    """How likely each row of [N, D] picks each other as its neighbour, by cosine similarity: [N, N]."""
-    norm = jnp.sqrt(
-        jnp.sum(jnp.square(embed), 1, keepdims=True) + 1e-30
-    )  # the root of 0 has no gradient
+    """How likely each row of [N, D] picks each other as its neighbour: [N, N].
+
+    It is proportional to their cosine similarity, brought to 0 ... 1.
+    """
+    squares = jnp.sum(jnp.square(embed), 1, keepdims=True)
+    norm = jnp.sqrt(squares + 1e-30)  # the root of 0 has no gradient
     unit = embed / (norm + EPSILON)
     similarity = (product(unit, unit.T) + 1) / 2
     return similarity / similarity.sum(1, keepdims=True)
 
 
 def transfer_loss(student: Array, teacher: Array) -> Array:
-    """Divergence of the students' probabilities from the teacher's, the mean over all pairs of rows."""
+    """Divergence of the student's probabilities from the teacher's, the mean over pairs of rows."""
     student, teacher = neighbourhood(student), neighbourhood(teacher)
     return jnp.mean(teacher * jnp.log((teacher + EPSILON) / (student + EPSILON)))
 
 
-def pkt(*, kd_temperature: float) -> Method:
-    """On the embeddings of the global batch."""
-    return beside(
-        {
-            "pkt": lambda params, student, teacher, batch: transfer_loss(
-                student.embed, teacher.embed
-            )
-        },
-        kd_temperature=kd_temperature,
-    )
+def pkt(*, kd_temperature: Positive) -> Method:
+    """On the embeddings of the whole batch."""
+
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        return Losses({"pkt": transfer_loss(*everywhere((student.embed, teacher.embed)))})
+
+    return with_kd(("pkt",), own, kd_temperature=kd_temperature)

@@ -1,115 +1,97 @@
 """Distilling Knowledge via Knowledge Review (Chen, Liu, Zhao, Jia, CVPR 2021).
 
-Every map of the teacher is compared with the student's map of that depth fused with all deeper ones.
+Every map of the teacher is compared with the student's map of that depth fused with all deeper
+ones.
 """
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from sskd_jax.layers.convolution import Conv
-from sskd_jax.layers.heads import BatchNorm, Convolution, init_all, nearest
+from sskd_jax.layers.heads import Convolution, nearest
+from sskd_jax.layers.norm import BatchNorm
 from sskd_jax.losses import map_pairs, pooled
-from sskd_jax.methods.common import beside
-from sskd_jax.types import Array, Batch, Method, Outputs, Params
+from sskd_jax.methods.common import with_kd
+from sskd_jax.rules import Index, Positive
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
 
 review_uniform = nn.initializers.lecun_uniform()  # PyTorch's kaiming_uniform(a=1)
+MOST_CHANNELS = 512  # of what is passed on
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion (ABF) of a map [N, H, W, C] with what the deeper ones were fused to.
+    """Attention-based fusion (ABF) of a map [n, H, W, C] with what the deeper ones were fused to.
 
-    Returns a map of the teacher's shape [N, size, size, width], and what is passed on [N, size, size, middle].
+    Returns a map of the target's shape [n, H', W', C'], and what is passed on
+    [n, H', W', middle].
     """
 
     middle: int
-    width: int
-    size: int
 
     @nn.compact
-    def __call__(self, features: Array, deeper: Array | None) -> tuple[Array, Array]:
-        features = Conv(self.middle, 1, kernel_init=review_uniform, name="conv1")(
-            features.astype(jnp.float32)
-        )
-        features = BatchNorm(name="norm1")(features)
+    def __call__(
+        self, features: Array, deeper: Array | None, target: Array, train: bool
+    ) -> tuple[Array, Array]:
+        reduce = Conv(self.middle, 1, kernel_init=review_uniform, name="conv1")
+        features = BatchNorm(train, name="norm1")(reduce(features.astype(jnp.float32)))
         if deeper is not None:
             deeper = nearest(deeper, *features.shape[1:3])
-            share = nn.sigmoid(
-                Convolution(2, 1, name="attention")(jnp.concatenate([features, deeper], -1))
-            )
+            attend = Convolution(2, 1, name="attention")
+            share = nn.sigmoid(attend(jnp.concatenate([features, deeper], -1)))
             features = features * share[..., :1] + deeper * share[..., 1:]
-        features = nearest(features, self.size, self.size)
-        return BatchNorm(name="norm2")(
-            Conv(self.width, kernel_init=review_uniform, name="conv2")(features)
-        ), features
+        features = nearest(features, *target.shape[1:3])
+        widen = Conv(target.shape[-1], kernel_init=review_uniform, name="conv2")
+        return BatchNorm(train, name="norm2")(widen(features)), features
 
 
 class Review(nn.Module):
-    """Fuses maps (shallow to deep) into ones of `shapes`, from the deepest on."""
-
-    middle: int
-    shapes: Sequence[tuple[int, int]]
+    """Fuses maps (shallow to deep) into ones of the targets' shapes, from the deepest on."""
 
     @nn.compact
-    def __call__(self, maps: Sequence[Array]) -> list[Array]:
+    def __call__(
+        self, maps: Sequence[Array], targets: Sequence[Array], train: bool = False
+    ) -> list[Array]:
+        middle = min(MOST_CHANNELS, maps[-1].shape[-1])
         found, deeper = [], None
-        for i, (features, (size, width)) in reversed(
-            list(enumerate(zip(maps, self.shapes, strict=True)))
-        ):
-            fused, deeper = Fusion(self.middle, width, size, name=str(i))(features, deeper)
+        for i in reversed(range(len(maps))):
+            fuse = Fusion(middle, name=str(i))
+            fused, deeper = fuse(maps[i], deeper, targets[i], train)
             found.insert(0, fused)
         return found
 
 
 def context_loss(student: Array, teacher: Array) -> Array:
-    """Hierarchical context loss (HCL) of two maps [N, H, W, C]: mean squared differences, whole and pooled.
+    """Hierarchical context loss (HCL) of two maps [n, H, W, C]: mean squared differences.
 
-    The maps pooled to 4, 2 and 1, where that is smaller, count 1/2, 1/4 and 1/8; divided by the sum of the weights.
+    Beside the whole maps, those pooled to 4, 2 and 1, where that is smaller, count 1/2, 1/4 and
+    1/8; divided by the sum of the weights.
     """
-    levels = [level for level in (4, 2, 1) if level < student.shape[1]]
-    weights = [0.5**i for i in range(len(levels) + 1)]
-    losses = [jnp.mean(jnp.square(student - teacher))] + [
-        jnp.mean(jnp.square(pooled(student, level, level) - pooled(teacher, level, level)))
-        for level in levels
-    ]
+    losses = [jnp.mean(jnp.square(student - teacher))]
+    for level in (4, 2, 1):
+        if level < student.shape[1]:
+            difference = pooled(student, level, level) - pooled(teacher, level, level)
+            losses.append(jnp.mean(jnp.square(difference)))
+    weights = [0.5**i for i in range(len(losses))]
     return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
 
 
 def knowledge(maps: Sequence[Array], embed: Array) -> list[Array]:
-    """The maps behind the stem and the embedding, as a map of one place."""
-    return [*maps[1:], embed[:, None, None]]
+    """The maps behind the stem and the embedding, as a map of one place; in float32."""
+    return [features.astype(jnp.float32) for features in (*maps[1:], embed[:, None, None])]
 
 
-def reviewkd(*, warmup_epochs: int, kd_temperature: float) -> Method:
-    """The student's maps against the teacher's pre-activations, of the global batch; the term rises with the epochs."""
+def reviewkd(*, warmup_epochs: Index, kd_temperature: Positive) -> Method:
+    """The student's maps against the teacher's pre-activations; the term rises with the epochs."""
 
-    def review(student: Outputs, teacher: Outputs) -> tuple[Review, list[Array], list[Array]]:
-        """The module, the maps that it fuses, and those that they are compared with."""
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         map_pairs(student.maps, teacher.preacts)  # tells where the numbers differ
-        ours, theirs = (
-            knowledge(student.maps, student.embed),
-            knowledge(teacher.preacts, teacher.embed),
-        )
-        shapes = tuple((features.shape[1], features.shape[-1]) for features in theirs)
-        return Review(min(512, student.embed.shape[-1]), shapes), ours, theirs
+        ours = knowledge(student.maps, student.embed)
+        theirs = knowledge(teacher.preacts, teacher.embed)
+        fused = nets["review"](ours, theirs)
+        loss = sum(context_loss(*pair) for pair in zip(fused, theirs, strict=True))
+        return Losses({"review": loss * jnp.minimum(batch.epoch / max(1, warmup_epochs), 1)})
 
-    def init(key: Array, student: Outputs, teacher: Outputs) -> Params:
-        module, maps, _ = review(
-            *jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), (student, teacher))
-        )
-        return init_all(key, {"review": (module, maps)})
-
-    def imitation(params: Params, student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-        module, maps, theirs = review(student, teacher)
-        fused = module.apply({"params": params["review"]}, maps)
-        loss = sum(
-            context_loss(*pair)
-            for pair in zip(fused, [x.astype(jnp.float32) for x in theirs], strict=True)
-        )
-        return loss * jnp.minimum(batch["epoch"] / max(1, warmup_epochs), 1)
-
-    return beside(
-        {"review": imitation}, kd_temperature=kd_temperature, gathered=slice(1, None), init=init
-    )
+    nets = {"review": learns(Review())}
+    return with_kd(("review",), own, kd_temperature=kd_temperature, nets=nets)

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sskd_jax.axis import everywhere
 from sskd_jax.losses import normalized, product
-from sskd_jax.methods.common import beside
-from sskd_jax.types import Array, Method
+from sskd_jax.methods.common import with_kd
+from sskd_jax.rules import NotNegative, Positive
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
 
 def distances(embed: Array) -> Array:
@@ -29,13 +31,15 @@ def huber(student: Array, teacher: Array) -> Array:
     return jnp.mean(optax.huber_loss(student, teacher))
 
 
-def rkd(*, distance_weight: float, angle_weight: float, kd_temperature: float) -> Method:
-    """Distances and angles between the embeddings of the global batch."""
+def rkd(
+    *, distance_weight: NotNegative, angle_weight: NotNegative, kd_temperature: Positive
+) -> Method:
+    """Distances and angles between the embeddings of the whole batch."""
 
-    def relations(params, student, teacher, batch) -> Array:  # noqa: ANN001
-        teacher = jax.lax.stop_gradient(teacher.embed)
-        return distance_weight * huber(
-            distances(student.embed), distances(teacher)
-        ) + angle_weight * huber(angles(student.embed), angles(teacher))
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        ours, theirs = everywhere((student.embed, jax.lax.stop_gradient(teacher.embed)))
+        distance_loss = huber(distances(ours), distances(theirs))
+        angle_loss = huber(angles(ours), angles(theirs))
+        return Losses({"rkd": distance_weight * distance_loss + angle_weight * angle_loss})
 
-    return beside({"rkd": relations}, kd_temperature=kd_temperature)
+    return with_kd(("rkd",), own, kd_temperature=kd_temperature)

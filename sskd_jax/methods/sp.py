@@ -2,13 +2,15 @@
 
 import jax.numpy as jnp
 
+from sskd_jax.axis import everywhere
 from sskd_jax.losses import normalized, product
-from sskd_jax.methods.common import beside
-from sskd_jax.types import Array, Method
+from sskd_jax.methods.common import with_kd
+from sskd_jax.rules import Positive
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
 
 def similarities(features: Array) -> Array:
-    """Products of the activations [N, ...] of every image with every other one, in unit rows [N, N]."""
+    """Products of the activations [N, ...] of all images with each other, in unit rows [N, N]."""
     rows = features.reshape(features.shape[0], -1)
     return normalized(product(rows, rows.T))
 
@@ -18,14 +20,12 @@ def similarity_loss(student: Array, teacher: Array) -> Array:
     return jnp.mean(jnp.square(similarities(student) - similarities(teacher)))
 
 
-def sp(*, kd_temperature: float) -> Method:
-    """On the last map in front of the pooling, of the global batch."""
-    return beside(
-        {
-            "sp": lambda params, student, teacher, batch: similarity_loss(
-                student.maps[-1].astype(jnp.float32), teacher.maps[-1].astype(jnp.float32)
-            )
-        },
-        kd_temperature=kd_temperature,
-        gathered=slice(-1, None),
-    )
+def sp(*, kd_temperature: Positive) -> Method:
+    """On the last map in front of the pooling, of the whole batch."""
+
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        ours, theirs = everywhere((student.maps[-1], teacher.maps[-1]))
+        loss = similarity_loss(ours.astype(jnp.float32), theirs.astype(jnp.float32))
+        return Losses({"sp": loss})
+
+    return with_kd(("sp",), own, kd_temperature=kd_temperature)

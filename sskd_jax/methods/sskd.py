@@ -1,29 +1,33 @@
-"""Knowledge Distillation Meets Self-Supervision (Xu, Liu, Li, Loy, ECCV 2020), as in its released code.
+"""Knowledge Distillation Meets Self-Supervision (Xu, Liu, Li, Loy, ECCV 2020), as released.
 
-Every image is seen as itself and in three rotations. Shapes: N images, rows [4N, ...] image-major, D width, K classes.
+Every image is seen as itself and in three rotations. Shapes: N images, rows [4N, ...]
+image-major, D width, K classes.
 """
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
+from sskd_jax.axis import everywhere
 from sskd_jax.layers.initializers import bias_uniform, fan_in_uniform
 from sskd_jax.losses import accuracy, cross_entropy, soft_divergence
-from sskd_jax.types import Array, Batch, Method, Outputs, Params, Terms
+from sskd_jax.methods.common import TEACHER, classification_scores
+from sskd_jax.rules import Positive, Share
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Stage, Terms, frozen, learns
+from sskd_jax.views import rotated
 
 VIEWS = 4
 
 
 class ProjectionHead(nn.Module):
-    """The self-supervision module c(.): two linear layers as wide as the pooled feature, a ReLU between."""
+    """The self-supervision module c(.): two linear layers as wide as the embed, a ReLU between."""
 
     @nn.compact
-    def __call__(self, embed: Array) -> Array:
+    def __call__(self, embed: Array, train: bool = False) -> Array:
         width = embed.shape[-1]
-        linear = partial(nn.Dense, width, kernel_init=fan_in_uniform, bias_init=bias_uniform(width))
+        bias = bias_uniform(width)
+        linear = partial(nn.Dense, width, kernel_init=fan_in_uniform, bias_init=bias)
         return linear(name="2")(nn.relu(linear(name="0")(embed)))
 
 
@@ -34,8 +38,9 @@ def split_views(rows: Array) -> tuple[Array, Array]:
 
 
 def similarity_matrix(projected: Array) -> Array:
-    """Cosine similarities [3N, N] of every transformed view with every normal one, of rows [4N, D]."""
-    norm = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(projected), -1, keepdims=True), 1e-16))
+    """Cosine similarities [3N, N] of transformed views with normal ones, of rows [4N, D]."""
+    squares = jnp.sum(jnp.square(projected), -1, keepdims=True)
+    norm = jnp.sqrt(jnp.maximum(squares, 1e-16))
     normal, transformed = split_views(projected / norm)
     return jnp.matmul(transformed, normal.T, precision="highest")
 
@@ -46,19 +51,30 @@ def positives(similarity: Array) -> Array:
 
 
 def error_level(scores: Array, target: Array) -> Array:
-    """How many columns of scores [R, C] come before the target column [R], best first, ties from the left: int[R]."""
+    """The rank int[R] of the target column [R] in every row of scores [R, C], 0 for the best.
+
+    Of equal scores, the left one comes first.
+    """
     at_target = jnp.take_along_axis(scores, target[:, None], 1)
-    earlier = jnp.arange(scores.shape[1])[None] < target[:, None]
-    return jnp.sum((scores > at_target) | ((scores == at_target) & earlier), 1)
+    is_left = jnp.arange(scores.shape[1])[None] < target[:, None]
+    is_before = (scores > at_target) | ((scores == at_target) & is_left)
+    return jnp.sum(is_before, 1)
 
 
 def transferred(level: Array, ratio: float) -> Array:
-    """Mask [R] of the rows to transfer: all correct ones (level 0) and the least wrong `ratio` of the others."""
+    """Mask [R] of the rows to transfer, by their `error_level`.
+
+    They are all correct ones (level 0) and the least wrong `ratio` of the others.
+    """
     rows = level.shape[0]
+    if ratio == 1:
+        return jnp.ones(rows, bool)  # nothing to sort
     wrong = jnp.sum(level > 0)
-    count = rows - wrong + jnp.asarray([int(ratio * n) for n in range(rows + 1)])[wrong]
-    position = jnp.zeros(rows, int).at[jnp.argsort(level, stable=True)].set(jnp.arange(rows))
-    return position < count
+    # How many of each number of wrong rows are transferred; rounded as Python does.
+    some = jnp.asarray([int(ratio * number) for number in range(rows + 1)])
+    count = rows - wrong + some[wrong]
+    place = jnp.zeros(rows, int).at[jnp.argsort(level, stable=True)].set(jnp.arange(rows))
+    return place < count
 
 
 def distillation_terms(
@@ -76,7 +92,7 @@ def distillation_terms(
 
     Args:
       student: (logits [4N, K], projected [4N, D]) of the student.
-      teacher: the same of the teacher, under stop_gradient; its D may differ.
+      teacher: the same of the frozen teacher; its D may differ.
       labels: class numbers [N].
 
     Returns:
@@ -85,70 +101,75 @@ def distillation_terms(
       tf: the same on the transformed views that the teacher gets least wrong.
       ss: divergence from the rows of the teacher's similarity matrix that it gets least wrong.
     """
-    (normal, transformed), (t_normal, t_transformed) = (
-        split_views(student[0]),
-        split_views(teacher[0]),
-    )
+    normal, transformed = split_views(student[0])
+    t_normal, t_transformed = split_views(teacher[0])
     similarity, t_similarity = similarity_matrix(student[1]), similarity_matrix(teacher[1])
-    tf_keep = transferred(error_level(t_transformed, jnp.repeat(labels, VIEWS - 1)), tf_ratio)
-    ss_keep = transferred(error_level(t_similarity, positives(t_similarity)), ss_ratio)
+    tf_level = error_level(t_transformed, jnp.repeat(labels, VIEWS - 1))
+    ss_level = error_level(t_similarity, positives(t_similarity))
     return {
         "ce": cross_entropy(normal, labels),
         "kd": soft_divergence(normal, t_normal, temperature=kd_temperature),
-        "tf": soft_divergence(transformed, t_transformed, temperature=tf_temperature, keep=tf_keep),
-        "ss": soft_divergence(similarity, t_similarity, temperature=ss_temperature, keep=ss_keep),
+        "tf": soft_divergence(
+            transformed,
+            t_transformed,
+            temperature=tf_temperature,
+            keep=transferred(tf_level, tf_ratio),
+        ),
+        "ss": soft_divergence(
+            similarity,
+            t_similarity,
+            temperature=ss_temperature,
+            keep=transferred(ss_level, ss_ratio),
+        ),
     }
 
 
 def contrastive_scores(projected: Array, mask: Array) -> Terms:
-    """Whether each transformed view [3N] is most similar to its own image, among the N that `mask` [N] admits."""
+    """Whether each transformed view [3N] is most similar to its own image, of rows [4N, D].
+
+    It is compared with the images that `mask` [N] admits.
+    """
     similarity = jnp.where(mask[None], similarity_matrix(projected), -jnp.inf)
-    return {"contrastive": (similarity.argmax(1) == positives(similarity)).astype(jnp.float32)}
+    is_right = similarity.argmax(1) == positives(similarity)
+    return {"contrastive": is_right.astype(jnp.float32)}
 
 
-def init_head(key: Array, outputs: Outputs) -> Params:
-    return ProjectionHead().init(key, np.zeros(outputs.embed.shape, np.float32))["params"]
+def head(temperature: float) -> Stage:
+    """The contrastive task for the head of the frozen teacher (eq. 5).
 
+    In every row the other N - 1 images are the negatives.
+    """
 
-def project(params: Params, outputs: Outputs) -> Array:
-    return ProjectionHead().apply({"params": params}, outputs.embed)
-
-
-def head(*, temperature: float) -> Method:
-    """Stage 2: the contrastive task for the head of the frozen teacher (eq. 5), in every row the other N - 1 images."""
-
-    def loss(
-        params: Params, pretrained: Params, student: None, teacher: Outputs, batch: Batch
-    ) -> tuple[Terms, Terms]:
-        similarity = similarity_matrix(project(params, teacher))
+    def loss(nets: Nets, batch: Batch) -> Losses:
+        teacher = nets["teacher"](batch.see(rotated))
+        similarity = similarity_matrix(everywhere(nets["head"](teacher.embed)))
         target = positives(similarity)
-        return {"ss": cross_entropy(similarity / temperature, target)}, {
-            "contrastive": accuracy(similarity, target)
-        }
+        figures = {"contrastive": accuracy(similarity, target)}
+        return Losses({"ss": cross_entropy(similarity / temperature, target)}, figures)
 
-    return Method(
-        terms=("ss",),
-        init=lambda key, student, teacher: init_head(key, teacher),
-        loss=loss,
-        views=VIEWS,
-        student=False,
-        evaluate=lambda params, student, teacher, batch: contrastive_scores(
-            project(params, teacher), batch["mask"]
-        ),
-    )
+    def scores(nets: Nets, batch: Batch) -> Terms:
+        teacher = nets["teacher"](batch.see(rotated))
+        return contrastive_scores(everywhere(nets["head"](teacher.embed)), batch.mask)
+
+    nets = {"teacher": frozen("teacher"), "head": learns(ProjectionHead())}
+    return Stage(("ss",), nets, loss, scores)
 
 
 def sskd(
     *,
-    head_temperature: float,
-    kd_temperature: float,
-    tf_temperature: float,
-    ss_temperature: float,
-    tf_ratio: float,
-    ss_ratio: float,
+    head_temperature: Positive,
+    kd_temperature: Positive,
+    tf_temperature: Positive,
+    ss_temperature: Positive,
+    tf_ratio: Share,
+    ss_ratio: Share,
 ) -> Method:
-    """Stage 3: the student and its own head imitate the teacher; all but the first are for `distillation_terms`."""
-    knobs = dict(
+    """The student and its own head imitate the teacher (eq. 8).
+
+    The first number is for `head`, all others are for `distillation_terms`.
+    """
+    compare = partial(
+        distillation_terms,
         kd_temperature=kd_temperature,
         tf_temperature=tf_temperature,
         ss_temperature=ss_temperature,
@@ -156,30 +177,33 @@ def sskd(
         ss_ratio=ss_ratio,
     )
 
-    def loss(
-        params: Params, pretrained: Params, student: Outputs, teacher: Outputs, batch: Batch
-    ) -> tuple[Terms, Terms]:
-        projected = project(params, student)
-        teacher_projected = jax.lax.stop_gradient(project(pretrained["head"], teacher))
-        terms = distillation_terms(
-            (student.logits, projected),
-            (teacher.logits, teacher_projected),
-            batch["label"],
-            **knobs,
-        )
-        similarity = similarity_matrix(projected)
-        return terms, {
-            "accuracy": accuracy(student.logits[::VIEWS], batch["label"]),
-            "contrastive": accuracy(similarity, positives(similarity)),
-        }
+    def loss(nets: Nets, batch: Batch) -> Losses:
+        pixels = batch.see(rotated)  # one flip, four rotations, a crop of its own for each
+        student, teacher = nets["student"](pixels), nets["teacher"](pixels)
+        ours = everywhere((student.logits, nets["head"](student.embed)))
+        theirs = everywhere((teacher.logits, nets["teacher_head"](teacher.embed)))
+        return Losses(compare(ours, theirs, batch.label), figures(*ours, batch.label))
 
-    return Method(
-        terms=("ce", "kd", "tf", "ss"),
-        init=lambda key, student, teacher: init_head(key, student),
-        loss=loss,
-        views=VIEWS,
-        pretrain={"head": head(temperature=head_temperature)},
-        evaluate=lambda params, student, teacher, batch: contrastive_scores(
-            project(params, student), batch["mask"]
-        ),
-    )
+    def scores(nets: Nets, batch: Batch) -> Terms:
+        student = nets["student"](batch.see(rotated))
+        logits, projected = everywhere((student.logits, nets["head"](student.embed)))
+        classes = classification_scores(logits[::VIEWS], batch.label)
+        return classes | contrastive_scores(projected, batch.mask)
+
+    nets = {
+        "student": learns("student"),
+        "head": learns(ProjectionHead()),
+        "teacher": frozen("teacher"),
+        "teacher_head": frozen(ProjectionHead(), "head/head"),
+    }
+    student = Stage(("ce", "kd", "tf", "ss"), nets, loss, scores)
+    return {"teacher": TEACHER, "head": head(head_temperature), "student": student}
+
+
+def figures(logits: Array, projected: Array, labels: Array) -> Terms:
+    """How often the student names the class, and the image that a view was made from."""
+    similarity = similarity_matrix(projected)
+    return {
+        "accuracy": accuracy(logits[::VIEWS], labels),
+        "contrastive": accuracy(similarity, positives(similarity)),
+    }

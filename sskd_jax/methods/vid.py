@@ -1,6 +1,7 @@
 """Variational Information Distillation for Knowledge Transfer (Ahn et al., CVPR 2019)."""
 
-import jax
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -8,14 +9,18 @@ from flax import linen as nn
 from sskd_jax.layers.convolution import Conv
 from sskd_jax.layers.initializers import fan_in_uniform
 from sskd_jax.losses import map_pairs, same_size
-from sskd_jax.methods.common import beside
-from sskd_jax.types import Array, Batch, Method, Outputs, Params
+from sskd_jax.methods.common import with_kd
+from sskd_jax.rules import Positive
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
 
 EPSILON = 1e-5  # the least variance
 
 
 class Prediction(nn.Module):
-    """A teacher's map, given the student's: mean [N, H, W, width], by three 1x1 convolutions, and variance."""
+    """A Gaussian of the teacher's map, given the student's [n, H, W, C].
+
+    Returns its mean [n, H, W, width], by three 1x1 convolutions, and its variance by channel.
+    """
 
     width: int
     first_variance: float
@@ -30,28 +35,36 @@ class Prediction(nn.Module):
         return features, nn.softplus(log_scale).reshape(1, 1, 1, -1) + EPSILON
 
 
+class Predictions(nn.Module):
+    """A `Prediction` for every one of the teacher's maps behind the stem.
+
+    Returns the sum of their `information_loss`.
+    """
+
+    first_variance: float
+
+    @nn.compact
+    def __call__(
+        self, students: Sequence[Array], teachers: Sequence[Array], train: bool = False
+    ) -> Array:
+        losses = []
+        for i, pair in enumerate(map_pairs(students, teachers)):
+            ours, theirs = same_size(*pair)
+            predict = Prediction(theirs.shape[-1], self.first_variance, name=str(i))
+            losses.append(information_loss(*predict(ours), theirs))
+        return sum(losses)
+
+
 def information_loss(mean: Array, variance: Array, teacher: Array) -> Array:
-    """-log of the teacher's map under that Gaussian, without its constant: the mean over all elements."""
+    """-log of the teacher's map under a Gaussian, without its constant: the mean over elements."""
     return jnp.mean(jnp.square(mean - teacher) / variance + jnp.log(variance)) / 2
 
 
-def vid(*, first_variance: float, kd_temperature: float) -> Method:
-    """The sum over all maps behind the stem, each with a `Prediction` of its own."""
+def vid(*, first_variance: Positive, kd_temperature: Positive) -> Method:
+    """The sum over all maps behind the stem."""
 
-    def init(key: Array, student: Outputs, teacher: Outputs) -> Params:
-        return {
-            str(i): Prediction(theirs.shape[-1], first_variance).init(
-                jax.random.fold_in(key, i), jnp.zeros((1, 1, 1, ours.shape[-1]))
-            )["params"]
-            for i, (ours, theirs) in enumerate(map_pairs(student.maps, teacher.maps))
-        }
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        return Losses({"vid": nets["predictions"](student.maps, teacher.maps)})
 
-    def information(params: Params, student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-        total = jnp.zeros(())
-        for i, pair in enumerate(map_pairs(student.maps, teacher.maps)):
-            ours, theirs = same_size(*pair)
-            predict = Prediction(theirs.shape[-1], first_variance)
-            total += information_loss(*predict.apply({"params": params[str(i)]}, ours), theirs)
-        return total
-
-    return beside({"vid": information}, kd_temperature=kd_temperature, init=init)
+    nets = {"predictions": learns(Predictions(first_variance))}
+    return with_kd(("vid",), own, kd_temperature=kd_temperature, nets=nets)

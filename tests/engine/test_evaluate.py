@@ -1,57 +1,182 @@
+"""Scores over a whole split against a plain loop, however it is batched, padded and shared."""
+
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import sskd_frozen, sskd_start, sskd_task
+from quick import QUICK
+from tiny import make_frozen, make_task, sketched, sskd_task, start_state, variables_of
 
 from sskd_jax.data.sources import Split
+from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.devices import replicated
-from sskd_jax.engine.evaluate import classification_scores, evaluation, padded_batches
-from sskd_jax.engine.step import forward
-from sskd_jax.methods.sskd import contrastive_scores, project
+from sskd_jax.engine.evaluate import evaluation, padded_batches
+from sskd_jax.methods.common import classification_scores, supervised, unscored
+from sskd_jax.methods.sskd import contrastive_scores
+from sskd_jax.types import Streamed, UserError
+from sskd_jax.views import rotated
+
+SIZE, BATCH = 43, 16
 
 
-def evaluate(devices: int, count: int, batch: int) -> dict[str, float]:
-    chosen = jax.devices()[:devices]
+@pytest.fixture(autouse=True)
+def quick_programs(monkeypatch):
+    monkeypatch.setitem(device_programs.RUN_OFTEN, "cpu", device_programs.RUN_OFTEN["cpu"] | QUICK)
+
+
+@functools.cache
+def beginning():
+    """(task, variables, frozen, split) of SSKD's student."""
     task = sskd_task()
-    frozen = sskd_frozen(task, count)
-    state = sskd_start(task, frozen)
-    variables = (state.params, state.batch_stats)
-    split = Split(frozen.image, frozen.label)
-    return evaluation(task, chosen, batch)(
-        *(replicated(tree, chosen) for tree in (variables, frozen)), split
+    frozen = make_frozen(task, SIZE)
+    task, _ = sketched(task, frozen)
+    variables = variables_of(start_state(task, frozen))
+    return task, variables, frozen, Split(frozen.image, frozen.label)
+
+
+@functools.cache
+def program(devices: int):
+    return evaluation(beginning()[0], jax.devices()[:devices], BATCH)
+
+
+def evaluate(devices: int, split=None) -> dict[str, float]:
+    """The scores over a split, or over all images."""
+    _, variables, frozen, everything = beginning()
+    split = split or everything
+    frozen = frozen._replace(**split.resident())
+    return program(devices)(*replicated((variables, frozen), jax.devices()[:devices]), split)
+
+
+@functools.cache
+def scores_by_a_plain_loop() -> dict[str, list]:
+    """Every score of every row, by the networks alone, batch after batch without padding."""
+    task, variables, frozen, _ = beginning()
+    student, head = (
+        functools.partial(task.modules[name].apply, variables[name]) for name in ("student", "head")
     )
+    view = jax.vmap(functools.partial(rotated, task.optics.plain(), frozen.key))
+    found = {"top1": [], "top5": [], "loss": [], "contrastive": []}
+    for start in range(0, SIZE, BATCH):
+        part = slice(start, min(start + BATCH, SIZE))
+        pixels = view(frozen.image[part])
+        out = student(pixels.reshape(-1, *pixels.shape[2:]))
+        logits, label = np.asarray(out.logits)[::4], frozen.label[part]
+        rank = np.argsort(-logits, 1, kind="stable")
+        found["top1"] += list(rank[:, 0] == label)
+        found["top5"] += list((rank[:, :5] == label[:, None]).any(1))
+        found["loss"] += list(np.log(np.exp(logits).sum(1)) - logits[np.arange(len(label)), label])
+        everyone = jnp.ones(len(label), bool)
+        found["contrastive"] += list(contrastive_scores(head(out.embed), everyone)["contrastive"])
+    return found
+
+
+def assert_means(ours: dict[str, float], scores: dict[str, list]) -> None:
+    assert list(ours) == list(scores)
+    for name, values in scores.items():
+        mean = np.mean(np.asarray(values, float))
+        np.testing.assert_allclose(ours[name], mean, rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_equals_a_plain_loop_that_counts_every_image(devices):
-    task = sskd_task()
-    frozen = sskd_frozen(task, 43)
-    state = sskd_start(task, frozen)
-    scores = {"top1": [], "top5": [], "loss": [], "contrastive": []}
-    for start in range(0, 43, 16):
-        part = slice(start, min(start + 16, 43))
-        view = jax.vmap(task.plain)(frozen.image[part])
-        out = forward(
-            task.student,
-            {"params": state.params["student"], "batch_stats": state.batch_stats},
-            view,
-        )
-        logits, label = np.asarray(out.logits)[::4], frozen.label[part]
-        rank = np.argsort(-logits, 1, kind="stable")
-        scores["top1"] += list(rank[:, 0] == label)
-        scores["top5"] += list((rank[:, :5] == label[:, None]).any(1))
-        scores["loss"] += list(np.log(np.exp(logits).sum(1)) - logits[np.arange(len(label)), label])
-        ones = jnp.ones(len(label), bool)
-        scores["contrastive"] += list(
-            contrastive_scores(project(state.params["method"], out), ones)["contrastive"]
-        )
-    ours = evaluate(devices, 43, 16)
-    assert len(scores["contrastive"]) == 3 * 43
-    for name, values in scores.items():
-        np.testing.assert_allclose(
-            ours[name], np.mean(np.asarray(values, float)), rtol=1e-5, err_msg=name
-        )
+    scores = scores_by_a_plain_loop()
+    assert len(scores["contrastive"]) == 3 * SIZE
+    assert_means(evaluate(devices), scores)
+
+
+class Streaming:
+    """The images of a split as a stream gives them: batch by batch, none of them resident."""
+
+    def __init__(self, split: Split):
+        self.split, self.size = split, split.size
+
+    def resident(self):
+        nothing = self.split.image[:0], self.split.label[:0]
+        return dict(zip(("image", "label"), nothing, strict=True))
+
+    def in_order(self, index, mask):
+        for i in range(index.shape[1]):
+            place = index[:, i : i + 1]
+            yield (
+                Streamed(self.split.image[place], self.split.label[place], place),
+                mask[:, i : i + 1],
+            )
+
+
+def test_streamed_images_have_the_scores_of_resident_ones():
+    task, variables, frozen, split = beginning()
+    stream, devices = Streaming(split), jax.devices()[:2]
+    frozen = frozen._replace(**stream.resident())
+    streamed = evaluation(task, devices, BATCH)(*replicated((variables, frozen), devices), stream)
+    assert_means(streamed, scores_by_a_plain_loop())
+
+
+def test_one_evaluation_takes_splits_of_several_sizes():
+    """Epochs are compared on held-out images, and the table is measured on all test images."""
+    _, _, frozen, _ = beginning()
+    evaluate(1)
+    some = Split(frozen.image[:BATCH], frozen.label[:BATCH])
+    firsts = {name: values[:BATCH] for name, values in scores_by_a_plain_loop().items()}
+    firsts["contrastive"] = scores_by_a_plain_loop()["contrastive"][: 3 * BATCH]
+    assert_means(evaluate(1, some), firsts)
+    assert_means(evaluate(1), scores_by_a_plain_loop())
+
+
+def scored(scores) -> tuple:
+    """(task, variables, frozen) of a stage whose loss matters not, with these scores."""
+    task = make_task(supervised("student")._replace(scores=scores))
+    frozen = make_frozen(task, SIZE)
+    task, found = sketched(task, frozen)
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), found.state)
+    return task, variables_of(blank), frozen
+
+
+def over_all(scores) -> dict[str, float]:
+    task, variables, frozen = scored(scores)
+    devices = jax.devices()[:2]
+    split = Split(frozen.image, frozen.label)
+    arguments = replicated((variables, frozen), devices)
+    return evaluation(task, devices, BATCH)(*arguments, split)
+
+
+def test_a_score_counts_in_the_rows_that_it_marks():
+    def scores(nets, batch):
+        twice = jnp.repeat(batch.index, 2).astype(jnp.float32)
+        odd = jnp.arange(twice.size) % 2 == 1
+        late = jnp.repeat(batch.index >= 40, 2)
+        return {"odd": (twice, odd), "late": (twice, late & odd), "all": twice}
+
+    found = over_all(scores)
+    assert list(found) == ["odd", "late", "all"]
+    np.testing.assert_allclose(list(found.values()), [21, 41, 21], rtol=1e-6)
+
+
+def test_a_score_that_counts_nowhere_is_told():
+    def scores(nets, batch):
+        return {"never": (jnp.ones(batch.label.size), jnp.zeros(batch.label.size, bool))}
+
+    with pytest.raises(UserError, match="no image of the split has the score 'never': leave"):
+        over_all(scores)
+
+
+def test_a_stage_without_scores_is_not_evaluated():
+    task, variables, frozen = scored(unscored)
+    assert evaluation(task, jax.devices(), BATCH)(variables, frozen, None) == {}
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda batch: jnp.float32(1), r"the score 'odd' of 2 images is \[\]: give as many"),
+        (lambda batch: jnp.ones(3), r"the score 'odd' of 2 images is \[3\]: give as many"),
+        (lambda batch: jnp.ones((2, 2)), r"the score 'odd' of 2 images is \[2, 2\]: give"),
+    ],
+)
+def test_a_score_that_is_no_row_of_numbers_is_found_by_tracing_it(score, message):
+    with pytest.raises(UserError, match=message):
+        scored(lambda nets, batch: {"odd": score(batch)})
 
 
 def test_a_network_that_says_nothing_is_right_by_chance_only():
@@ -62,11 +187,8 @@ def test_a_network_that_says_nothing_is_right_by_chance_only():
 
 
 def test_fewer_than_five_classes():
-    assert classification_scores(jnp.zeros((3, 2)), jnp.array([0, 1, 1]))["top5"].tolist() == [
-        1,
-        1,
-        1,
-    ]
+    scores = classification_scores(jnp.zeros((3, 2)), jnp.array([0, 1, 1]))
+    assert scores["top5"].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("size,batch,devices", [(10, 4, 2), (8, 8, 8), (1, 8, 4), (33, 16, 1)])

@@ -1,43 +1,49 @@
-"""Our step program against the SGD steps that the reference took from the same weights on the same batch."""
+"""Our step program against the SGD steps that the reference took.
 
-from functools import partial
+Both begin with the same weights, on the same batch.
+"""
+
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
 
-from sskd_jax.axis import AXIS
 from sskd_jax.engine import optim
-from sskd_jax.engine.devices import replicated
-from sskd_jax.engine.step import Frozen, Task, TrainState, forward, train_program
+from sskd_jax.engine.devices import replicated, unreplicate
+from sskd_jax.engine.step import train_program
+from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
+from sskd_jax.types import Params
+from sskd_jax.views import Optics
 
 FAST = {"xla_backend_optimization_level": 0}
-OPTIMISED = {
-    "xla_backend_optimization_level": 3
-}  # sums in one go round off more than MobileNetV2's tolerances allow
+# Sums in one go round off more than MobileNetV2's tolerances allow.
+OPTIMISED = {"xla_backend_optimization_level": 3}
 SEEDS = {("wrn_40_2", "wrn_16_2"): 10, ("vgg13", "MobileNetV2"): 20}
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 WEIGHT_DECAY = 5e-4
-NUMBERS = dict(
-    kd_temperature=4.0,
-    tf_temperature=4.0,
-    ss_temperature=0.5,
-    tf_ratio=1.0,
-    ss_ratio=0.75,
-    head_temperature=1.0,
-)
+NUMBERS = {
+    "kd_temperature": 4.0,
+    "tf_temperature": 4.0,
+    "ss_temperature": 0.5,
+    "tf_ratio": 1.0,
+    "ss_ratio": 0.75,
+    "head_temperature": 1.0,
+}
+# The recorded images are what networks see: divided by 255 and then by this, they stay as they are.
+OPTICS = Optics(flip=False, pad=0, mean=(0.0,) * 3, std=(1 / 255,) * 3)
 
 
-def four_views(image: jax.Array) -> jax.Array:
-    return jnp.stack([jnp.rot90(image, k) for k in range(4)])
+def four_views(images: np.ndarray) -> np.ndarray:
+    """The rows [4N, H, W, C] of images [N, H, W, C] in four rotations."""
+    views = np.stack([np.rot90(images, k, (1, 2)) for k in range(4)], 1)
+    return views.reshape(-1, *images.shape[1:])
 
 
 def head(gold: Golden, width: int, seed: int) -> dict[str, dict[str, np.ndarray]]:
@@ -55,7 +61,6 @@ class Steps(NamedTuple):
     """What was recorded, the state before and after our steps, and what was seen on the way."""
 
     gold: dict[str, np.ndarray]
-    student: str
     task: Task
     frozen: Frozen
     before: TrainState
@@ -65,87 +70,79 @@ class Steps(NamedTuple):
 
 
 def make_task(teacher: str, student: str, rate: float) -> Task:
-    networks = [MODELS[name](num_classes=100, axis_name=AXIS) for name in (student, teacher)]
+    """The student's stage of SSKD; an epoch is a step, so that the sums are those of a step."""
+    stage = METHODS["sskd"](**NUMBERS)["student"]
+    networks = {"student": student, "teacher": teacher}
+    modules = {name: net.module for name, net in stage.nets.items()}
+    modules |= {name: MODELS[model](num_classes=100) for name, model in networks.items()}
     schedule = optim.milestone_schedule(rate, (), 0.1, 1)
-    return Task(
-        *networks,
-        METHODS["sskd"](**NUMBERS),
-        WEIGHTS,
-        optim.sgd(schedule, momentum=0.9, weight_decay=WEIGHT_DECAY),
-        lambda key, image: four_views(image),
-        four_views,
-        steps_per_epoch=1,
-    )  # so that the sums are those of a single step
+    optimizer = optim.sgd(schedule, momentum=0.9, weight_decay=WEIGHT_DECAY)
+    return Task(stage, modules, WEIGHTS, optimizer, OPTICS, num_classes=100, steps_per_epoch=1)
+
+
+def recorded_variables(golden: Golden, model: str, seed: int) -> tuple[Params, Params]:
+    """Those of a network, and of the projection head behind it."""
+    weights = golden.state_dict(model, seed, "backbone.")
+    width = golden.models[model]["pooled_dim"]
+    return torch_bridge.from_state_dict(model, weights), {"params": head(golden, width, seed)}
 
 
 def make_frozen(golden: Golden, teacher: str, seed: int, label: np.ndarray) -> Frozen:
-    variables = torch_bridge.from_state_dict(teacher, golden.state_dict(teacher, seed, "backbone."))
-    pretrained = {"head": head(golden, golden.models[teacher]["pooled_dim"], seed)}
+    names = ("teacher", "teacher_head")
+    nets = dict(zip(names, recorded_variables(golden, teacher, seed), strict=True))
     image, key = golden.images(seed + 3, len(label)), np.zeros(2, np.uint32)
-    return Frozen(key, image, label.astype(np.int32), variables, pretrained)
+    return Frozen(key, image, label.astype(np.int32), nets)
 
 
 def make_state(golden: Golden, task: Task, student: str, seed: int) -> TrainState:
-    variables = torch_bridge.from_state_dict(student, golden.state_dict(student, seed, "backbone."))
-    params = {
-        "student": variables["params"],
-        "method": head(golden, golden.models[student]["pooled_dim"], seed),
-    }
-    sums = dict.fromkeys(("loss", *task.method.terms, "accuracy", "contrastive"), np.float32(0))
+    network, projection = recorded_variables(golden, student, seed)
+    params = {"student": network["params"], "head": projection["params"]}
+    sums = ("loss", *task.stage.terms, "accuracy", "contrastive")
     return TrainState(
-        np.int32(0),
-        params,
-        variables["batch_stats"],
-        task.optimizer.init(params),
-        {},
-        sums,
-        {name: np.int32(0) for name in (*sums, "gradient")},
+        step=np.int32(0),
+        params=params,
+        batch_stats={"student": network["batch_stats"], "head": {}},
+        opt_state=task.optimizer.init(params),
+        memory={},
+        sums=dict.fromkeys(sums, np.float32(0)),
+        first_nonfinite=dict.fromkeys((*sums, "gradient"), np.int32(0)),
     )
 
 
-@pytest.fixture(
-    scope="module",
-    ids=" to ".join,
-    params=[
-        ("wrn_40_2", "wrn_16_2"),
-        pytest.param(("vgg13", "MobileNetV2"), marks=pytest.mark.slow),
-    ],
-)
+PAIRS = [
+    ("wrn_40_2", "wrn_16_2"),
+    pytest.param(("vgg13", "MobileNetV2"), marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module", ids=" to ".join, params=PAIRS)
 def steps(request, shared) -> Steps:
-    (teacher, student), golden, seed = (
-        request.param,
-        Golden(shared / "golden"),
-        SEEDS[request.param],
-    )
+    (teacher, student), golden = request.param, Golden(shared / "golden")
+    seed = SEEDS[request.param]
     gold = golden.arrays(f"step_{teacher}_{student}.npz")
     task = make_task(teacher, student, float(gold["lr"]))
     frozen = make_frozen(golden, teacher, seed, gold["label"])
     before = make_state(golden, task, student, seed + 1)
     device = jax.devices()[:1]
-    program, order = (
-        train_program(task, device),
-        np.arange(len(gold["label"]), dtype=np.int32)[None, None],
-    )
-    state, shared_frozen = (replicated(tree, device) for tree in (before, frozen))
+    program = train_program(task, device)
     program.options = OPTIMISED if student == "MobileNetV2" else FAST
+    order = np.arange(len(gold["label"]), dtype=np.int32)[None, None]
+    state, resident = replicated((before, frozen), device)
     states = []
     for _ in gold["losses"]:
-        state, _ = program(state, shared_frozen, order, 0, 1)
-        states.append(
-            jax.tree.map(lambda leaf: np.array(leaf[0]), state)
-        )  # a copy: the next step takes the state
-    return Steps(
-        gold, student, task, frozen, before, states[0], states[-1], [each.sums for each in states]
-    )
+        state, _ = program(state, resident, order, 0, 1)
+        states.append(unreplicate(state))  # a copy: the next step takes the state
+    losses = [state.sums for state in states]
+    return Steps(gold, task, frozen, before, states[0], states[-1], losses)
 
 
 def by_torch_name(params: dict[str, Any]) -> dict[str, np.ndarray]:
     """Parameters, or anything of their structure, by the names of the recording."""
     names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-    prefix = {"student": "backbone", "method": "proj_head"}
+    prefix = {"student": "backbone", "head": "proj_head"}
     return {
-        ".".join([prefix[place], *path, names[leaf]]): np.asarray(value)
-        for (place, *path, leaf), value in flatten_dict(params).items()
+        ".".join([prefix[net], *path, names[leaf]]): np.asarray(value)
+        for (net, *path, leaf), value in flatten_dict(params).items()
     }
 
 
@@ -181,10 +178,10 @@ def beyond(
 
 def test_losses_of_every_step(steps):
     names = ("ce", "kd", "tf", "ss", "loss")
-    for losses, expected, tolerance in zip(
-        steps.losses, steps.gold["losses"], steps.gold["losses_tol"], strict=True
-    ):
-        np.testing.assert_array_less(np.abs([losses[name] for name in names] - expected), tolerance)
+    recording = zip(steps.losses, steps.gold["losses"], steps.gold["losses_tol"], strict=True)
+    for losses, expected, tolerance in recording:
+        difference = np.abs([losses[name] for name in names] - expected)
+        np.testing.assert_array_less(difference, tolerance)
 
 
 def test_first_gradients(steps):
@@ -205,37 +202,31 @@ def test_the_tolerances_would_notice_a_lost_step(steps):
         assert beyond(by_torch_name(state.params), expected)
 
 
-def test_evaluation_after_the_last_step(steps):
-    variables = {"params": steps.after.params["student"], "batch_stats": steps.after.batch_stats}
-    logits = evaluated(steps.task.student, variables, steps)
-    assert (
-        np.abs(logits - steps.gold["eval_logits_after"]).max()
-        <= steps.gold["eval_logits_after_tol"]
+def logits(steps: Steps, net: str, variables: Params, **mode: Any) -> np.ndarray:
+    """Of a network for the first eight rows; batch norms may need all of them."""
+    rows = four_views(steps.frozen.image)
+    apply = jax.jit(
+        lambda variables, image: steps.task.modules[net].apply(variables, image, **mode),
+        compiler_options=FAST,
     )
+    outputs = apply(variables, rows)
+    return (outputs[0] if mode else outputs).logits[:8]
 
 
-def evaluated(network: Any, variables: dict[str, Any], steps: Steps) -> np.ndarray:
-    """Logits of the first eight rows, in evaluation mode."""
-    image = jax.vmap(four_views)(steps.frozen.image)
-    return jax.jit(partial(forward, network), compiler_options=FAST)(variables, image).logits[:8]
+def test_evaluation_after_the_last_step(steps):
+    params, stats = (tree["student"] for tree in (steps.after.params, steps.after.batch_stats))
+    found = logits(steps, "student", {"params": params, "batch_stats": stats})
+    difference = np.abs(found - steps.gold["eval_logits_after"]).max()
+    assert difference <= steps.gold["eval_logits_after_tol"]
 
 
 def test_the_teacher_is_the_recorded_one(steps):
-    assert_near(
-        evaluated(steps.task.teacher, steps.frozen.teacher, steps),
-        steps.gold["teacher_logits"],
-        1e-4,
-    )
+    found = logits(steps, "teacher", steps.frozen.nets["teacher"])
+    assert_near(found, steps.gold["teacher_logits"], 1e-4)
 
 
 def test_the_student_starts_as_the_recorded_one(steps):
-    network = MODELS[steps.student](num_classes=100)
-    variables = {"params": steps.before.params["student"], "batch_stats": steps.before.batch_stats}
-    image = jax.vmap(four_views)(steps.frozen.image).reshape(-1, 32, 32, 3)
-    train = jax.jit(
-        lambda variables, image: network.apply(
-            variables, image, train=True, mutable=["batch_stats"]
-        ),
-        compiler_options=FAST,
-    )
-    assert_near(train(variables, image)[0].logits[:8], steps.gold["student_logits0"], 1e-4)
+    params, stats = (tree["student"] for tree in (steps.before.params, steps.before.batch_stats))
+    variables = {"params": params, "batch_stats": stats}
+    found = logits(steps, "student", variables, train=True, mutable=["batch_stats"])
+    assert_near(found, steps.gold["student_logits0"], 1e-4)

@@ -1,88 +1,83 @@
+"""One stage from its first step to its last: orders, stops anywhere, and what is not finite."""
+
+import functools
 import math
 import pathlib
-from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from tiny import TinyNet, images, sskd_task
+from quick import QUICK
+from tiny import planned, small_config, tiny_network
 
-from sskd_jax import views
-from sskd_jax.axis import AXIS
-from sskd_jax.data.sources import Split
-from sskd_jax.engine import optim
-from sskd_jax.engine.loop import (
-    Session,
-    Stage,
-    check_description,
-    check_finite,
-    describe,
-    epoch_order,
-    load_stage,
-    run_stage,
-)
-from sskd_jax.engine.step import Frozen, Task
-from sskd_jax.methods import METHODS
+from sskd_jax.engine import devices as device_programs
+from sskd_jax.engine.loop import Job, Session, check_finite, epoch_order, run_stage
 from sskd_jax.system.console import show
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Stopped, UserError
 from sskd_jax.workdir.checkpoint import Checkpoints
 
 
-def stage(name: str = "student", seed: int = 0) -> Stage:
-    task = sskd_task(steps_per_epoch=2)
-    frozen = Frozen(jax.random.PRNGKey(0), **images(48), teacher={}, pretrained={})
-    return Stage(
-        name,
-        {},
-        task,
-        frozen,
-        Split(**images(48)),
-        Split(**images(8)),
-        "test",
-        3,
-        16,
-        lambda step: 0.1,
-        seed,
-    )
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs():
+    with tiny_network() as patch:
+        often = device_programs.RUN_OFTEN["cpu"] | QUICK
+        patch.setitem(device_programs.RUN_OFTEN, "cpu", often)
+        yield
+
+
+@functools.cache
+def job(**changes: float) -> Job:
+    """Two steps of 16 images in each of three epochs, of a student that learns from labels."""
+    student = {"epochs": 3, "batch_size": 16, "fraction": 0.03, "milestones": ()} | changes
+    config = small_config(**{f"student.{key}": value for key, value in student.items()})
+    config.methods = ("scratch",)
+    (made,) = planned(config)
+    assert made.images.size == 40 and made.task.steps_per_epoch == 2
+    return made._replace(name="student")
 
 
 def test_an_epoch_draws_without_replacement_and_leaves_the_rest_out():
-    order = epoch_order(stage(), 0, 1)
-    assert order.shape == (1, 2, 16) and len(np.unique(order)) == 32 and order.max() < 48
+    order = epoch_order(job(), 0, 1)
+    assert order.shape == (1, 2, 16) and len(np.unique(order)) == 32 and order.max() < 40
 
 
 def test_devices_share_the_same_global_batches():
-    one, four = (epoch_order(stage(), 1, devices) for devices in (1, 4))
+    one, four = (epoch_order(job(), 1, devices) for devices in (1, 4))
     np.testing.assert_array_equal(four.swapaxes(0, 1).reshape(2, 16), one[0])
 
 
 def test_order_depends_on_seed_epoch_and_kind_of_stage_but_not_on_the_method():
-    base = epoch_order(stage(), 0, 1)
+    base = epoch_order(job(), 0, 1)
     for other in (
-        epoch_order(stage(), 1, 1),
-        epoch_order(stage(seed=1), 0, 1),
-        epoch_order(stage("teacher"), 0, 1),
+        epoch_order(job(), 1, 1),
+        epoch_order(job()._replace(seed=1), 0, 1),
+        epoch_order(job()._replace(kind="teacher"), 0, 1),
     ):
         assert (other != base).any()
-    np.testing.assert_array_equal(epoch_order(stage("kd/student"), 0, 1), base)
+    np.testing.assert_array_equal(epoch_order(job()._replace(name="kd/student"), 0, 1), base)
 
 
-def test_a_stage_of_another_kind_is_refused(tmp_path):
-    describe(tmp_path, {"model": "resnet20", "steps": 10})
-    describe(tmp_path, {"model": "resnet56", "steps": 10})  # what is written down stays
-    with pytest.raises(
-        UserError, match="was trained with model resnet20, and this run has resnet56: try"
-    ):
-        check_description(tmp_path, {"model": "resnet56"}, "try another")
+def with_order(order) -> Job:
+    task = job().task
+    return job()._replace(task=task._replace(stage=task.stage._replace(order=order)))
 
 
-def test_an_unfinished_stage_is_no_teacher(tmp_path):
-    describe(tmp_path / "teacher", {"steps": 10})
-    with pytest.raises(UserError, match="is at step 0 of 10: finish that run first"):
-        load_stage(tmp_path, "teacher", {})
-    with pytest.raises(UserError, match="holds no head"):
-        load_stage(pathlib.Path(tmp_path), "head", {})
+def test_a_stage_may_order_its_epochs_as_it_likes():
+    """Class after class here; it is told the images with their labels, and the epoch."""
+
+    def order(rng, split, epoch):
+        return np.roll(np.argsort(split.label, kind="stable"), -epoch)
+
+    for epoch in (0, 1):
+        visited = epoch_order(with_order(order), epoch, 2).swapaxes(0, 1).ravel()
+        expected = np.roll(np.argsort(job().images.label, kind="stable"), -epoch)[:32]
+        np.testing.assert_array_equal(visited, expected)
+
+
+def test_an_order_that_is_too_short_is_told():
+    with pytest.raises(UserError, match="order has 31 images, too few for 2 steps of 16"):
+        epoch_order(with_order(lambda rng, split, epoch: np.arange(31)), 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -130,64 +125,57 @@ def session(workdir: pathlib.Path, interruption: Interruption | None = None) -> 
     return Session(workdir, jax.devices()[:1], Book(), interruption or Interruption(), math.inf)
 
 
-def small_stage(learning_rate: float = 0.05) -> Stage:
-    """Two steps in each of three epochs, of a student that learns from labels."""
-    network = TinyNet(num_classes=10, axis_name=AXIS)
-    colour = dict(views=1, mean=(0.5,) * 3, std=(0.25,) * 3)
-    task = Task(
-        network,
-        None,
-        METHODS["scratch"](),
-        {"ce": 1.0},
-        optim.sgd(lambda step: learning_rate, momentum=0.9, weight_decay=5e-4),
-        partial(views.augment, flip=True, pad=1, **colour),
-        partial(views.evaluate_views, **colour),
-        2,
-    )
-    return stage("student")._replace(task=task, learning_rate=lambda step: learning_rate)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
+    """What a run without a stop ends with, and its rows."""
     here = session(tmp_path_factory.mktemp("whole"))
-    return run_stage(small_stage(), here), here.book.rows
+    return run_stage(job(), here), here.book.rows
 
 
 @pytest.mark.parametrize("dispatches", range(6))
 def test_a_stop_anywhere_changes_no_bit(dispatches, whole, tmp_path, monkeypatch):
-    """Steps are dispatched one by one; before each of the six the run is stopped, saved, and called again."""
+    """Steps are dispatched one by one.
+
+    Before each of the six the run is stopped, saved, and called again.
+    """
     monkeypatch.setattr("sskd_jax.engine.loop.DISPATCH_SECONDS", 0.0)
     here = session(tmp_path, StopAfter(dispatches))
-    with pytest.raises(
-        Stopped,
-        match=f"enough: student is saved at step {dispatches} of 6; the same command goes on",
-    ):
-        run_stage(small_stage(), here)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        run_stage(small_stage(), here._replace(interruption=Interruption())),
-        whole[0],
-    )
+    message = f"enough: student is saved at step {dispatches} of 6; the same command goes on"
+    with pytest.raises(Stopped, match=message):
+        run_stage(job(), here)
+    again = run_stage(job(), here._replace(interruption=Interruption()))
+    for ours, theirs in ((again.last, whole[0].last), (again.best, whole[0].best)):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert again.best_epoch == whole[0].best_epoch
     assert here.book.rows == whole[1] and here.book.saves == sorted([2, 4, 6, dispatches])
 
 
+def test_rows_name_what_was_computed(whole):
+    assert [(row["epoch"], row["step"]) for row in whole[1]] == [(1, 2), (2, 4), (3, 6)]
+    figures = ["train/loss", "train/ce", "train/accuracy", "test/top1", "test/top5", "test/loss"]
+    assert set(whole[1][0]) == {"stage", "epoch", "step", "learning_rate", *figures}
+    # The first score of held-out images is what epochs are compared by, so it comes first.
+    assert [name for name in whole[1][0] if name.startswith("test/")] == figures[3:]
+
+
+def test_the_best_epoch_is_that_of_the_first_score(whole):
+    trained, rows = whole
+    scores = [row["test/top1"] for row in rows]
+    assert scores[trained.best_epoch - 1] == max(scores)
+
+
 def test_what_is_not_finite_stops_the_stage_and_leaves_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(
-        UserError,
-        match=r"student diverged: not finite in step \d: .*gradient. The checkpoints before",
-    ):
-        run_stage(small_stage(learning_rate=1e30), session(tmp_path))
+    message = r"student diverged: not finite in step \d: .*gradient. The checkpoints before"
+    with pytest.raises(UserError, match=message):
+        run_stage(job(learning_rate=1e30), session(tmp_path))
     with Checkpoints(tmp_path / "student") as checkpoints:
         newest = checkpoints.newest()
-    assert newest is None or all(
-        np.isfinite(leaf).all() for leaf in jax.tree.leaves(newest["params"])
-    )
+    params = newest["params"] if newest else {}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
-def test_the_first_step_that_spoiled_something_is_named():
-    spoiled = {
-        name: np.int32([step, step])
-        for name, step in {"ce": 0, "kd": 7, "loss": 7, "gradient": 9}.items()
-    }
+def test_the_first_step_in_which_something_was_not_finite_is_named():
+    steps = {"ce": 0, "kd": 7, "loss": 7, "gradient": 9}
+    first = {name: jax.device_put(np.int32([step, step])) for name, step in steps.items()}
     with pytest.raises(UserError, match="student diverged: not finite in step 7: kd, loss. The"):
-        check_finite(stage(), jax.tree.map(lambda leaf: jax.device_put(leaf), spoiled))
+        check_finite(job(), first)

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from sskd_jax.engine.optim import milestone_schedule, reached, sgd
+from sskd_jax.engine.optim import depends_on, milestone_schedule, sgd
+from sskd_jax.engine.step import apply_updates
 
 RNG = np.random.default_rng(0)
 START = {
@@ -115,18 +116,44 @@ def test_the_schedule_works_on_a_traced_step():
 
 
 def test_what_the_loss_does_not_depend_on_does_not_decay():
-    learned = {"kernel": True, "bn": {"scale": False}}
+    reached = {"kernel": True, "bn": {"scale": False}}
     zeros = jax.tree.map(jnp.zeros_like, START)
-    params = run(sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.5, learned=learned), [zeros])
+    optimizer = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.5)
+    updates, _ = optimizer.update(zeros, optimizer.init(START), START)
+    params = apply_updates(START, updates, reached)
     np.testing.assert_allclose(params["kernel"], 0.95 * START["kernel"], rtol=1e-6)
     np.testing.assert_array_equal(params["bn"]["scale"], START["bn"]["scale"])
 
 
-def test_what_a_function_is_computed_from():
-    def function(a: dict, b: jax.Array) -> tuple:
-        unused = jnp.sin(a["unused"]) + b
-        return jax.jit(jnp.cos)(a["used"]), a["returned"], unused.shape[0]
+@pytest.mark.parametrize("reached", [True, {"kernel": True, "bn": True}])
+def test_what_is_reached_may_be_said_of_a_whole_branch(reached):
+    ones = jax.tree.map(jnp.ones_like, START)
+    moved = apply_updates(START, ones, reached)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b + 1), moved, START)
 
-    shape = jax.ShapeDtypeStruct((2,), jnp.float32)
-    found = reached(function, {"used": shape, "returned": shape, "unused": shape}, shape)
-    assert found == ({"used": True, "returned": True, "unused": False}, False)
+
+def test_what_a_result_is_computed_from():
+    def function(used, returned, unused, scalar):
+        elsewhere = jnp.sin(unused) + scalar
+        return jax.jit(jnp.cos)(used), returned, elsewhere.shape[0]
+
+    vector = jax.ShapeDtypeStruct((2,), jnp.float32)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    program = jax.make_jaxpr(function)(vector, vector, vector, number).jaxpr
+    used, returned, unused, scalar = program.invars
+    cosine, same, _ = program.outvars
+    assert used in depends_on(program, [cosine])
+    assert not {returned, unused, scalar} & depends_on(program, [cosine])
+    assert depends_on(program, [same]) == {returned}
+
+
+def test_a_jitted_function_is_looked_into():
+    inner = jax.jit(lambda used, unused: (jnp.sin(used), unused + 1))
+
+    def function(used, unused):
+        return inner(used, unused)[0]
+
+    program = jax.make_jaxpr(function)(1.0, 2.0).jaxpr
+    used, unused = program.invars
+    needed = depends_on(program, program.outvars)
+    assert used in needed and unused not in needed

@@ -1,4 +1,4 @@
-"""Students that are taken away: what is in their files, and programs that run without this package."""
+"""Students that are taken away: what is in their files, which need nothing of this package."""
 
 import json
 import pathlib
@@ -12,13 +12,14 @@ import torch_files
 from golden import assert_near
 from safetensors.numpy import load_file
 
-from sskd_jax.engine.step import TrainState
+from sskd_jax.engine.task import TrainState
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.exchange.export import FORMATS, export_student, main
 from sskd_jax.models import MODELS
 from sskd_jax.workdir.checkpoint import Checkpoints
+from sskd_jax.workdir.stages import describe
 
-ABOUT = {"model": "resnet8", "num_classes": 7, "image": [8, 8, 3], "steps": 3}
+ABOUT = {"student_model": "resnet8", "num_classes": 7, "image": [8, 8, 3], "steps": 3}
 IMAGE = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -32,14 +33,19 @@ def variables() -> dict:
 
 
 def student(workdir: pathlib.Path, name: str, variables: dict, step: int = 3) -> None:
-    """A workdir's student, as a run leaves it: with a head of the method's own."""
-    (workdir / name).mkdir(parents=True)
-    params = {"student": variables["params"], "method": {"head": np.ones(3, np.float32)}}
+    """A workdir's student, as a run leaves it: beside a head of the method's own."""
+    describe(workdir / name, ABOUT)
+    state = TrainState(
+        step=np.int32(step),
+        params={"student": variables["params"], "head": {"bias": np.ones(3, np.float32)}},
+        batch_stats={"student": variables["batch_stats"], "head": {}},
+        opt_state={},
+        memory={},
+        sums={},
+        first_nonfinite={},
+    )
     with Checkpoints(workdir / name) as checkpoints:
-        checkpoints.save(
-            TrainState(np.int32(step), params, variables["batch_stats"], {}, {}, {}, {}), 0.5
-        )
-    (workdir / name / "stage.json").write_text(json.dumps(ABOUT))
+        checkpoints.save(state, 0.5)
     config = {"data": {"name": "digits", "mean": MEAN, "std": STD}}
     (workdir / "config.json").write_text(json.dumps(config))
     (workdir / "results.json").write_text(json.dumps([{"stage": name, "top1": 0.75, "top5": 0.9}]))
@@ -106,4 +112,8 @@ def test_mistakes_are_one_line(workdir, variables, tmp_path_factory, capsys):
         str(workdir), "--stage=kd/studen"
     )
     assert "is at step 2 of 3: finish that run first" in said(str(workdir), "--stage=kd/student")
+    (workdir / "kd/student/stage.json").write_text(json.dumps(ABOUT | {"model": "resnet8"}))
+    assert "kd/student was trained by another version of sskd_jax" in said(
+        str(workdir), "--stage=kd/student"
+    )
     assert set(FORMATS) == {"pth", "safetensors", "stablehlo"}

@@ -18,7 +18,10 @@ STAGES = ("teacher", "at+kd/student", "sskd/head", "sskd/student")
 
 
 def finished(folder, seed: int = 0, top1: float = 0.75, **changes) -> str:
-    """A workdir as a run leaves it: every stage took a minute and a half on the second environment, in two parts."""
+    """A workdir as a run leaves it.
+
+    Every stage took a minute and a half on the second environment, in two parts.
+    """
     folder.mkdir()
     config = {
         "seed": seed,
@@ -27,11 +30,18 @@ def finished(folder, seed: int = 0, top1: float = 0.75, **changes) -> str:
         "data": {"name": "cifar100", "data_dir": folder.name},
         "settings": {"at+kd": {"weights": {"at": 1.0}}, "sskd": {"weights": {"ss": 10.0}}},
     } | changes
-    scores = {"top1": top1, "best_top1": 0.8, "best_epoch": 2, "paper": 75.33}
+    last = {"parameters": 9, "top1": top1, "top5": 0.9, "loss": 1.5}
+    scores = last | {"best_top1": 0.8, "best_epoch": 2, "paper": 75.33}
     results = [
         {"stage": "teacher", "network": "vgg13", **scores},
         {"stage": "at+kd/student", "network": "vgg8", "method": "at", **scores},
-        {"stage": "sskd/student", "network": "vgg8", "method": "sskd", **scores},
+        {
+            "stage": "sskd/student",
+            "network": "vgg8",
+            "method": "sskd",
+            "contrastive": 0.4,
+            **scores,
+        },
     ]
     metrics = [
         {"stage": stage, "epoch": epoch, "step": 4 * epoch, "test/top1": 0.2 * epoch}
@@ -43,22 +53,23 @@ def finished(folder, seed: int = 0, top1: float = 0.75, **changes) -> str:
         for stage in STAGES
         for step, seconds in ((6, 60.0), (12, 30.0))
     ]
-    for name, content in {
-        "config": config,
-        "environments": ENVIRONMENTS,
-        "results": results,
-    }.items():
+    contents = {"config": config, "environments": ENVIRONMENTS, "results": results}
+    for name, content in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
-    for name, rows in {"metrics": metrics, "times": times}.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "metrics.jsonl", metrics)
+    write_rows(folder / "times.jsonl", times)
     return str(folder)
 
 
+def write_rows(path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def table(results) -> list[list[str]]:
+    """The cells of the page, without the names of the columns."""
     lines = (results / "README.md").read_text().splitlines()
-    return [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")
-    ][2:]
+    _, _, *rows = (line.split("|")[1:-1] for line in lines if line.startswith("|"))
+    return [[cell.strip() for cell in row] for row in rows]
 
 
 def test_every_network_has_a_row_with_its_time_and_device(tmp_path):
@@ -100,14 +111,11 @@ def test_a_method_alone_is_named_as_it_is_typed(tmp_path):
     settings = {"method": {"name": "at"}, "weights": {"ce": 1.0, "kd": 1.0, "at": 1000.0}}
     folder = tmp_path / "alone"
     finished(folder, settings={}, **settings)
-    (folder / "results.json").write_text(
-        json.dumps(
-            [
-                {"stage": "teacher", "network": "vgg13", "top1": 0.7},
-                {"stage": "student", "network": "vgg8", "top1": 0.7, "method": "at"},
-            ]
-        )
-    )
+    rows = [
+        {"stage": "teacher", "network": "vgg13", "top1": 0.7},
+        {"stage": "student", "network": "vgg8", "top1": 0.7, "method": "at"},
+    ]
+    (folder / "results.json").write_text(json.dumps(rows))
     record.main([str(folder)], tmp_path / "results")
     assert [row[2] for row in table(tmp_path / "results")] == ["labels", "at+kd"]
 
@@ -119,13 +127,11 @@ def test_every_device_of_a_stage_is_named(tmp_path):
         {"stage": "teacher", "step": 6 + place, "seconds": 60.0, "environment": place}
         for place in (0, 1)
     ]
-    (folder / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "times.jsonl", rows)
     record.main([str(folder)], tmp_path / "results")
     teacher, student, _ = table(tmp_path / "results")
-    assert teacher[7] == "2.0" and teacher[9:11] == [
-        "2 cores of Abacus, 4 x NVIDIA H100",
-        "0.9, 0.10",
-    ]
+    assert teacher[7] == "2.0"
+    assert teacher[9:11] == ["2 cores of Abacus, 4 x NVIDIA H100", "0.9, 0.10"]
     assert student[7] == "" and student[9] == "4 x NVIDIA H100"
 
 
@@ -139,8 +145,5 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path, capsys):
     (folder / "results.json").unlink()
     with pytest.raises(SystemExit) as end:
         record.main([str(folder)], tmp_path / "results")
-    said = capsys.readouterr().err
-    assert (
-        end.value.code == 2
-        and "has no results.json: give the workdir of a run that came to its end" in said
-    )
+    text = "has no results.json: give the workdir of a run that came to its end"
+    assert end.value.code == 2 and text in capsys.readouterr().err

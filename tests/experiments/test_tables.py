@@ -5,52 +5,69 @@ import sys
 
 import jax
 import pytest
+from ml_collections import ConfigDict
+from quick import QUICK
 from tiny import TinyNet
 
 from configs import quickstart
 from experiments import tables
+from sskd_jax.engine.devices import RUN_OFTEN
 from sskd_jax.models import MODELS
 from sskd_jax.types import Stopped
 
+SECTIONS = ("teacher", "head", "student")
 
-def pair(student: str, **changes) -> dict:
+
+def pair(student: str, **changes) -> ConfigDict:
     """A pair of tiny networks on the digits, three steps per stage."""
     config = quickstart.get_config()
-    for section in ("teacher", "head", "student"):
+    for section in SECTIONS:
         config[section].update(epochs=1, batch_size=32, fraction=0.08, milestones=())
-    config.teacher.model, config.student.model, config.methods = (
-        "tiny",
-        student,
-        ("scratch", "sskd"),
-    )
+    config.teacher.model, config.student.model = "tiny", student
+    config.methods = ("scratch", "sskd")
     config.paper = {"teacher": 90.0, "scratch": 80.0, "sskd": 85.0}
     config.update(changes)
     return config
 
 
-@pytest.mark.slow
 def test_pairs_share_their_teacher_and_go_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(RUN_OFTEN, "cpu", RUN_OFTEN["cpu"] | QUICK)
     for name in ("tiny", "small"):
         monkeypatch.setitem(MODELS, name, TinyNet)
+    devices = jax.devices()[:1]
     with pytest.raises(Stopped):
-        tables.run_pairs(
-            [pair("tiny", time_limit=1e-6), pair("small", time_limit=1e-6)],
-            tmp_path,
-            jax.devices()[:1],
-        )
+        short = [pair("tiny", time_limit=1e-6), pair("small", time_limit=1e-6)]
+        tables.run_pairs(short, tmp_path, devices)
     assert not (tmp_path / "tables.json").exists()
-    rows = tables.run_pairs([pair("tiny"), pair("small")], tmp_path, jax.devices()[:1])
+    rows = tables.run_pairs([pair("tiny"), pair("small")], tmp_path, devices)
     assert [(row["student"], row["stage"]) for row in rows] == [
         (student, stage)
         for student in ("tiny", "small")
         for stage in ("teacher", "scratch/student", "sskd/student")
     ]
+    assert [row["paper"] for row in rows] == [90.0, 80.0, 85.0] * 2
     assert rows[0]["top1"] == rows[3]["top1"]
     assert {path.parent.name for path in tmp_path.glob("*/teacher")} == {"tiny-tiny"}
     assert {path.parent.parent.name for path in tmp_path.glob("*/sskd/head")} == {"tiny-tiny"}
     assert json.loads((tmp_path / "tables.json").read_text()) == rows
     assert (tmp_path / "tables.png").stat().st_size > 1000
-    assert tables.run_pairs([pair("tiny"), pair("small")], tmp_path, jax.devices()[:1]) == rows
+    assert tables.run_pairs([pair("tiny"), pair("small")], tmp_path, devices) == rows
+
+
+def test_a_given_teacher_and_methods_without_a_head_are_left_alone(tmp_path):
+    (tmp_path / "tiny-tiny" / "teacher").mkdir(parents=True)
+    (tmp_path / "tiny-tiny" / "teacher" / "stage.json").write_text("{}")
+    config, folder = pair("small"), tmp_path / "tiny-small"
+    del config.head
+    tables.share_teacher(config, folder)
+    assert config.teacher.checkpoint == str(tmp_path / "tiny-tiny") and "head" not in config
+    config = pair("small")
+    config.teacher.checkpoint = "elsewhere"
+    tables.share_teacher(config, folder)
+    assert config.teacher.checkpoint == "elsewhere" and not config.head.checkpoint
+    config = pair("tiny")
+    tables.share_teacher(config, tmp_path / "tiny-tiny")
+    assert not config.teacher.checkpoint and not config.head.checkpoint
 
 
 @pytest.mark.parametrize(
@@ -69,13 +86,8 @@ def test_pairs_share_their_teacher_and_go_on(tmp_path, monkeypatch):
     ],
 )
 def test_mistakes_are_one_line(typed, text, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.tables", *typed, f"--workdir={tmp_path}"],
-        cwd=pathlib.Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert (
-        done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    )
-    assert text in done.stderr
+    command = [sys.executable, "-m", "experiments.tables", *typed, f"--workdir={tmp_path}"]
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2 and text in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

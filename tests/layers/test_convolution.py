@@ -1,4 +1,4 @@
-"""The convolution with its own gradients against what autodiff gives, in every shape that the networks have."""
+"""The convolution with its own gradients against autodiff, in every shape of the networks."""
 
 import re
 from collections import Counter
@@ -28,11 +28,8 @@ FORMS = [
     "3x3 depthwise",
     "3x3 depthwise by 2",
 ]
-CHOICE = {
-    "stablehlo.case",
-    "stablehlo.return",
-    "stablehlo.constant",
-}  # between branches of which one is left
+# Between branches of which one is left.
+CHOICE = {"stablehlo.case", "stablehlo.return", "stablehlo.constant"}
 
 
 class Shape(NamedTuple):
@@ -117,9 +114,8 @@ def test_forms_are_all_checked(shapes):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_shape_of_the_networks(form, shapes):
     chosen = sorted(shape for shape in shapes if shape.form == form)
-    with ThreadPoolExecutor(
-        2
-    ) as pool:  # nearly all of the time is compilation, which lets go of Python's lock
+    # Nearly all of the time is compilation, which lets go of Python's lock.
+    with ThreadPoolExecutor(2) as pool:
         assert len(list(pool.map(check_random, chosen))) >= (1 if form == "7x7 by 2" else 9)
 
 
@@ -203,13 +199,10 @@ def operations(text: str) -> Counter:
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
 def test_other_platforms_get_what_autodiff_gives(platform):
-    ours, expected = (
-        operations(lowered(convolution, platform)),
-        operations(lowered(correlate, platform)),
-    )
-    assert (
-        expected["stablehlo.convolution"] == 5
-    )  # all but the last one's output, which its gradient does not need
+    ours = operations(lowered(convolution, platform))
+    expected = operations(lowered(correlate, platform))
+    # All but the last one's output, which its gradient does not need.
+    assert expected["stablehlo.convolution"] == 5
     assert not expected - ours
     assert set(ours - expected) <= CHOICE
     assert "while" not in lowered(convolution, platform)
@@ -240,9 +233,8 @@ def test_bfloat16_loses_no_more_over_many_images_than_autodiff():
     """Sums over chunks of images need more digits than bfloat16 has."""
     shape = Shape(3, 1, 1, 16, 16, 16)
     x, kernel, dy = in_bfloat16(shape, images=128)
-    exact = all_three(correlate, shape)(*(array.astype(jnp.float32) for array in (x, kernel, dy)))[
-        2
-    ]
+    in_float32 = (array.astype(jnp.float32) for array in (x, kernel, dy))
+    exact = all_three(correlate, shape)(*in_float32)[2]
     by_autodiff = all_three(correlate, shape)(x, kernel, dy)[2]
     ours = jax.jit(lambda *args: kernel_gradient(*args, 1, 1))(x, kernel, dy)
     errors = [

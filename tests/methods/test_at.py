@@ -1,3 +1,5 @@
+"""Attention transfer against the reference's values and numpy."""
+
 import numpy as np
 import pytest
 from pairs import arrays, check_at_ties, check_blind, check_golden

@@ -1,24 +1,30 @@
+"""Contrastive distillation against the reference's values and numpy."""
+
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden
-from pairs import arrays, check_at_ties
+from pairs import arrays, check_at_ties, compiled, given_batch, given_nets, outputs
 
-from sskd_jax.layers.heads import embeds
+from sskd_jax.layers.heads import Linear
 from sskd_jax.losses import normalized
 from sskd_jax.methods.crd import (
     NETWORKS,
+    Memory,
     all_scores,
     contrast,
     contrastive_loss,
     crd,
     draw_negatives,
     first_memory,
-    moved,
+    momentum_update,
     normaliser,
 )
-from sskd_jax.types import Outputs
+from sskd_jax.types import Facts, Losses
 
 LABEL = np.array([2, 0, 1, 0, 2, 2, 0, 1])
 NUMBERS = dict(width=6, negative_count=9, temperature=0.07, momentum=0.5, kd_temperature=4.0)
@@ -47,9 +53,12 @@ def recorded(gold) -> tuple[dict, dict]:
     }
 
 
-def anchors(params: dict, student, teacher) -> dict:
-    outputs = (Outputs(np.zeros(()), embed) for embed in (student, teacher))
-    return dict(zip(NETWORKS, map(normalized, embeds(params, *outputs, width=16)), strict=True))
+def anchors(params: dict, *embeds: Any) -> dict:
+    """Unit vectors in the common space, of the student's and the teacher's embeddings."""
+    return {
+        name: normalized(Linear(16).apply({"params": params[name]}, embed))
+        for name, embed in zip(NETWORKS, embeds, strict=True)
+    }
 
 
 def test_the_references_loss_and_gradient(gold):
@@ -61,7 +70,7 @@ def test_the_references_loss_and_gradient(gold):
         )
         return contrastive_loss(found, memory)
 
-    value, gradient = jax.value_and_grad(loss)(gold["in/student"])
+    value, gradient = compiled(jax.value_and_grad(loss))(gold["in/student"])
     np.testing.assert_allclose(value, gold["loss"].reshape(()), rtol=1e-4)
     np.testing.assert_allclose(
         gradient, gold["grad/student"], rtol=1e-3, atol=1e-4 * np.abs(gradient).max()
@@ -74,7 +83,7 @@ def test_the_references_memory_after_a_step(gold):
     z = normaliser(all_scores(found, memory, gold["contrast_idx"], 0.07), memory)
     np.testing.assert_allclose(z, gold["after/Z"], rtol=1e-4)
     for name, bank in zip(NETWORKS, ("memory_v1", "memory_v2"), strict=True):
-        after = moved(jnp.asarray(memory[name]), gold["idx"], found[name], 0.5)
+        after = momentum_update(jnp.asarray(memory[name]), gold["idx"], found[name], 0.5)
         np.testing.assert_allclose(
             after[gold["idx"]], gold[f"after/{bank}_rows"], rtol=1e-4, atol=1e-6
         )
@@ -119,37 +128,71 @@ def test_what_it_is_blind_to():
     assert loss(found, chosen[:, ::-1]) != pytest.approx(loss(found, chosen), rel=1e-3)
 
 
-def step(student, teacher, memory: dict | None = None, key: int = 0) -> tuple:
-    """(the term, what is remembered) of a batch of four images."""
-    method, outputs = (
-        crd(**NUMBERS),
-        [Outputs(np.zeros((4, 4), np.float32), x) for x in (student, teacher)],
-    )
-    params = method.init(jax.random.key(0), *outputs)
-    batch = {
-        "label": LABEL[:4],
-        "index": np.arange(4),
-        "key": jax.random.key(key),
-        "memory": memory or method.memory(jax.random.key(1), *outputs, LABEL),
-    }
-    return method.loss(params, {}, *outputs, batch)[0]["crd"], method.remember(
-        params, *outputs, batch
-    )
+STAGE = crd(**NUMBERS)["student"]
+
+
+def first() -> Memory:
+    return STAGE.memory(jax.random.key(1), Facts(LABEL, (2, 2, 3), 3))
+
+
+def step(student, teacher, memory: Memory, key: int = 0) -> Losses:
+    """Of a batch of the first four images."""
+    embeds = {"student": student, "teacher": teacher}
+    nets = {name: outputs(None, embed) for name, embed in embeds.items()}
+    for i, (name, embed) in enumerate(embeds.items()):
+        module = STAGE.nets[f"{name}_embed"].module
+        variables = module.init(jax.random.key(i), embed)
+        nets[f"{name}_embed"] = partial(module.apply, variables)
+    batch = given_batch(LABEL[:4], key=jax.random.key(key), memory=memory)
+    return STAGE.loss(given_nets(**nets), batch)
+
+
+one_step = compiled(step)
+
+
+def test_the_first_memory():
+    """Random banks, no normaliser yet, and the images of every class side by side."""
+    memory = first()
+    for name in NETWORKS:
+        assert memory[name].shape == (8, 6) and np.abs(memory[name]).max() <= (6 / 3) ** -0.5
+    assert (memory["student"] != memory["teacher"]).all() and not memory["normaliser"].any()
+    np.testing.assert_array_equal(memory["by_class"], [1, 3, 6, 2, 7, 0, 4, 5])
+    np.testing.assert_array_equal(memory["first"], [0, 3, 5])
+    np.testing.assert_array_equal(memory["size"], [3, 2, 3])
 
 
 def test_the_normaliser_is_that_of_the_first_batch():
-    student, teacher = arrays(4, 5), arrays(4, 7, seed=1)
-    _, first = step(student, teacher)
-    _, second = step(-student, teacher + 1, first, key=1)
-    np.testing.assert_array_equal(second["normaliser"], first["normaliser"])
-    assert (first["normaliser"] > 0).all() and (second["student"][:4] != first["student"][:4]).any()
-    np.testing.assert_array_equal(second["student"][4:], first["student"][4:])
-    np.testing.assert_allclose(
-        jnp.linalg.norm(second["teacher"][:4], axis=1), np.ones(4), rtol=1e-5
+    student, teacher, begun = arrays(4, 5), arrays(4, 7, seed=1), first()
+    after = one_step(student, teacher, begun).memory
+    later = one_step(-student, teacher + 1, after, key=1).memory
+    assert (after["normaliser"] > 0).all()
+    np.testing.assert_array_equal(later["normaliser"], after["normaliser"])
+
+
+def test_what_is_remembered_is_of_the_images_seen():
+    student, teacher, begun = arrays(4, 5), arrays(4, 7, seed=1), first()
+    after = one_step(student, teacher, begun).memory
+    assert set(after) == set(begun)
+    for name in NETWORKS:
+        assert (after[name][:4] != begun[name][:4]).any(1).all()
+        np.testing.assert_array_equal(after[name][4:], begun[name][4:])
+        np.testing.assert_allclose(jnp.linalg.norm(after[name][:4], axis=1), np.ones(4), rtol=1e-5)
+    for name in ("by_class", "first", "size"):
+        np.testing.assert_array_equal(after[name], begun[name])
+
+
+def test_negatives_are_drawn_anew_with_another_key():
+    student, teacher, begun = arrays(4, 5), arrays(4, 7, seed=1), first()
+    one, same, other = (
+        float(one_step(student, teacher, begun, key).terms["crd"]) for key in (0, 0, 1)
     )
+    assert one == same != other
 
 
 def test_ties_and_zeros():
-    check_at_ties(
-        lambda student, teacher: step(student, teacher)[0], arrays(4, 5), arrays(4, 7, seed=1)
-    )
+    begun = first()
+
+    def term(student, teacher):
+        return step(student, teacher, begun).terms["crd"]
+
+    check_at_ties(term, arrays(4, 5), arrays(4, 7, seed=1))

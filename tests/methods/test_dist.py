@@ -1,3 +1,5 @@
+"""DIST against the paper's equations."""
+
 import jax
 import numpy as np
 import pytest

@@ -1,10 +1,19 @@
+"""FSP's matrices against the reference's values and numpy."""
+
 import numpy as np
 import pytest
 from golden import Golden
-from pairs import arrays, check_at_ties, check_blind, check_golden_maps
+from pairs import (
+    arrays,
+    check_at_ties,
+    check_blind,
+    check_golden_maps,
+    given_losses,
+    outputs,
+)
 
-from sskd_jax.methods.fsp import flow, flow_loss, warmup
-from sskd_jax.types import Outputs, UserError
+from sskd_jax.methods.fsp import flow, flow_loss, fsp, warmup
+from sskd_jax.types import UserError, learns
 
 MAPS = [arrays(3, size, size, width, seed=size + width) for size, width in ((8, 4), (4, 5), (4, 6))]
 TEACHER = [arrays(*maps.shape, seed=9) for maps in MAPS]
@@ -50,12 +59,20 @@ def test_ties_and_zeros():
     )
 
 
+def test_the_first_stage_compares_all_maps_and_the_student_goes_on_from_there():
+    method = fsp(kd_temperature=4.0)
+    student, teacher = (outputs(None, None, *maps) for maps in (MAPS, TEACHER))
+    losses = given_losses(method["warmup"], np.zeros(3, int), student=student, teacher=teacher)
+    np.testing.assert_allclose(losses.terms["fsp"], flow_loss(MAPS, TEACHER), rtol=1e-6)
+    assert list(method) == ["teacher", "warmup", "student"]
+    assert method["student"].nets["student"] == learns("student", "warmup/student")
+    assert method["student"].terms == ("ce", "kd")
+
+
 def test_other_widths_are_told():
     student, teacher = (
-        Outputs(np.zeros(()), np.zeros(()), maps)
-        for maps in ((MAPS[0], MAPS[1]), (MAPS[0], MAPS[2]))
+        outputs(None, None, *maps) for maps in ((MAPS[0], MAPS[1]), (MAPS[0], MAPS[2]))
     )
-    with pytest.raises(
-        UserError, match=r"the student's have \[4, 5\] channels and the teacher's \[4, 6\]"
-    ):
-        warmup().loss({}, {}, student, teacher, {})
+    told = r"the student's have \[4, 5\] channels and the teacher's \[4, 6\]"
+    with pytest.raises(UserError, match=told):
+        given_losses(warmup(), np.zeros(3, int), student=student, teacher=teacher)

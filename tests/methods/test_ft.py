@@ -1,16 +1,28 @@
+"""Factor transfer against the reference's values, and how its three nets work together."""
+
+from functools import partial
+
 import jax
 import numpy as np
+import pytest
+from flax import linen as nn
 from golden import Golden
-from pairs import arrays, check_at_ties, check_blind, check_golden_maps
+from pairs import (
+    arrays,
+    check_at_ties,
+    check_blind,
+    check_golden_maps,
+    compiled,
+    given_losses,
+    outputs,
+)
 
-from sskd_jax.methods.ft import factor_loss, ft
-from sskd_jax.types import Outputs
+from sskd_jax.methods.ft import factor_loss, ft, paraphraser
+from sskd_jax.types import frozen
 
 STUDENT, TEACHER = arrays(3, 4, 4, 5), arrays(3, 4, 4, 7, seed=1)
-
-
-def outputs(maps):
-    return Outputs(arrays(3, 2), arrays(3, 5), (maps,), (maps,))
+LABEL = np.zeros(3, int)
+OWN = ("paraphraser", "decoder")
 
 
 def test_the_references_values(shared):
@@ -34,49 +46,60 @@ def test_ties_and_zeros():
     check_at_ties(factor_loss, STUDENT, TEACHER)
 
 
-def test_the_paraphraser_learns_to_reconstruct():
-    stage = ft(factor_ratio=0.5, kd_temperature=4.0).pretrain["paraphraser"]
-    teacher = outputs(np.abs(TEACHER))
-    params = stage.init(jax.random.key(0), None, teacher)
-    losses, gradient = (
-        [],
-        jax.jit(
-            jax.value_and_grad(
-                lambda params: stage.loss(params, {}, None, teacher, {})[0]["reconstruction"]
-            )
-        ),
-    )
+@pytest.fixture(scope="module")
+def modules() -> dict[str, tuple[nn.Module, dict]]:
+    """The modules of its own, each with its first parameters."""
+    method = ft(factor_ratio=0.5, kd_temperature=4.0)
+    paraphraser, decoder = (method["paraphraser"].nets[name].module for name in OWN)
+    translator = method["student"].nets["translator"].module
+    assert method["student"].nets["paraphraser"] == frozen(paraphraser, "paraphraser/paraphraser")
+
+    @compiled
+    def begin(key):
+        factors, first = paraphraser.init_with_output(key, TEACHER)
+        return first, decoder.init(key, factors, TEACHER), translator.init(key, STUDENT, factors)
+
+    made = zip((paraphraser, decoder, translator), begin(jax.random.key(0)), strict=True)
+    return dict(zip((*OWN, "translator"), made, strict=True))
+
+
+def test_the_paraphraser_learns_to_reconstruct(modules):
+    stage, teacher = paraphraser(0.5), outputs(None, None, np.abs(TEACHER))
+
+    @jax.jit
+    @jax.value_and_grad
+    def reconstruction(variables):
+        nets = {name: partial(modules[name][0].apply, variables[name]) for name in OWN}
+        return given_losses(stage, LABEL, teacher=teacher, **nets).terms["reconstruction"]
+
+    variables, losses = {name: modules[name][1] for name in OWN}, []
     for _ in range(60):
-        loss, grads = gradient(params)
-        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+        loss, gradient = reconstruction(variables)
+        variables = jax.tree.map(lambda p, g: p - 0.1 * g, variables, gradient)
         losses.append(float(loss))
     assert losses[-1] < 0.8 * losses[0]
-    assert params["encoder"]["Convolution_2"]["conv"]["kernel"].shape == (
-        3,
-        3,
-        3,
-        3,
-    )  # half of 7 channels, cut to 3
+    # Half of 7 channels, cut to 3.
+    kernel = variables["paraphraser"]["params"]["Convolution_2"]["conv"]["kernel"]
+    assert kernel.shape == (3, 3, 3, 3)
 
 
-def test_the_translator_imitates_the_factors_and_the_paraphraser_stays():
-    method, student, teacher = (
-        ft(factor_ratio=0.5, kd_temperature=4.0),
-        outputs(STUDENT),
-        outputs(TEACHER),
-    )
-    params = method.init(jax.random.key(0), student, teacher)
-    pretrained = {
-        "paraphraser": method.pretrain["paraphraser"].init(jax.random.key(1), None, teacher)
-    }
-    assert set(params) == {"translator"}
+def test_the_translator_imitates_the_factors_and_the_paraphraser_stays(modules):
+    """The student's stage, with batch norm in the translator by the batch."""
+    stage = ft(factor_ratio=0.5, kd_temperature=4.0)["student"]
+    assert {name for name, net in stage.nets.items() if net.learns} == {"student", "translator"}
+    (factors, given), (module, variables) = modules["paraphraser"], modules["translator"]
 
-    def term(student):
-        return method.loss(params, pretrained, student, teacher, {"label": np.zeros(3, int)})[0][
-            "ft"
-        ]
+    def translator(features, target):
+        return module.apply(variables, features, target, train=True, mutable=["batch_stats"])[0]
 
-    assert 0 < term(student) < 1
-    np.testing.assert_allclose(
-        term(outputs(2 * STUDENT)), term(student), rtol=0.05
-    )  # the batch norm of the translator
+    @compiled
+    def term(features):
+        nets = {"paraphraser": partial(factors.apply, given), "translator": translator}
+        pair = {"student": outputs(None, None, features), "teacher": outputs(None, None, TEACHER)}
+        return given_losses(stage, LABEL, **nets, **pair).terms["ft"]
+
+    found = term(STUDENT)
+    assert 0 < found < 1
+    expected = factor_loss(translator(STUDENT, TEACHER[..., :3]), factors.apply(given, TEACHER))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(term(2 * STUDENT), found, rtol=0.05)

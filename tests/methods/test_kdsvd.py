@@ -1,16 +1,21 @@
+"""KDSVD against the reference's values."""
+
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
 from golden import Golden
-from pairs import arrays, check_at_ties, check_blind
+from pairs import arrays, check_at_ties, check_blind, given_losses, outputs
 
 from sskd_jax.methods.kdsvd import kdsvd, svd_loss
-from sskd_jax.types import Outputs, UserError
+from sskd_jax.types import UserError
 
 FIRST, SECOND = (arrays(3, 4, 4, 6, seed=seed) for seed in (2, 3))
 STUDENT, TEACHER = arrays(3, 4, 4, 5), arrays(3, 4, 4, 5, seed=1)
 
 
+@jax.jit
 def loss(student, teacher):
     """Of a second map, behind fixed first ones."""
     return svd_loss([FIRST, student], [SECOND, teacher], 2)
@@ -21,7 +26,8 @@ def test_the_references_values(shared):
     students, teachers = (
         [gold[f"in/{name}{i}"] for i in range(3)] for name in ("student", "teacher")
     )
-    value, gradients = jax.value_and_grad(svd_loss)(students, teachers, 1)
+    found = jax.jit(jax.value_and_grad(partial(svd_loss, count=1)))
+    value, gradients = found(students, teachers)
     np.testing.assert_allclose(value, gold["loss"], rtol=1e-4)
     for i, gradient in enumerate(gradients):
         expected = gold[f"grad/student{i}"]
@@ -43,20 +49,13 @@ def test_what_it_is_blind_to():
 
 def test_ties_and_zeros():
     check_at_ties(loss, STUDENT, TEACHER)
-    check_at_ties(
-        loss,
-        np.tile(np.eye(5, dtype=np.float32)[:4, None], (3, 1, 1, 4, 1)).reshape(3, 4, 4, 5),
-        TEACHER,
-    )
+    equal_values = np.tile(np.eye(5, dtype=np.float32)[:4, None], (3, 1, 1, 4, 1))
+    check_at_ties(loss, equal_values.reshape(STUDENT.shape), TEACHER)
 
 
 def test_widths_must_agree():
-    student, teacher = (
-        Outputs(arrays(2, 3), arrays(2, 4), (arrays(2, 4, 4, width),) * 3) for width in (4, 8)
-    )
-    with pytest.raises(
-        UserError, match=r"student's have \[4, 4\] channels and the teacher's \[8, 8\]"
-    ):
-        kdsvd(count=1, kd_temperature=4.0).loss(
-            {}, {}, student, teacher, {"label": np.zeros(2, int)}
-        )
+    student, teacher = (outputs(None, None, *(arrays(2, 4, 4, width),) * 3) for width in (4, 8))
+    stage = kdsvd(count=1, kd_temperature=4.0)["student"]
+    told = r"student's have \[4, 4\] channels and the teacher's \[8, 8\]"
+    with pytest.raises(UserError, match=told):
+        given_losses(stage, np.zeros(2, int), student=student, teacher=teacher)

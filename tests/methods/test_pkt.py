@@ -1,3 +1,5 @@
+"""Probabilistic knowledge transfer against the reference's values and numpy."""
+
 import numpy as np
 from pairs import arrays, check_at_ties, check_blind, check_golden
 

@@ -1,131 +1,172 @@
-"""What every registered method promises, on random outputs of two networks with embeddings of different widths."""
+"""What every stage of every registered method promises, on tiny networks of different widths."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
+from pairs import STAGES, Beginning, begin, beginning, configured, network
+from quick import QUICK
 
-from configs import common
+from configs.methods import METHODS as ENTRIES
+from sskd_jax.engine.begin import sketch
+from sskd_jax.engine.step import make_batch
+from sskd_jax.engine.task import TrainState, net_functions
 from sskd_jax.methods import METHODS
-from sskd_jax.types import Method, Outputs
+from sskd_jax.methods.common import TEACHER
+from sskd_jax.types import Losses, Params, Stage, Terms
 
-N, K = 5, 4  # images, classes
-LABELS = np.array([0, 3, 2, 1, 1])
-compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-BATCH = {
-    "label": LABELS,
-    "index": np.arange(N),
-    "mask": np.ones(N, bool),
-    "epoch": np.int32(3),
-    "key": np.array([0, 7], np.uint32),
-}
+INDEX = np.array([7, 0, 30, 19, 2], np.int32)  # five images
+EPOCH = 3  # in which no term that rises with the epochs is 0 any more
 
 
-def outputs(rows: int, width: int) -> Outputs:
-    rng = np.random.default_rng(width)
-    maps = tuple(
-        rng.standard_normal((rows, size, size, 6)).astype(np.float32) for size in (8, 4, 2)
-    )
-    return Outputs(
-        rng.standard_normal((rows, K)).astype(np.float32),
-        rng.standard_normal((rows, width)).astype(np.float32),
-        maps,
-        maps,
-    )
+class Found(NamedTuple):
+    """What one stage computes of five images.
+
+    Attributes:
+      losses: as its loss returns them.
+      gradients: of every term, by the parameters of the nets that learn.
+      scores: of every row, and of which rows that is.
+    """
+
+    start: Beginning
+    losses: Losses
+    gradients: dict[str, Params]
+    scores: Terms
 
 
-@pytest.fixture(params=METHODS)
-def method(request) -> Method:
-    return METHODS[request.param](**common.METHOD_NUMBERS[request.param])
+def compute(start: Beginning) -> Found:
+    """One compiled program computes all, with the gradient of one term at a time."""
+    task, frozen, state = start
+    state = state._replace(step=np.int32(EPOCH * task.steps_per_epoch))
+
+    @jax.jit
+    def program(state: TrainState, weights: Terms) -> tuple[Params, Losses, Terms]:
+        batch = make_batch(task, state, frozen, INDEX)
+
+        def objective(params: Params) -> tuple[jax.Array, Any]:
+            own = {
+                name: {"params": tree, "batch_stats": state.batch_stats[name]}
+                for name, tree in params.items()
+            }
+            nets, _ = net_functions(task, {**frozen.nets, **own}, train=True)
+            losses = task.stage.loss(nets, batch)
+            scores = task.stage.scores(nets, batch._replace(mask=np.ones(INDEX.size, bool)))
+            total = sum(weights[name] * term for name, term in losses.terms.items())
+            return total, (losses, scores)
+
+        gradients, (losses, scores) = jax.grad(objective, has_aux=True)(state.params)
+        return gradients, losses, scores
+
+    terms = task.stage.terms
+    zeros = dict.fromkeys(terms, np.float32(0))
+    compiled = program.lower(state, zeros).compile(QUICK)
+    found = {name: compiled(state, zeros | {name: np.float32(1)}) for name in terms}
+    _, losses, scores = next(iter(found.values()))
+    return Found(start, losses, {name: found[name][0] for name in terms}, scores)
 
 
-def networks(method: Method) -> tuple[Outputs, Outputs | None]:
-    rows = N * method.views
-    return outputs(rows, 6), outputs(rows, 9) if method.teacher else None
+@pytest.fixture(scope="module", params=STAGES, ids="-".join)
+def found(request) -> Iterator[Found]:
+    return compute(beginning(*request.param))
 
 
-def pretrained(method: Method) -> dict:
-    """Parameters of its first stages."""
-    student, teacher = networks(method)
-    return {
-        name: stage.init(jax.random.key(1), student if stage.student else None, teacher)
-        for name, stage in method.pretrain.items()
-    }
+def is_finite(tree: Any) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 
 
-def batch(method: Method) -> dict:
-    student, teacher = networks(method)
-    return BATCH | {"memory": method.memory(jax.random.key(2), student, teacher, LABELS)}
+def test_terms_are_those_it_names_and_finite(found):
+    terms, figures, _ = found.losses
+    names = found.start.task.stage.terms
+    assert set(terms) == set(names) and len(set(names)) == len(names)
+    assert not set(terms) & set(figures) and "loss" not in (*terms, *figures)
+    assert all(value.shape == () for value in (*terms.values(), *figures.values()))
+    assert is_finite((terms, figures))
 
 
-def losses(method: Method, params: dict, student: Outputs | None) -> tuple[dict, dict]:
-    """(terms, figures)."""
-    return method.loss(params, pretrained(method), student, networks(method)[1], batch(method))
+def test_every_term_moves_what_learns(found):
+    for name, gradients in found.gradients.items():
+        leaves = jax.tree.leaves(gradients)
+        assert is_finite(leaves) and any(leaf.any() for leaf in leaves), name
 
 
-def check(method: Method, terms: dict, figures: dict) -> None:
-    assert set(terms) == set(method.terms) and len(set(method.terms)) == len(method.terms)
-    assert all(
-        value.shape == () and np.isfinite(value) for value in (*terms.values(), *figures.values())
-    )
-    assert not set(terms) & set(figures)
+def test_every_net_that_learns_is_moved(found):
+    for name, net in found.start.task.stage.nets.items():
+        own = jax.tree.leaves([gradients.get(name) for gradients in found.gradients.values()])
+        assert any(leaf.any() for leaf in own) == net.learns, name
 
 
-def test_terms_are_those_it_names_and_finite(method):
-    student, teacher = networks(method)
-    params = method.init(jax.random.key(0), student, teacher)
-    check(method, *compiled(partial(losses, method))(params, student))
+def test_what_is_remembered_keeps_its_shape(found):
+    before, after = found.start.state.memory, found.losses.memory
+    assert jax.tree.map(describe, after) == jax.tree.map(describe, before)
+    assert is_finite(after)
 
 
-def test_its_first_stages_keep_the_same_promises(method):
-    for name, stage in method.pretrain.items():
-        assert stage.views == method.views and stage.teacher and not stage.pretrain
-        student = networks(method)[0] if stage.student else None
-        check(stage, *compiled(partial(losses, stage))(pretrained(method)[name], student))
+def describe(leaf: Any) -> tuple[tuple[int, ...], np.dtype]:
+    return np.shape(leaf), leaf.dtype
 
 
-def test_parameters_are_made_from_shapes_alone(method):
-    shapes = jax.eval_shape(lambda: networks(method))
-    made = method.init(jax.random.key(0), *shapes)
-    expected = method.init(jax.random.key(0), *networks(method))
-    jax.tree.map(np.testing.assert_array_equal, made, expected)
+def test_scores_come_by_row(found):
+    for score in found.scores.values():
+        score, rows = score if isinstance(score, tuple) else (score, None)
+        assert score.ndim == 1 and score.size % INDEX.size == 0 and is_finite(score)
+        assert rows is None or (rows.shape == score.shape and rows.dtype == bool)
 
 
-def test_every_term_moves_the_student_or_its_parameters(method):
-    student, teacher = networks(method)
-    params = method.init(jax.random.key(0), student, teacher)
-    gradients = compiled(jax.jacrev(lambda trained: losses(method, *trained)[0]))((params, student))
-    for name in method.terms:
-        leaves = jax.tree.leaves(gradients[name])
-        assert all(np.isfinite(leaf).all() for leaf in leaves) and any(
-            leaf.any() for leaf in leaves
-        ), name
-
-
-def test_what_is_remembered_keeps_its_shape(method):
-    student, teacher = networks(method)
-    params, before = method.init(jax.random.key(0), student, teacher), batch(method)
-    after = method.remember(params, student, teacher, before)
-    assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, before["memory"])
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
-
-
-def test_scores_come_by_row(method):
-    student, teacher = networks(method)
-    stages = [(method, method.init(jax.random.key(0), student, teacher), student)]
-    stages += [(stage, pretrained(method)[name], None) for name, stage in method.pretrain.items()]
-    for stage, params, network in stages:
-        scores = stage.evaluate(params, network, teacher, BATCH) if stage.evaluate else {}
-        assert all(
-            score.ndim == 1 and score.size % N == 0 and np.isfinite(score).all()
-            for score in scores.values()
-        )
+def test_shapes_are_known_before_anything_is_computed(found):
+    """And every parameter that learns is one that the loss depends on, but for a classifier's."""
+    task, frozen, state = found.start
+    planned = sketch(task, frozen, {})
+    assert jax.tree.map(describe, planned.state) == jax.tree.map(describe, state)
+    reached = jax.tree.leaves_with_path(planned.reached)
+    passed_over = {jax.tree_util.keystr(path) for path, is_reached in reached if not is_reached}
+    classifier = {"['student']['fc']['kernel']", "['student']['fc']['bias']"}
+    assert passed_over <= classifier
+    assert not passed_over or "ce" not in task.stage.terms
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_has_numbers_weights_and_tests(name):
-    method = METHODS[name](**common.METHOD_NUMBERS[name])
-    assert all(set(weights) == set(method.terms) for weights in common.WEIGHTS[name].values())
+def test_every_method_has_numbers_weights_schedules_and_tests(name):
+    entry, method = ENTRIES[name], configured(name)
+    assert "code" in entry.weights
+    assert all(set(weights) == set(method["student"].terms) for weights in entry.weights.values())
+    others = (entry.imagenet_weights, *entry.by_pair.values())
+    assert all(set(weights) <= set(method["student"].terms) for weights in others)
+    METHODS[name](**{**entry.numbers, **entry.imagenet_numbers})
+    assert set(entry.stages("resnet20")) == set(method) - {"teacher", "student"}
     assert (Path(__file__).parent / f"test_{name}.py").is_file()
+
+
+def test_the_configs_know_the_registered_methods_and_no_other():
+    assert list(ENTRIES) == list(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_stages_lead_from_the_teacher_to_the_student(name):
+    """A net starts only from one that learns in an earlier stage, from the same module."""
+    before: dict[str, Stage] = {}
+    method = configured(name)
+    for stage_name, stage in method.items():
+        for net in stage.nets.values():
+            assert net.start or net.learns or net.follows
+            if net.start:
+                earlier, _, source = net.start.partition("/")
+                assert before[earlier].nets[source].learns
+                assert before[earlier].nets[source].module == net.module
+        before[stage_name] = stage
+    assert stage_name == "student" and method["student"].nets["student"].learns
+    assert not method["student"].shared
+    assert next(iter(method.values())) is TEACHER or name == "scratch"
+
+
+def test_first_weights_depend_on_the_nets_name_alone():
+    """Two nets of one kind differ; one of the same name is the same beside any other net."""
+    start = begin(configured("cc")["student"], partial(network, "fsp"))
+    student, teacher = (start.state.params[f"{name}_embed"] for name in ("student", "teacher"))
+    for one, other in zip(jax.tree.leaves(student), jax.tree.leaves(teacher), strict=True):
+        assert one.shape == other.shape and (one != other).all()
+    others = beginning("crd", "student").state.params["student_embed"]
+    jax.tree.map(np.testing.assert_array_equal, student, others)

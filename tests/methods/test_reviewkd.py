@@ -1,10 +1,14 @@
+"""Knowledge review against numpy."""
+
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
-from pairs import arrays, check_at_ties, check_blind
+from pairs import arrays, check_at_ties, check_blind, compiled, given_losses, outputs
 
-from sskd_jax.methods.reviewkd import Fusion, context_loss, reviewkd
-from sskd_jax.types import Outputs
+from sskd_jax.methods.reviewkd import Fusion, Review, context_loss, knowledge, reviewkd
+from sskd_jax.types import Outputs, UserError
 
 STUDENT, TEACHER = arrays(3, 8, 8, 5), arrays(3, 8, 8, 5, seed=1)
 
@@ -63,17 +67,20 @@ def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 def test_the_fusion_in_numpy():
     """A map of 4x4 with what 2x2 passed on, for a teacher's map of 8x8."""
-    features, deeper, module = arrays(3, 4, 4, 5), arrays(3, 2, 2, 6, seed=1), Fusion(6, 7, 8)
-    variables = module.init(jax.random.key(0), features, deeper)
+    features, deeper, target = arrays(3, 4, 4, 5), arrays(3, 2, 2, 6, seed=1), arrays(3, 8, 8, 7)
+    module = Fusion(6)
+    variables = compiled(partial(module.init, train=True))(
+        jax.random.key(0), features, deeper, target
+    )
     params = jax.tree.map(np.asarray, variables["params"])
     x = batch_norm(features @ params["conv1"]["kernel"][0, 0])
     y = deeper.repeat(2, 1).repeat(2, 2)
     attention = params["attention"]["conv"]
-    share = 1 / (
-        1 + np.exp(-(np.concatenate([x, y], -1) @ attention["kernel"][0, 0] + attention["bias"]))
-    )
+    both = np.concatenate([x, y], -1)
+    share = 1 / (1 + np.exp(-(both @ attention["kernel"][0, 0] + attention["bias"])))
     x = (x * share[..., :1] + y * share[..., 1:]).repeat(2, 1).repeat(2, 2)
-    fused, passed = module.apply(variables, features, deeper)
+    args = variables, features, deeper, target, True
+    (fused, passed), _ = module.apply(*args, mutable=["batch_stats"])
     np.testing.assert_allclose(passed, x, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         fused, batch_norm(convolved(x, params["conv2"]["kernel"])), rtol=1e-3, atol=1e-4
@@ -81,27 +88,52 @@ def test_the_fusion_in_numpy():
 
 
 def test_the_deepest_is_the_embedding_alone():
-    variables = Fusion(6, 7, 1).init(jax.random.key(0), arrays(3, 1, 1, 5), None)
+    embed, target = arrays(3, 1, 1, 5), arrays(3, 1, 1, 7)
+    variables = Fusion(6).init(jax.random.key(0), embed, None, target, True)
     assert set(variables["params"]) == {"conv1", "norm1", "conv2", "norm2"}
 
 
-def outputs(sizes: tuple[int, ...], width: int) -> Outputs:
+def test_what_is_passed_on_is_as_wide_as_the_deepest_map_but_no_wider_than_512():
+    for width in (6, 600):
+        maps = [arrays(2, 2, 2, 3), arrays(2, 1, 1, width)]
+        shapes = jax.eval_shape(partial(Review().init, train=True), jax.random.key(0), maps, maps)
+        assert shapes["params"]["0"]["conv1"]["kernel"].shape[-1] == min(512, width)
+
+
+def network(sizes: tuple[int, ...], width: int) -> Outputs:
+    """Maps of these sizes, each wider than the one before it, and an embedding of `width`."""
     maps = tuple(arrays(4, size, size, width + i, seed=i) for i, size in enumerate(sizes))
-    return Outputs(arrays(4, 3), arrays(4, width), maps, maps)
+    return outputs(arrays(4, 3), arrays(4, width), *maps)
 
 
 @pytest.mark.parametrize("sizes", [(8, 8, 4), (8, 4, 2), (16, 16, 4)])
 def test_the_term_rises_with_the_epochs_and_maps_may_differ_in_size(sizes):
-    method, student, teacher = (
-        reviewkd(warmup_epochs=20, kd_temperature=4.0),
-        outputs(sizes, 5),
-        outputs((8, 8, 4), 9),
-    )
-    params = method.init(jax.random.key(0), student, teacher)
+    stage = reviewkd(warmup_epochs=20, kd_temperature=4.0)["student"]
+    student, teacher = network(sizes, 5), network((8, 8, 4), 9)
+    module = stage.nets["review"].module
+    student, teacher = student._replace(preacts=()), teacher._replace(maps=())
+    maps = knowledge(student.maps, student.embed), knowledge(teacher.preacts, teacher.embed)
+    begin = compiled(partial(module.init_with_output, train=True))
+    fused, _ = begin(jax.random.key(0), *maps)
+    assert [x.shape for x in fused] == [(4, 8, 8, 10), (4, 4, 4, 11), (4, 1, 1, 9)]
+    expected = sum(context_loss(*pair) for pair in zip(fused, maps[1], strict=True))
 
-    def term(epoch: int) -> float:
-        batch = {"label": np.zeros(4, int), "epoch": np.int32(epoch)}
-        return float(method.loss(params, {}, student, teacher, batch)[0]["review"])
+    def review(ours, theirs):
+        for found, wanted in zip((ours, theirs), maps, strict=True):
+            jax.tree.map(np.testing.assert_array_equal, found, wanted)
+        return fused
 
-    assert term(0) == 0 and term(20) == term(100) > 0
-    np.testing.assert_allclose(term(5), term(20) / 4, rtol=1e-5)
+    @compiled
+    def term(epoch):
+        nets = {"student": student, "teacher": teacher, "review": review}
+        return given_losses(stage, np.zeros(4, int), epoch=epoch, **nets).terms["review"]
+
+    for epoch, share in ((0, 0), (5, 1 / 4), (20, 1), (100, 1)):
+        np.testing.assert_allclose(term(epoch), share * expected, rtol=1e-5)
+
+
+def test_networks_of_different_depth_are_told():
+    stage = reviewkd(warmup_epochs=20, kd_temperature=4.0)["student"]
+    pair = {"student": network((8, 8, 4), 5), "teacher": network((8, 8, 4, 4), 5)}
+    with pytest.raises(UserError, match="the student has 3 and the teacher 4: choose networks of"):
+        given_losses(stage, np.zeros(4, int), **pair)

@@ -8,9 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import assert_near
+from pairs import given_batch, given_losses, given_nets
 
 from sskd_jax.methods import sskd
-from sskd_jax.types import Outputs
+from sskd_jax.methods.common import TEACHER as TEACHER_STAGE
+from sskd_jax.methods.common import classification_scores
+from sskd_jax.types import Losses, Outputs, Params, frozen, learns
+from sskd_jax.views import rotated
 
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 KNOBS = {
@@ -33,6 +37,13 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 STUDENT = normal(4 * N, K, seed=1), normal(4 * N, D, seed=2)
 TEACHER = 3 * normal(4 * N, K, seed=3), normal(4 * N, D + 2, seed=4)
 LABELS = np.array([0, 4, 2, 2, 1, 3])
+METHOD = sskd.sskd(head_temperature=0.2, **KNOBS)
+HEAD = sskd.ProjectionHead()
+
+
+def head_of(embed: np.ndarray, seed: int = 0) -> Params:
+    """The first weights of a head for such embeddings."""
+    return HEAD.init(jax.random.key(seed), embed)
 
 
 def terms(
@@ -118,30 +129,67 @@ def test_of_equally_wrong_rows_the_earlier_are_transferred():
 
 
 def test_the_temperature_of_the_head_divides_the_similarities():
-    teacher = Outputs(*TEACHER)
-    params = sskd.init_head(jax.random.key(0), teacher)
-    value = sskd.head(temperature=0.2).loss(params, {}, None, teacher, {})[0]["ss"]
-    scores = 5 * cosines(np.asarray(sskd.project(params, teacher)))
-    expected = np.mean(
-        np.log(np.exp(scores).sum(1)) - scores[np.arange(3 * N), np.arange(3 * N) // 3]
-    )
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    head = partial(HEAD.apply, head_of(TEACHER[1]))
+    nets = {"teacher": Outputs(*TEACHER), "head": head}
+    terms, figures, _ = given_losses(METHOD["head"], LABELS, **nets)
+    similarity, rows = cosines(np.asarray(head(TEACHER[1]))), np.arange(3 * N)
+    scores = similarity / 0.2
+    expected = np.mean(np.log(np.exp(scores).sum(1)) - scores[rows, rows // 3])
+    np.testing.assert_allclose(terms["ss"], expected, rtol=1e-5)
+    right = similarity.argmax(1) == rows // 3
+    np.testing.assert_allclose(figures["contrastive"], right.mean(), rtol=1e-6)
 
 
 def test_the_head_is_two_layers_with_a_relu_between():
-    outputs = Outputs(*STUDENT)
-    params = sskd.init_head(jax.random.key(0), outputs)
+    variables = head_of(STUDENT[1])
     (w0, b0), (w2, b2) = (
-        map(np.asarray, (params[name]["kernel"], params[name]["bias"])) for name in ("0", "2")
+        (np.asarray(layer["kernel"]), np.asarray(layer["bias"]))
+        for layer in (variables["params"][name] for name in ("0", "2"))
     )
-    assert_near(sskd.project(params, outputs), np.maximum(STUDENT[1] @ w0 + b0, 0) @ w2 + b2, 1e-6)
+    expected = np.maximum(STUDENT[1] @ w0 + b0, 0) @ w2 + b2
+    assert_near(HEAD.apply(variables, STUDENT[1]), expected, 1e-6)
 
 
 def test_the_head_starts_uniformly_within_the_root_of_its_width():
-    params = sskd.init_head(jax.random.key(0), Outputs(normal(1, 2), normal(1, 64)))
-    for leaf in jax.tree.leaves(params):
+    for leaf in jax.tree.leaves(head_of(normal(1, 64))):
         assert 0.9 / 8 < np.abs(leaf).max() <= 1 / 8
         assert abs(leaf.mean()) < 6 / 8 / np.sqrt(3 * leaf.size)
+
+
+def test_the_stages_hand_the_teacher_and_its_head_on():
+    assert list(METHOD) == ["teacher", "head", "student"]
+    assert METHOD["teacher"] is TEACHER_STAGE
+    assert METHOD["head"].nets == {"teacher": frozen("teacher"), "head": learns(HEAD)}
+    assert METHOD["student"].nets == {
+        "student": learns("student"),
+        "head": learns(HEAD),
+        "teacher": frozen("teacher"),
+        "teacher_head": frozen(HEAD, "head/head"),
+    }
+
+
+@pytest.mark.parametrize("stage", ["head", "student"])
+def test_every_network_sees_the_same_four_views(stage):
+    """In training and in evaluation, though not twice."""
+    seen = []
+
+    def net(outputs, pixels):
+        seen.append(pixels)
+        return outputs
+
+    nets = {
+        "student": partial(net, Outputs(*STUDENT)),
+        "teacher": partial(net, Outputs(*TEACHER)),
+        "head": lambda embed: embed,
+        "teacher_head": lambda embed: embed,
+    }
+    nets = {name: nets[name] for name in METHOD[stage].nets}
+    jax.eval_shape(lambda: given_losses(METHOD[stage], LABELS, **nets))
+    assert seen == [rotated] * (2 if stage == "student" else 1)
+    seen.clear()
+    batch = given_batch(LABELS, mask=np.ones(N, bool))
+    jax.eval_shape(lambda: METHOD[stage].scores(nets, batch))
+    assert seen == [rotated]
 
 
 # What changes nothing.
@@ -253,44 +301,42 @@ def test_the_teacher_alone_selects_the_rows(seed):
         assert 0 < expected.sum() < 3 * N
 
 
-def test_the_head_of_the_teacher_gets_no_gradient():
-    method, student, teacher = (
-        sskd.sskd(head_temperature=1.0, **KNOBS),
-        Outputs(*STUDENT),
-        Outputs(*TEACHER),
-    )
-    own, head = (
-        sskd.init_head(jax.random.key(0), student),
-        sskd.init_head(jax.random.key(1), teacher),
-    )
-
-    def similarity_term(own, head, embed):
-        return method.loss(
-            own, {"head": head}, student, teacher._replace(embed=embed), {"label": LABELS}
-        )[0]["ss"]
-
-    of_own, *of_teacher = compiled(jax.grad(similarity_term, (0, 1, 2)))(own, head, teacher.embed)
-    assert all(np.abs(leaf).max() > 0 for leaf in (of_own["0"]["kernel"], of_own["2"]["kernel"]))
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(of_teacher))
+def both_heads() -> tuple[Params, Params]:
+    """The first weights of the student's and of the teacher's head."""
+    return head_of(STUDENT[1]), head_of(TEACHER[1], seed=1)
 
 
-def test_figures_are_accuracies_of_the_student():
-    method, student, teacher = (
-        sskd.sskd(head_temperature=1.0, **KNOBS),
-        Outputs(*STUDENT),
-        Outputs(*TEACHER),
+def losses(own: Params, others: Params, embed: Any) -> Losses:
+    """Of the student's stage, with these weights of both heads and the teacher's embedding."""
+    return given_losses(
+        METHOD["student"],
+        LABELS,
+        student=Outputs(*STUDENT),
+        teacher=Outputs(TEACHER[0], embed),
+        head=partial(HEAD.apply, own),
+        teacher_head=partial(HEAD.apply, others),
     )
-    own, head = (
-        sskd.init_head(jax.random.key(0), student),
-        sskd.init_head(jax.random.key(1), teacher),
-    )
-    _, figures = compiled(method.loss)(own, {"head": head}, student, teacher, {"label": LABELS})
-    similarity = cosines(np.asarray(sskd.project(own, student)))
-    np.testing.assert_allclose(
-        figures["accuracy"], np.mean(STUDENT[0][::4].argmax(1) == LABELS), rtol=1e-6
-    )
+
+
+def test_the_losses_are_those_of_the_projections():
+    own, others = both_heads()
+    projected = HEAD.apply(own, STUDENT[1]), HEAD.apply(others, TEACHER[1])
+    expected = compiled(terms)((STUDENT[0], projected[0]), (TEACHER[0], projected[1]))
+    found, figures, _ = compiled(losses)(own, others, TEACHER[1])
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5)
+    similarity = cosines(np.asarray(projected[0]))
+    named = STUDENT[0][::4].argmax(1) == LABELS
+    np.testing.assert_allclose(figures["accuracy"], named.mean(), rtol=1e-6)
     own_image = similarity.argmax(1) == np.arange(3 * N) // 3
     np.testing.assert_allclose(figures["contrastive"], own_image.mean(), rtol=1e-6)
+
+
+def test_the_students_own_head_learns_from_the_similarities():
+    gradient = compiled(jax.grad(lambda own, *more: losses(own, *more).terms["ss"]))(
+        *both_heads(), TEACHER[1]
+    )
+    assert all(gradient["params"][name]["kernel"].any() for name in ("0", "2"))
 
 
 # Evaluation.
@@ -323,17 +369,16 @@ def test_repeated_images_behind_the_last_change_no_score():
     np.testing.assert_array_equal(padded[: 3 * N], plain)
 
 
-@pytest.mark.parametrize("whose", ["student", "teacher"])
-def test_the_methods_evaluate_their_own_head(whose):
-    outputs, mask = Outputs(*STUDENT), np.ones(N, bool)
-    params = sskd.init_head(jax.random.key(0), outputs)
-    method = (
-        sskd.head(temperature=1.0)
-        if whose == "teacher"
-        else sskd.sskd(head_temperature=1.0, **KNOBS)
-    )
-    scores = method.evaluate(
-        params, **{"student": None, "teacher": None} | {whose: outputs}, batch={"mask": mask}
-    )
-    expected = sskd.contrastive_scores(sskd.project(params, outputs), mask)
-    np.testing.assert_array_equal(scores["contrastive"], expected["contrastive"])
+@pytest.mark.parametrize(("stage", "embed"), [("head", TEACHER[1]), ("student", STUDENT[1])])
+def test_the_stages_score_the_head_that_learns(stage, embed):
+    """With some images masked; the student's stage also scores its predictions."""
+    mask, variables = np.arange(N) < N - 2, head_of(embed)
+    nets = {"student": Outputs(*STUDENT), "teacher": Outputs(*TEACHER)}
+    nets = given_nets(**nets, head=partial(HEAD.apply, variables))
+    scores = METHOD[stage].scores(nets, given_batch(LABELS, mask=mask))
+    expected = sskd.contrastive_scores(HEAD.apply(variables, embed), mask)
+    if stage == "student":
+        expected = classification_scores(STUDENT[0][::4], LABELS) | expected
+    assert list(scores) == list(expected)
+    for name, score in expected.items():
+        np.testing.assert_array_equal(scores[name], score)

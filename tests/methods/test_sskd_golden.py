@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden, assert_near
+from pairs import given_losses
 
 from sskd_jax.methods import sskd
 from sskd_jax.types import Outputs
 
+FAST = {"xla_backend_optimization_level": 0}  # compiling is most of the cost
 CASES = ["sskd_default", "sskd_half", "sskd_none_wrong", "sskd_all"]
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 TEMPERATURES = {
@@ -30,24 +32,22 @@ def case(request, shared) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def ours(case) -> dict[str, Any]:
     """What our code gives for the recorded inputs, which were recorded behind the heads."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sskd, "project", lambda params, outputs: outputs.embed)
-        inputs = [
-            Outputs(case[f"in/{who}_logits"], case[f"in/{who}_proj"])
-            for who in ("student", "teacher")
-        ]
-        ratios = {f"{name}_ratio": float(case[f"ratio_{name}"]) for name in ("tf", "ss")}
-        fast = {"xla_backend_optimization_level": 0}  # compiling is most of the cost
-        return jax.jit(partial(everything, ratios), compiler_options=fast)(*inputs, case["label"])
+    inputs = [
+        Outputs(case[f"in/{who}_logits"], case[f"in/{who}_proj"]) for who in ("student", "teacher")
+    ]
+    ratios = {f"{name}_ratio": float(case[f"ratio_{name}"]) for name in ("tf", "ss")}
+    return jax.jit(partial(everything, ratios), compiler_options=FAST)(*inputs, case["label"])
 
 
 def everything(
     ratios: dict[str, float], student: Outputs, teacher: Outputs, label: jax.Array
 ) -> dict[str, Any]:
-    method, batch = sskd.sskd(**TEMPERATURES, **ratios), {"label": label}
+    method = sskd.sskd(**TEMPERATURES, **ratios)
+    given = {"teacher": teacher, "head": lambda embed: embed}
 
     def total(student: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        values, _ = method.loss({}, {"head": {}}, student, teacher, batch)
+        nets = {"student": student, "teacher_head": lambda embed: embed, **given}
+        values = given_losses(method["student"], label, **nets).terms
         return sum(WEIGHTS[name] * value for name, value in values.items()), values
 
     (loss, values), gradient = jax.value_and_grad(total, has_aux=True)(student)
@@ -56,7 +56,7 @@ def everything(
         "ss": sskd.error_level(similarity, sskd.positives(similarity)),
         "tf": sskd.error_level(sskd.split_views(teacher.logits)[1], jnp.repeat(label, 3)),
     }
-    head, figures = method.pretrain["head"].loss({}, {}, None, teacher, batch)
+    head, figures, _ = given_losses(method["head"], label, **given)
     return {
         "terms": values,
         "loss": loss,

@@ -1,9 +1,13 @@
+"""Variational information distillation against the reference's values and numpy."""
+
+from functools import partial
+
 import jax
 import numpy as np
 from golden import Golden
-from pairs import arrays
+from pairs import arrays, compiled, given_losses, outputs
 
-from sskd_jax.methods.vid import Prediction, information_loss
+from sskd_jax.methods.vid import Prediction, information_loss, vid
 
 
 def test_the_references_values(shared):
@@ -19,7 +23,7 @@ def test_the_references_values(shared):
             *Prediction(16, 5.0).apply({"params": params}, student), gold["in/teacher"]
         )
 
-    value, gradient = jax.value_and_grad(loss)(gold["in/student"])
+    value, gradient = compiled(jax.value_and_grad(loss))(gold["in/student"])
     np.testing.assert_allclose(value, gold["loss"], rtol=1e-5)
     np.testing.assert_allclose(gradient, gold["grad/student"], rtol=1e-3, atol=1e-7)
 
@@ -42,3 +46,26 @@ def test_the_gaussians_likelihood():
     density = np.exp(-((mean - teacher) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
     expected = -np.log(density).mean() - np.log(2 * np.pi) / 2
     np.testing.assert_allclose(information_loss(mean, variance, teacher), expected, rtol=1e-4)
+
+
+def test_every_map_behind_the_stem_is_predicted():
+    """By a network of its own, from the student's map pooled to the teacher's size."""
+    students = [arrays(2, 8, 8, 3), arrays(2, 8, 8, 3, seed=1), arrays(2, 4, 4, 5, seed=2)]
+    teachers = [arrays(2, 8, 8, 4), arrays(2, 4, 4, 4, seed=3), arrays(2, 4, 4, 6, seed=4)]
+    stage = vid(first_variance=5.0, kd_temperature=4.0)["student"]
+    module = stage.nets["predictions"].module
+    variables = compiled(module.init)(jax.random.key(0), students, teachers)
+    nets = {
+        "student": outputs(None, None, *students),
+        "teacher": outputs(None, None, *teachers),
+        "predictions": partial(module.apply, variables),
+    }
+    found = given_losses(stage, np.zeros(2, int), **nets).terms["vid"]
+    pooled = students[1].reshape(2, 4, 2, 4, 2, 3).mean((2, 4))
+    expected = 0.0
+    for i, features in enumerate((pooled, students[2])):
+        theirs = teachers[i + 1]
+        own = {"params": variables["params"][str(i)]}
+        mean, variance = Prediction(theirs.shape[-1], 5.0).apply(own, features)
+        expected += information_loss(mean, variance, theirs)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

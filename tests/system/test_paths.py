@@ -7,11 +7,11 @@ import jax
 import pytest
 from etils.epath import backend, gpath
 
-from sskd_jax.engine.loop import check_description, describe
 from sskd_jax.system.paths import is_remote, locate, stage_folders, write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir import report
 from sskd_jax.workdir.logbook import Logbook
+from sskd_jax.workdir.stages import check_description, check_formats, describe
 
 
 class Bucket:
@@ -110,5 +110,6 @@ def test_stages_in_a_bucket_are_found_and_described(bucket):
         "kd/student",
         "teacher",
     ]
+    check_formats(bucket)
     with pytest.raises(UserError, match="gs://bucket/run/teacher was trained with model teacher"):
         check_description(bucket / "teacher", {"model": "other"}, "give another")

@@ -12,13 +12,15 @@ from sskd_jax.system import safe_pickle
 from sskd_jax.types import UserError
 
 VALUE = {"name": "x", b"raw": [1, 2.5, None, True], "nested": ({"a": 1 << 70}, {1, 2})}
-ATTACKS = {  # the global that is refused -> a pickle that runs COMMAND, in each way that pickles have to call
+# The global that is refused -> a pickle that runs COMMAND, in each way that pickles have to call.
+ATTACKS = {
     "posix.system": b"cposix\nsystem\n(S'COMMAND'\ntR.",
     "os.system": b"(S'COMMAND'\nios\nsystem\n.",
     "nt_or_posix.system": b"(cos\nsystem\nS'COMMAND'\no.",
     "builtins.eval": b'cbuiltins\neval\n(S\'__import__("os").system("COMMAND")\'\ntR.',
     "__builtin__.eval": b'c__builtin__\neval\n(S\'__import__("os").system("COMMAND")\'\ntR.',
-    "builtins.exec": b'\x80\x04\x8c\x08builtins\x8c\x04exec\x93(S\'__import__("os").system("COMMAND")\'\ntR.',
+    "builtins.exec": b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93"
+    b'(S\'__import__("os").system("COMMAND")\'\ntR.',
     "subprocess.Popen": b"csubprocess\nPopen\n((S'sh'\nS'-c'\nS'COMMAND'\nttR.",
 }
 

@@ -81,7 +81,10 @@ def flip(data: bytes) -> bytes:
     ids=["emptied", "truncated", "flipped"],
 )
 def test_damage_is_never_read(folder, damage, tmp_path_factory, capsys):
-    """Whatever file of the newest checkpoint it hits: the numbers are whole, or it is told and others are used."""
+    """Whatever file of the newest checkpoint it hits.
+
+    The numbers are whole, or the damage is told and another checkpoint is used.
+    """
     used = set()
     for i, name in enumerate(contents(folder / "4")):
         spoiled = tmp_path_factory.mktemp("spoiled") / str(i)
@@ -135,7 +138,7 @@ def test_without_a_whole_one_nothing_starts_anew(tmp_path):
 
 
 def test_a_full_disk_is_told_and_earlier_checkpoints_are_whole(folder):
-    """A limit for the size of files stands for the disk, whose size needs no privileges to change."""
+    """A limit for the size of files, which anybody may set, stands for the size of the disk."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:

@@ -149,6 +149,27 @@ def test_further_methods_may_be_compared_but_none_changed(tmp_path):
     }
 
 
+def test_a_further_method_brings_the_sections_of_its_own_stages(tmp_path):
+    without, head = compare(kd=0.9), {"head": {"epochs": 6}}
+    with book(tmp_path, without):
+        trained(tmp_path)
+    with book(tmp_path, compare(kd=0.9, sskd=0.5) | head):
+        pass
+    with book(tmp_path, without):  # what was compared before is remembered
+        pass
+    changed = compare(kd=0.9, sskd=0.5) | {"head": {"epochs": 7}}
+    with pytest.raises(UserError, match="head.epochs was 6, is 7"), book(tmp_path, changed):
+        pass
+
+
+def test_a_comparison_and_a_single_method_do_not_share_a_workdir(tmp_path):
+    single = {key: value for key, value in compare(kd=0.9).items() if key == "data"}
+    with book(tmp_path, compare(kd=0.9)):
+        trained(tmp_path)
+    with pytest.raises(UserError, match="another config"), book(tmp_path, single | {"seed": 1}):
+        pass
+
+
 def test_a_workdir_belongs_to_one_process_at_a_time(tmp_path):
     with (
         book(tmp_path),

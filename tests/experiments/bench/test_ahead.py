@@ -2,6 +2,7 @@ import jax
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from quick import QUICK
 from tiny import TinyNet
 
 from configs import cifar
@@ -11,9 +12,10 @@ from sskd_jax.types import UserError
 
 
 def test_what_every_device_needs_in_every_stage(monkeypatch):
-    """The machine's own devices in a slice's place: the compiler of one is in no test environment."""
+    """The machine's own devices in a slice's place: no test environment has a slice's compiler."""
     flags.FLAGS.mark_as_parsed()
     monkeypatch.setitem(MODELS, "tiny", TinyNet)
+    monkeypatch.setitem(ahead.UNTIMED, "cpu", QUICK)
     monkeypatch.setattr(ahead, "devices_of", lambda topology: jax.devices()[:4])
     config = cifar.get_config()
     config.teacher.model = config.student.model = "tiny"
@@ -21,11 +23,8 @@ def test_what_every_device_needs_in_every_stage(monkeypatch):
         rows = {row["step of"]: row for row in ahead.measure(config)}
     assert set(rows) == {"teacher", "head", "student"} and config.dtype == "auto"
     assert all(row["devices"] == 4 and row["images"] == 16 for row in rows.values())
-    assert all(
-        row[figure] > 0
-        for row in rows.values()
-        for figure in ("memory_mib", "kernels", "gflop", "moved_gb")
-    )
+    figures = ("memory_mib", "kernels", "gflop", "moved_gb")
+    assert all(row[figure] > 0 for row in rows.values() for figure in figures)
 
 
 def test_a_device_that_cannot_be_compiled_for_is_told():
@@ -35,8 +34,7 @@ def test_a_device_that_cannot_be_compiled_for_is_told():
         ahead.devices_of("nonsense")
 
 
-def test_kernels_of_the_largest_loop():
-    program = """HloModule x
+PROGRAM = """HloModule x
 
 %small (p: f32[2]) -> f32[2] {
   %p = f32[2]{0} parameter(0)
@@ -57,4 +55,7 @@ ENTRY %main (r: f32[2]) -> f32[2] {
   ROOT %while.2 = (f32[2]{0}) while(%while.1), condition=%d, body=%large
 }
 """
-    assert ahead.kernels(program) == 2
+
+
+def test_kernels_of_the_largest_loop():
+    assert ahead.kernels(PROGRAM) == 2

@@ -1,4 +1,4 @@
-"""A handful of the kills that `experiments/chaos.py` is for, and proof that it would see a difference."""
+"""A handful of the kills of `experiments/bench/chaos.py`, which would see a difference."""
 
 import json
 import random
@@ -19,14 +19,13 @@ SEED = 2957  # both kinds of kills in turn, none so late that the run has ended 
 @pytest.mark.slow
 def test_killed_runs_end_as_one_that_was_never_stopped(tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", conftest.PROGRAMS.name)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", conftest.PROGRAMS)
     kills, wrong = chaos.torment(FLAGS, tmp_path, 4, random.Random(SEED))
     assert len(kills) == 4 and not wrong
-    rows = [
-        json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert [(row["stage"], row["epoch"]) for row in rows] == [
-        (stage, epoch) for stage in ("teacher", "sskd/head", "sskd/student") for epoch in (1, 2, 3)
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    stages = ("teacher", "sskd/head", "sskd/student")
+    assert [(row["stage"], row["epoch"]) for row in map(json.loads, lines)] == [
+        (stage, epoch) for stage in stages for epoch in (1, 2, 3)
     ]
 
 
@@ -44,11 +43,11 @@ def finished(tmp_path):
 
 
 def change_a_bit(workdir) -> None:
+    """The smallest possible change of one parameter."""
+    params = np.nextafter(np.float32([1, 2]), np.float32(3))
     shutil.rmtree(workdir / "teacher" / "1")
     with Checkpoints(workdir / "teacher") as checkpoints:
-        checkpoints.save(
-            {"step": np.int32(1), "params": np.nextafter(np.float32([1, 2]), np.float32(3))}, 0.5
-        )
+        checkpoints.save({"step": np.int32(1), "params": params}, 0.5)
 
 
 @pytest.mark.parametrize(

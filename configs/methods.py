@@ -1,0 +1,178 @@
+"""One entry per method: its numbers, the weights of its terms by preset, its own stages' schedules.
+
+SSKD's, DKD's and ReviewKD's numbers are their released code's, DIST's its paper's, the others
+RepDistiller's, but for KDSVD's weight, which that does not name and mdistiller does.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from configs.common import learning_rate, sgd
+from sskd_jax.types import choose
+
+Pair = tuple[str, str]  # teacher, student
+Schedules = dict[str, dict[str, object]]
+
+
+def no_stages(student: str) -> Schedules:
+    return {}
+
+
+class Entry(NamedTuple):
+    """What the configs know of a method.
+
+    Attributes:
+      numbers: of its factory, on CIFAR-100.
+      weights: of its terms by preset; "code" is the default.
+      stages: student's architecture -> how the stages of its own are trained on CIFAR-100.
+      by_pair: weights that differ for some pairs of networks.
+      imagenet_numbers, imagenet_weights: what differs for ResNet-34 -> ResNet-18.
+    """
+
+    numbers: Mapping[str, Any]
+    weights: Mapping[str, Mapping[str, float]]
+    stages: Callable[[str], Schedules] = no_stages
+    by_pair: Mapping[Pair, Mapping[str, float]] = {}
+    imagenet_numbers: Mapping[str, Any] = {}
+    imagenet_weights: Mapping[str, float] = {}
+
+
+def head(student: str) -> Schedules:
+    """SSKD's: the contrastive task of the teacher's head."""
+    return {"head": sgd(epochs=60, milestones=(30, 45), learning_rate=0.05)}
+
+
+def warmup(student: str) -> Schedules:
+    """AB's and FSP's, of the student."""
+    return {"warmup": sgd(epochs=30, milestones=(), learning_rate=learning_rate(student))}
+
+
+def paraphraser(student: str) -> Schedules:
+    """FT's, of the teacher's factors."""
+    rate = learning_rate(student) if student.startswith("vgg") else 0.01
+    return {"paraphraser": sgd(epochs=30, milestones=(), learning_rate=rate)}
+
+
+def own(**weights: float) -> dict[str, dict[str, float]]:
+    """The weights of cross-entropy with terms of its own, and Hinton's KD beside if "+kd" asks."""
+    return {"code": {"ce": 1.0, "kd": 0.0, **weights}}
+
+
+BESIDE = {"kd_temperature": 4.0}
+LOGITS = {"standardize": False}  # compare standardized logits, Sun et al. 2024
+
+METHODS = {
+    "scratch": Entry({}, {"code": {"ce": 1.0}}),
+    "kd": Entry(
+        {"temperature": 4.0, **LOGITS},
+        {"code": {"ce": 0.1, "kd": 0.9}},
+        imagenet_numbers={"temperature": 1.0},  # mdistiller's
+        imagenet_weights={"ce": 0.5, "kd": 0.5},
+    ),
+    "fitnet": Entry({"layer": 2, **BESIDE}, own(hint=100.0)),
+    "at": Entry(BESIDE, own(at=1000.0)),
+    "sp": Entry(BESIDE, own(sp=3000.0)),
+    "cc": Entry({"width": 128, **BESIDE}, own(cc=0.02)),
+    "vid": Entry({"first_variance": 5.0, **BESIDE}, own(vid=1.0)),
+    "rkd": Entry({"distance_weight": 25.0, "angle_weight": 50.0, **BESIDE}, own(rkd=1.0)),
+    "pkt": Entry(BESIDE, own(pkt=30000.0)),
+    "ab": Entry(BESIDE, own(), warmup),
+    "ft": Entry({"factor_ratio": 0.5, **BESIDE}, own(ft=200.0), paraphraser),
+    "crd": Entry(
+        {"width": 128, "negative_count": 16384, "temperature": 0.07, "momentum": 0.5, **BESIDE},
+        own(crd=0.8),
+    ),
+    "nst": Entry(BESIDE, own(nst=50.0)),
+    "fsp": Entry(BESIDE, own(), warmup),
+    "kdsvd": Entry({"count": 1, **BESIDE}, own(svd=1.0)),
+    "dkd": Entry(
+        {"temperature": 4.0, "warmup_epochs": 20, **LOGITS},
+        {"code": {"ce": 1.0, "tckd": 1.0, "nckd": 8.0}},
+        by_pair={
+            ("wrn_40_2", "wrn_16_2"): {"nckd": 6.0},
+            ("wrn_40_2", "wrn_40_1"): {"nckd": 6.0},
+            ("resnet56", "resnet20"): {"nckd": 2.0},
+            ("vgg13", "vgg8"): {"nckd": 6.0},
+            ("vgg13", "MobileNetV2"): {"nckd": 6.0},
+        },
+        imagenet_numbers={"temperature": 1.0, "warmup_epochs": 1},  # mdistiller's
+        imagenet_weights={"nckd": 0.5},
+    ),
+    "dist": Entry(
+        {"temperature": 4.0, **LOGITS},
+        {"code": {"ce": 1.0, "inter": 2.0, "intra": 2.0}},
+        imagenet_numbers={"temperature": 1.0},
+        imagenet_weights={"inter": 1.0, "intra": 1.0},
+    ),
+    "reviewkd": Entry(
+        {"warmup_epochs": 20, **BESIDE},
+        own(review=5.0),
+        by_pair={
+            ("resnet56", "resnet20"): {"review": 0.6},
+            ("resnet32x4", "ShuffleV2"): {"review": 8.0},
+        },
+        imagenet_numbers={"warmup_epochs": 1},  # mdistiller's
+        imagenet_weights={"review": 1.0},
+    ),
+    "sskd": Entry(
+        {
+            "kd_temperature": 4.0,
+            "tf_temperature": 4.0,
+            "ss_temperature": 0.5,
+            "tf_ratio": 1.0,
+            "ss_ratio": 0.75,
+            "head_temperature": 1.0,
+        },
+        {  # of the released code, of the ECCV supplement, of the arXiv text
+            "code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0},
+            "eccv": {"ce": 0.1, "kd": 0.9, "tf": 5.0, "ss": 3.0},
+            "arxiv": {"ce": 0.1, "kd": 0.9, "tf": 10.0, "ss": 2.7},
+        },
+        head,
+    ),
+}
+
+# "+kd" behind the name of a method whose `kd` counts nothing gives it the weight 1.
+WITH_KD = [name for name, entry in METHODS.items() if entry.weights["code"].get("kd") == 0]
+NAMES = (*METHODS, *(f"{name}+kd" for name in WITH_KD))
+
+
+def entry_of(name: str) -> Entry:
+    """The entry of a method as it is typed: "at" for "at+kd"."""
+    choose(dict.fromkeys(NAMES), name, "method")
+    return METHODS[name.removesuffix("+kd")]
+
+
+def method(name: str, preset: str = "code", pair: Pair | None = None) -> ConfigDict:
+    """A method with its numbers, and its terms' weights for a pair of networks."""
+    entry, base = entry_of(name), name.removesuffix("+kd")
+    weights = choose(entry.weights, preset, f"weights for {base}") | entry.by_pair.get(pair, {})
+    if base != name:
+        weights |= {"kd": 1.0}
+    return ConfigDict({"method": {"name": base, **entry.numbers}, "weights": weights})
+
+
+def imagenet_method(name: str, preset: str = "code") -> ConfigDict:
+    """The same with what differs on ImageNet."""
+    entry, config = entry_of(name), method(name, preset)
+    config.method.update(entry.imagenet_numbers)
+    config.weights.update(entry.imagenet_weights)
+    return config
+
+
+def chosen(names: str, one: Callable[[str], ConfigDict]) -> ConfigDict:
+    """The method of a name; where names are parted by commas, all of them, each with settings."""
+    split = tuple(names.split(","))
+    if len(split) == 1:
+        return one(names)
+    return ConfigDict({"methods": split, "settings": {name: one(name) for name in split}})
+
+
+def own_stages(names: str, student: str) -> Schedules:
+    """How the stages that the named methods have beside teacher and student are trained."""
+    found: Schedules = {}
+    for name in names.split(","):
+        found |= entry_of(name).stages(student)
+    return found

@@ -1,0 +1,123 @@
+"""Work to be measured: a run on random images, and its stages from untrained networks."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from sskd_jax import plan, settings
+from sskd_jax.data.sources import Dataset, Split
+from sskd_jax.engine.devices import Mapped, replicated
+from sskd_jax.engine.loop import Job, epoch_order, first_state, variables
+from sskd_jax.engine.step import train_program
+from sskd_jax.plan import Run
+
+STEPS = flags.DEFINE_integer(
+    "steps", 10, "Steps per timing, and per epoch of the training loop.", lower_bound=1
+)
+IMAGES = flags.DEFINE_integer("images", 256, "Images of an evaluation.", lower_bound=1)
+SIZE = flags.DEFINE_integer("size", 32, "Height and width of an image.", lower_bound=8)
+CLASSES = flags.DEFINE_integer("classes", 100, "Number of classes.", lower_bound=2)
+
+Row = dict[str, Any]
+
+
+def synthetic_run(config: ConfigDict, devices: Sequence[jax.Device], images: int = 0) -> Run:
+    """A run on random images, of which every stage sees all; nothing is read or written.
+
+    There are as many training images as the largest batches need for an epoch of STEPS, or
+    `images` if that is more.
+    """
+    config = config.copy_and_resolve_references()
+    stages = [section for section in config.values() if "batch_size" in keys_of(section)]
+    for section in stages:
+        section.fraction = 1.0
+    largest = max(section.batch_size for section in stages)
+    rng = np.random.default_rng(0)
+    train = random_split(rng, max(images, STEPS.value * largest))
+    held_out = random_split(rng, IMAGES.value)
+    dtype = plan.compute_dtype(config.dtype, devices[0].platform)
+    data = Dataset(train, held_out, CLASSES.value)
+    return Run(config, data, train, held_out, dtype, len(devices))
+
+
+def keys_of(section: Any) -> Sequence[str]:
+    """The keys of a part of a config; none where it is a value."""
+    return list(section) if isinstance(section, ConfigDict) else []
+
+
+def random_split(rng: np.random.Generator, images: int) -> Split:
+    """Images and labels drawn from `rng`."""
+    shape = images, SIZE.value, SIZE.value, 3
+    label = rng.integers(0, CLASSES.value, images)
+    return Split(rng.integers(0, 256, shape, dtype=np.uint8), label.astype(np.int32))
+
+
+def make_jobs(run: Run) -> list[Job]:
+    """The stages of the config's last method in order, as if those before each were trained."""
+    *_, recipe = settings.check(run.config)
+    finished, jobs = {}, []
+    for job in plan.plan(run, [recipe._replace(prefix="")]):
+        jobs.append(plan.supply(job, finished))
+        finished[job.name] = arbitrary(variables(job.sketch.state))
+    return jobs
+
+
+def arbitrary(shapes: Any) -> Any:
+    """Numbers in place of trained ones, with which a step takes as long.
+
+    They are ones in vectors, and He's normal distribution in kernels.
+    """
+    rng = np.random.default_rng(1)
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(leaf.shape) < 2:
+            return np.ones(leaf.shape, leaf.dtype)
+        inputs = max(1, np.prod(leaf.shape[:-1]))
+        return rng.normal(0, np.sqrt(2 / inputs), leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(fill, shapes)
+
+
+class Steps:
+    """A stage whose program is compiled and has taken its first step.
+
+    Attributes:
+      job: the stage.
+      state: behind the last step, stacked over the devices.
+      frozen: what the steps read, likewise.
+      order: the images of an epoch's steps, i32[devices, steps, n].
+      costs: of the program, as `compiled` has them.
+    """
+
+    def __init__(self, job: Job, devices: Sequence[jax.Device]):
+        self.job, self.devices = job, devices
+        self.state, self.frozen = replicated((first_state(job), job.frozen), devices)
+        self.order = epoch_order(job, 0, len(devices))
+        self.program = train_program(job.task, devices)
+        self.costs = compiled(self.program, self.state, self.frozen, self.order, 0, 1)
+        jax.block_until_ready(self.run(1))
+
+    def run(self, steps: int) -> Any:
+        """Dispatches so many steps; what is returned is ready when they are done."""
+        self.state, nonfinite = self.program(self.state, self.frozen, self.order, 0, steps)
+        return nonfinite
+
+    def milliseconds(self) -> float:
+        """The time of a step in a dispatch of STEPS."""
+        began = time.perf_counter()
+        jax.block_until_ready(self.run(STEPS.value))
+        return 1e3 * (time.perf_counter() - began) / STEPS.value
+
+
+def compiled(program: Mapped, *args: Any) -> Row:
+    """The seconds that it takes to compile a program, and the memory that it needs."""
+    began = time.perf_counter()
+    memory = program.compile(*args).memory_analysis()
+    seconds = time.perf_counter() - began
+    size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return {"compile_s": round(seconds, 2), "memory_mib": round(size / 2**20)}

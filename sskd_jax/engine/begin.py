@@ -1,0 +1,134 @@
+"""The first state of a stage, and what is known of it before anything is computed."""
+
+import zlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Var
+
+from sskd_jax.engine.optim import depends_on
+from sskd_jax.engine.task import (
+    ONCE,
+    Frozen,
+    Functions,
+    Task,
+    TrainState,
+    complete,
+    traced_once,
+    viewer,
+    weighted_sum,
+)
+from sskd_jax.types import Array, Batch, Facts, Losses, Params, Stage, UserError, choose
+
+
+def begin(
+    task: Task, shape: tuple[int, ...], key: Array, label: Array, nets: Params, start: Params
+) -> TrainState:
+    """Step 0 as one program, in which the loss is traced, but not computed."""
+    return trace_loss(task, shape, key, label, nets, start)[0]
+
+
+def trace_loss(
+    task: Task, shape: tuple[int, ...], key: Array, label: Array, nets: Params, start: Params
+) -> tuple[TrainState, Array]:
+    """Step 0 and its loss on two black images: what a net is first given shapes its parameters.
+
+    Raises:
+      UserError: a net is called, but not declared, or declared and never called; the terms are
+        not those that the stage names; or whatever the loss finds wrong with its networks.
+    """
+    variables = {name: complete(own) for name, own in {**nets, **start}.items()}
+    called, memory, stage = {}, {}, task.stage
+
+    def call(name: str, *args: Any, **kwargs: Any) -> Any:
+        module = task.modules[name]
+        if name not in variables:
+            first = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            # Copies keep parameters apart from what they are initialised by: see `sketch`.
+            made = traced_once(module.init)(first, *args, **kwargs)
+            variables[name] = jax.tree.map(jnp.copy, complete(made))
+        called[name] = True
+        return traced_once(module.apply)(variables[name], *args, **kwargs)
+
+    if stage.memory:
+        facts = Facts(label, shape, task.num_classes)
+        memory = stage.memory(jax.random.fold_in(key, ONCE), facts)
+    image, zeros = jnp.zeros((2, *shape), jnp.uint8), jnp.zeros(2, jnp.int32)
+    batch = Batch(
+        image=image,
+        label=zeros,
+        index=zeros,
+        see=viewer(task.optics, key, image),
+        epoch=zeros[0],
+        key=key,
+        memory=memory,
+    )
+    losses = stage.loss(Functions({name: partial(call, name) for name in stage.nets}), batch)
+    check_loss(stage, losses, called)
+    for name, net in stage.nets.items():
+        if net.follows:
+            choose(stage.nets, net.follows, f"net for {name!r} to follow")
+            variables[name] = variables[net.follows]
+    own = {name: variables[name] for name, net in stage.nets.items() if net.learns or net.follows}
+    params = {name: net["params"] for name, net in own.items()}
+    learned = {name: tree for name, tree in params.items() if stage.nets[name].learns}
+    names = ("loss", *losses.terms, *losses.figures)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats={name: net["batch_stats"] for name, net in own.items()},
+        opt_state=task.optimizer.init(learned),
+        memory=memory,
+        sums={name: jnp.zeros(()) for name in names},
+        first_nonfinite={name: jnp.zeros((), jnp.int32) for name in (*names, "gradient")},
+    )
+    return state, weighted_sum(task, losses)
+
+
+def check_loss(stage: Stage, losses: Losses, called: Mapping[str, bool]) -> None:
+    """Refuses a loss that does not keep what its stage says."""
+    if unused := [name for name in stage.nets if name not in called]:
+        raise UserError(
+            f"the stage declares the net {unused[0]!r}, but its loss never calls it: call it, or "
+            "leave it out"
+        )
+    if set(losses.terms) != set(stage.terms):
+        raise UserError(
+            f"the stage names the terms {', '.join(stage.terms)}, but its loss returns "
+            f"{', '.join(losses.terms) or 'none'}: name just those"
+        )
+
+
+class Sketch(NamedTuple):
+    """What is known of a stage before anything is computed.
+
+    Attributes:
+      state: of the first step, shapes only.
+      reached: as in `Task`.
+    """
+
+    state: TrainState
+    reached: Params
+
+
+def sketch(task: Task, frozen: Frozen, start: Params) -> Sketch:
+    """Traces a stage's loss, of frozen nets and starts whose numbers do not matter.
+
+    Raises:
+      UserError: as `trace_loss`.
+    """
+    program = partial(trace_loss, task, frozen.image.shape[1:])
+    jaxpr, shapes = jax.make_jaxpr(program, return_shape=True)(
+        frozen.key, frozen.label, frozen.nets, start
+    )
+    *outputs, loss = jaxpr.jaxpr.outvars
+    needed, state = depends_on(jaxpr.jaxpr, [loss]), shapes[0]
+    # Every parameter is an output of the program, so the loss depends on it if on that output.
+    # (Only the zeros among the outputs are literals.)
+    found = [isinstance(var, Var) and var in needed for var in outputs]
+    reached = jax.tree.unflatten(jax.tree.structure(state), found)
+    nets = task.stage.nets
+    return Sketch(state, {name: reached.params[name] for name in nets if nets[name].learns})

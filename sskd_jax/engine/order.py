@@ -1,0 +1,36 @@
+"""Which images a step sees: a function of the seed, the kind of stage and the epoch alone."""
+
+import zlib
+
+import jax
+import numpy as np
+
+from sskd_jax.types import Array, UserError
+
+
+def stage_seed(seed: int, kind: str) -> list[int]:
+    """The students of all methods see the same images in the same order."""
+    return [seed, zlib.crc32(kind.encode())]
+
+
+def stage_key(seed: int, kind: str) -> Array:
+    """u32[2], of everything random in the steps of a stage."""
+    return jax.random.fold_in(jax.random.PRNGKey(seed), stage_seed(seed, kind)[1])
+
+
+def shard_epoch(numbers: np.ndarray, steps: int, batch_size: int, devices: int) -> np.ndarray:
+    """The first of `numbers` as i32[devices, steps, n].
+
+    A step takes the next `batch_size` of them, and a device its part of each step. What does not
+    fill a batch is left out.
+
+    Raises:
+      UserError: there are too few.
+    """
+    if len(numbers) < steps * batch_size:
+        raise UserError(
+            f"an epoch's order has {len(numbers)} images, too few for {steps} steps of "
+            f"{batch_size}: all epochs must have as many as the first"
+        )
+    sharded = numbers[: steps * batch_size].reshape(steps, devices, -1)
+    return sharded.swapaxes(0, 1).astype(np.int32)

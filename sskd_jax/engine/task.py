@@ -1,0 +1,178 @@
+"""What the programs of a stage are made of: their state, and nets and views as functions."""
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from sskd_jax.axis import device_index
+from sskd_jax.types import Array, Losses, Nets, Params, Stage, Streamed, UserError, View
+from sskd_jax.views import Optics
+
+# Of the numbers that a step's key is folded with, those below 2**31 are places of images in a
+# batch; so what is drawn once for all images, and views that are drawn anew, lie above.
+ONCE = np.uint32(2**32 - 1)
+ANEW = np.uint32(2**31)
+
+
+class Task(NamedTuple):
+    """What is fixed in the programs of one stage.
+
+    Attributes:
+      stage: whose terms are minimised.
+      modules: every net's, by its name.
+      weights: of every term.
+      optimizer: of the parameters of all nets that learn together.
+      optics: how training images are looked at.
+      num_classes: of the dataset.
+      steps_per_epoch: after which the running sums begin anew.
+      reached: True or False in the place of every parameter of the nets that learn: whether the
+        loss depends on it. What it does not depend on is neither updated nor decayed, as
+        PyTorch's optimizers pass over it.
+      scores: names of the stage's scores, in its order.
+    """
+
+    stage: Stage
+    modules: Mapping[str, nn.Module]
+    weights: Mapping[str, float]
+    optimizer: optax.GradientTransformation
+    optics: Optics
+    num_classes: int
+    steps_per_epoch: int
+    reached: Any = True
+    scores: tuple[str, ...] = ()
+
+
+class TrainState(NamedTuple):
+    """What a step changes; stacked over the devices and donated.
+
+    Attributes:
+      step: i32[], steps done.
+      params: by net, of those that learn or follow.
+      batch_stats: likewise, of their batch norms.
+      opt_state: of the optimizer.
+      memory: what the stage carries.
+      sums: of the loss, its terms and figures over this epoch's steps, by name.
+      first_nonfinite: i32[], the step, counted from 1, in which each of them and the gradient was
+        first not finite; 0: none.
+    """
+
+    step: Array
+    params: Params
+    batch_stats: Params
+    opt_state: optax.OptState
+    memory: Any
+    sums: dict[str, Array]
+    first_nonfinite: dict[str, Array]
+
+
+class Frozen(NamedTuple):
+    """What a stage reads and never changes; replicated, not donated, in no optimizer.
+
+    Attributes:
+      key: u32[2], of everything random in the stage's steps.
+      image: u8[M, H, W, C], the whole split; u8[0, H, W, C] where it is streamed.
+      label: i32[M]; i32[0] where it is streamed and the stage carries no memory.
+      nets: variables of the frozen nets by name.
+    """
+
+    key: Array
+    image: Array
+    label: Array
+    nets: Params
+
+
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`module.init` or `module.apply`, traced once for inputs of the same shapes.
+
+    Tracing a network takes a third of a second, and several programs of a run hold the same one.
+    """
+    try:
+        return inlined(function)
+    except TypeError:  # a module with a list among its attributes has no hash
+        return function
+
+
+@functools.cache
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(function, inline=True)
+
+
+class Functions(dict):
+    """Nets as functions of arrays, by name."""
+
+    def __missing__(self, name: str) -> Callable[..., Any]:
+        raise UserError(
+            f"the net {name!r} is called, but its stage does not declare it: it has "
+            f"{', '.join(self)}"
+        )
+
+
+def complete(variables: Params) -> Params:
+    """{"params", "batch_stats"} of a net, one of which flax leaves out where it is empty.
+
+    So every program calls it with variables of one structure, and it is traced once.
+    """
+    return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+
+
+def net_functions(task: Task, variables: Params, train: bool) -> tuple[Nets, dict[str, Params]]:
+    """The nets as functions, and the batch statistics that call after call leaves behind.
+
+    Args:
+      variables: {"params", "batch_stats"} of every net by name.
+      train: whether nets that learn or follow normalise by the batch and move their statistics;
+        frozen ones never do.
+    """
+    variables = {name: complete(own) for name, own in variables.items()}
+    stats = {name: own["batch_stats"] for name, own in variables.items()}
+
+    def call(name: str, *args: Any, **kwargs: Any) -> Any:
+        module, net = task.modules[name], task.stage.nets[name]
+        own = {"params": variables[name]["params"], "batch_stats": stats[name]}
+        if not (train and (net.learns or net.follows)):
+            return traced_once(module.apply)(own, *args, **kwargs)
+        outputs, moved = module.apply(own, *args, **kwargs, train=True, mutable=["batch_stats"])
+        stats[name] = moved.get("batch_stats", {})
+        return outputs
+
+    return Functions({name: partial(call, name) for name in task.stage.nets}), stats
+
+
+def viewer(optics: Optics, key: Array, image: Array) -> Callable[..., Array]:
+    """The function `see` of a batch whose share is `image` u8[n, H, W, C]: see `Batch`."""
+    calls = itertools.count()
+
+    def see(view: View, pixels: Array | None = None) -> Array:
+        number, pixels = next(calls), image if pixels is None else pixels
+        drawn = jax.random.fold_in(key, ANEW + np.uint32(number)) if number else key
+        count = pixels.shape[0]
+        # An image's place in its whole, so that no draw depends on the number of devices.
+        place = device_index() * count + jnp.arange(count)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(drawn, place)
+        seen = jax.vmap(partial(view, optics))(keys, pixels)
+        return seen.reshape(-1, *seen.shape[2:])
+
+    return see
+
+
+def gather_examples(frozen: Frozen, index: Array | Streamed) -> Streamed:
+    """Image, label and index of this device's examples.
+
+    They are gathered from the resident split at `index` i32[n], or are as streamed from the host.
+    """
+    if isinstance(index, Streamed):
+        return index
+    return Streamed(frozen.image[index], frozen.label[index], index)
+
+
+def weighted_sum(task: Task, losses: Losses) -> Array:
+    """What a step minimises: every term times its weight."""
+    return sum(task.weights[name] * term for name, term in losses.terms.items())

@@ -1,0 +1,309 @@
+"""What a run will do: all stages of all methods, traced and checked before anything is trained."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from sskd_jax import settings
+from sskd_jax.data import sources
+from sskd_jax.data.sources import Split
+from sskd_jax.data.stream import Stream
+from sskd_jax.engine import optim
+from sskd_jax.engine.begin import Sketch, sketch
+from sskd_jax.engine.evaluate import batch_scores
+from sskd_jax.engine.loop import Job, epoch_order, variables
+from sskd_jax.engine.order import stage_key
+from sskd_jax.engine.task import Frozen, Task
+from sskd_jax.layers.norm import folded
+from sskd_jax.models.build import build
+from sskd_jax.settings import Recipe
+from sskd_jax.types import Net, Params, Stage, UserError, choose, shuffled
+from sskd_jax.views import Optics
+from sskd_jax.workdir.checkpoint import checksum
+
+Row = dict[str, Any]
+Origins = Mapping[str, tuple[str, str]]  # (job, net) by net: where its variables come from
+
+
+class Run(NamedTuple):
+    """What the stages of a run share.
+
+    Attributes:
+      config: all of it.
+      data: as loaded.
+      train: what is trained on; without the images that are held out for validation.
+      held_out: what epochs are compared on, validation or test images.
+      dtype: that networks compute in.
+      devices: how many there are.
+    """
+
+    config: ConfigDict
+    data: sources.Dataset
+    train: Split | Stream
+    held_out: Split | Stream
+    dtype: Any
+    devices: int
+
+
+def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
+    """The data of a run, and what else its stages share."""
+    dtype = compute_dtype(config.dtype, devices[0].platform)
+    streaming = {key: config.data[key] for key in settings.STREAMING if key in config.data}
+    data = sources.load(config.data.name, config.data.data_dir or None, **streaming)
+    train, held_out = data.train, data.test
+    if config.data.validation:
+        train, held_out = sources.hold_out(train, config.data.validation, config.seed)
+    return Run(config, data, train, held_out, dtype, len(devices))
+
+
+def compute_dtype(name: str, platform: str) -> Any:
+    """What networks compute in; parameters, batch statistics and losses stay float32."""
+    auto = jnp.float32 if platform == "cpu" else jnp.bfloat16
+    dtypes = {"auto": auto, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    return choose(dtypes, name, "dtype")
+
+
+def plan(run: Run, recipes: Sequence[Recipe]) -> list[Job]:
+    """All stages of all methods in order; one that methods share stands there once, and first.
+
+    Raises:
+      UserError: a batch size does not suit the devices or the images, or a stage its networks.
+    """
+    jobs: dict[str, Job] = {}
+    for recipe in recipes:
+        names: dict[str, str] = {}  # of the method's jobs, by kind of stage
+        for kind, stage in recipe.method.items():
+            name = job_name(jobs, recipe.prefix, kind, stage)
+            if name not in jobs:
+                origins = origins_of(stage, names)
+                check_shared(kind, stage, origins, jobs)
+                job = make_job(run, recipe, kind, name, origins, jobs)
+                check_order(job, run.devices)
+                jobs[name] = job
+            names[kind] = name
+    return sorted(jobs.values(), key=lambda job: not job.task.stage.shared)
+
+
+def job_name(jobs: Mapping[str, Job], prefix: str, kind: str, stage: Stage) -> str:
+    """A shared stage has no prefix, unless another method has another stage of this name there."""
+    is_free = kind not in jobs or jobs[kind].task.stage is stage
+    return kind if stage.shared and is_free else prefix + kind
+
+
+def origins_of(stage: Stage, names: Mapping[str, str]) -> Origins:
+    """The origins of the nets that start from an earlier stage; `names` are its jobs' by kind."""
+    found = {}
+    for name, net in stage.nets.items():
+        if net.start:
+            kind, _, origin = net.start.partition("/")
+            found[name] = choose(names, kind, f"stage to start the net {name} from"), origin
+    return found
+
+
+def check_shared(kind: str, stage: Stage, origins: Origins, jobs: Mapping[str, Job]) -> None:
+    """Refuses a shared stage that starts from one that is not: it would differ by method."""
+    for job, _ in origins.values():
+        if stage.shared and not jobs[job].task.stage.shared:
+            raise UserError(
+                f"the stage {kind} is shared, but starts from the stage {jobs[job].kind}, which is "
+                "not: have both shared, or none"
+            )
+
+
+def check_order(job: Job, devices: int) -> None:
+    """Refuses an order of a stage's own that gives too few images in some epoch."""
+    if job.task.stage.order is not shuffled:
+        for epoch in range(job.epochs):
+            epoch_order(job, epoch, devices)
+
+
+def make_job(
+    run: Run, recipe: Recipe, kind: str, name: str, origins: Origins, jobs: Mapping[str, Job]
+) -> Job:
+    """A stage of a method, traced with what the jobs before it will leave."""
+    config, section, stage = run.config, run.config[kind], recipe.method[kind]
+    images = sources.subset(run.train, section.fraction, config.seed)
+    steps = steps_per_epoch(kind, section, stage, images, run.devices)
+    schedule = schedule_of(section, steps)
+    task = Task(
+        stage=stage,
+        modules={net: module_of(run, own) for net, own in stage.nets.items()},
+        weights=recipe.weights_of(kind),
+        optimizer=optim.sgd(schedule, momentum=section.momentum, weight_decay=section.weight_decay),
+        optics=optics_of(config.data),
+        num_classes=run.data.num_classes,
+        steps_per_epoch=steps,
+    )
+    blank = {net: blank_variables(jobs, *origin) for net, origin in origins.items()}
+    resident = images.resident(labelled=stage.memory is not None)
+    frozen = Frozen(stage_key(config.seed, kind), **resident, nets={})
+    frozen, start = supplied(task, frozen, blank)
+    found = sketch(task, frozen, start)
+    networks = networks_of(config, stage)
+    about = {
+        "num_classes": run.data.num_classes,
+        "image": list(images.shape),
+        "steps": section.epochs * steps,
+        "terms": list(stage.terms),
+    }
+    return Job(
+        name=name,
+        kind=kind,
+        about=about | {f"{net}_model": model for net, model in networks.items()},
+        networks=networks,
+        task=task._replace(reached=found.reached, scores=score_names(task, found, frozen)),
+        sketch=found,
+        origins=origins,
+        frozen=frozen,
+        start=start,
+        images=images,
+        held_out=run.held_out,
+        held_out_name="validation" if config.data.validation else "test",
+        epochs=section.epochs,
+        batch_size=section.batch_size,
+        learning_rate=schedule,
+        seed=config.seed,
+        checkpoint=section.get("checkpoint", ""),
+        remarks=remarks_of(config, recipe, kind, name),
+    )
+
+
+def steps_per_epoch(
+    kind: str, section: ConfigDict, stage: Stage, images: Split | Stream, devices: int
+) -> int:
+    """The steps of an epoch, of whole batches that the devices divide."""
+    size = section.batch_size
+    visited = len(stage.order(np.random.default_rng(0), images, 0))
+    if size % devices:
+        fitting = max(1, round(size / devices)) * devices
+        raise UserError(
+            f"{devices} devices do not divide {kind}.batch_size={size}: "
+            f"use --config.{kind}.batch_size={fitting}"
+        )
+    if size > visited:
+        raise UserError(
+            f"{kind}.batch_size={size} is more than the {visited} training images: "
+            "use a smaller one"
+        )
+    return visited // size
+
+
+def schedule_of(section: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate of a stage by step."""
+    return optim.milestone_schedule(
+        section.learning_rate,
+        section.milestones,
+        section.decay,
+        steps_per_epoch,
+        warmup_epochs=section.warmup_epochs,
+        epochs=section.epochs,
+        cooldown_epochs=section.cooldown_epochs,
+    )
+
+
+def optics_of(data: ConfigDict) -> Optics:
+    return Optics(data.flip, data.pad, tuple(data.mean), tuple(data.std))
+
+
+def networks_of(config: ConfigDict, stage: Stage) -> dict[str, str]:
+    """The architectures of a stage by net, of those nets that are whole networks."""
+    modules = {name: net.module for name, net in stage.nets.items()}
+    return {
+        name: config[module].model
+        for name, module in modules.items()
+        if isinstance(module, str) and module in config
+    }
+
+
+def module_of(run: Run, net: Net) -> nn.Module:
+    """A net's module; "teacher" is the network of that section, "teacher.branches" a part of it."""
+    if not isinstance(net.module, str):
+        return net.module
+    section = net.module.partition(".")[0]
+    models = {section: settings.section(run.config, section).model}
+    return build(net.module, models, run.data.num_classes, run.dtype)
+
+
+def remarks_of(config: ConfigDict, recipe: Recipe, kind: str, name: str) -> Row:
+    """The method that a network is made by, and the published accuracy where the config has it."""
+    remarks = {} if recipe.method[kind].shared else {"method": recipe.name}
+    *_, last = recipe.method
+    key = name.removesuffix(f"/{kind}") if kind == last else name
+    published = config.get("paper", {})
+    return remarks | ({"paper": published[key]} if key in published else {})
+
+
+def blank_variables(jobs: Mapping[str, Job], job: str, net: str) -> Params:
+    """Zeros in the shapes of what a job leaves of a net."""
+    shapes = variables(jobs[job].sketch.state)
+    shapes = choose(shapes, net, f"net of the stage {jobs[job].kind}")
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def supplied(task: Task, frozen: Frozen, variables: Params) -> tuple[Frozen, Params]:
+    """(frozen, start) with the variables that earlier stages left, by net.
+
+    Of a frozen net, what evaluation would compute from its weights in every step is computed.
+    """
+    constants, start = {}, {}
+    for name, own in variables.items():
+        net, module = task.stage.nets[name], task.modules[name]
+        if net.learns or net.follows:
+            start[name] = own
+        else:
+            dtype = getattr(module, "dtype", jnp.float32)
+            constants[name] = {"params": folded(**own, dtype=dtype)}
+    return frozen._replace(nets=constants), start
+
+
+def supply(job: Job, finished: Mapping[str, Params]) -> Job:
+    """The job with what the jobs before it left: {"params", "batch_stats"} by job and net."""
+    left = {net: finished[origin][source] for net, (origin, source) in job.origins.items()}
+    frozen, start = supplied(job.task, job.frozen, left)
+    about = {f"{net}_weights": f"{checksum(own):08x}" for net, own in left.items()}
+    return job._replace(frozen=frozen, start=start, about=job.about | about)
+
+
+def score_names(task: Task, found: Sketch, frozen: Frozen) -> tuple[str, ...]:
+    """The names of a stage's scores in its order: JAX sorts what a program returns."""
+    names: list[str] = []
+    stage = task.stage
+
+    def scores(*args: Any) -> Any:
+        scored = stage.scores(*args)
+        names.extend(scored)
+        return scored
+
+    traced = task._replace(stage=stage._replace(scores=scores))
+    shape, index = frozen.image.shape[1:], np.zeros(2, np.int32)
+    examples = frozen._replace(image=np.zeros((2, *shape), np.uint8), label=index)
+    program = partial(batch_scores, traced)
+    jax.eval_shape(program, variables(found.state), examples, index, index == 0)
+    return tuple(names)
+
+
+def parameters(job: Job, *nets: str) -> int:
+    """How many numbers a job learns, or are in some of its nets."""
+    chosen = nets or [name for name, net in job.task.stage.nets.items() if net.learns]
+    trees = [job.sketch.state.params[name] for name in chosen]
+    return sum(leaf.size for leaf in jax.tree.leaves(trees))
+
+
+def described(job: Job) -> Row:
+    """What is told of a job before it starts."""
+    learned = [name for name, net in job.task.stage.nets.items() if net.learns]
+    steps = f"{job.total_steps} steps of {job.batch_size}"
+    return {
+        "stage": job.name,
+        "network": ", ".join(job.networks.get(name, name) for name in learned),
+        "parameters": parameters(job),
+        "images": job.images.size,
+        "work": f"from {job.checkpoint}" if job.checkpoint else f"{job.epochs} epochs, {steps}",
+    }

@@ -1,0 +1,82 @@
+"""What the numbers of a config may be, and the types by which a method asks for such numbers."""
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple
+
+HUGE = 1e12  # its square is still a number of 32 bits
+FORMATS = {int: "d", float: "g"}
+
+
+class Rule(NamedTuple):
+    """What a value may be.
+
+    Attributes:
+      fits: whether a value is of the right kind.
+      text: what would be, in words.
+      least: the smallest number, or part of a sequence, that can be computed with.
+      most: the largest one.
+    """
+
+    fits: Callable[[Any], bool]
+    text: str
+    least: float = -math.inf
+    most: float = math.inf
+
+    def advice(self, value: Any) -> str:
+        """What to give in place of a value; "" where it may stay."""
+        parts = value if is_sequence(value) else [value]
+        given = [part for part in parts if is_number(part)]
+        if any(part > self.most for part in given):
+            return f"{self.most:{FORMATS[type(self.most)]}} at most"
+        if not self.fits(value):
+            return self.text
+        if any(part < self.least for part in given):
+            return f"{self.least:{FORMATS[type(self.least)]}} at least"
+        return ""
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite real number; True and False are none."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and -math.inf < value < math.inf  # isfinite fails on whole numbers like 10**400
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def number(fits: Callable[[float], bool], text: str) -> Rule:
+    """Any number of which `fits` is true, as far as it can be computed with in 32 bits."""
+    return Rule(lambda value: is_number(value) and fits(value), text, -HUGE, HUGE)
+
+
+def whole(low: int, most: int = 2**31 - 1) -> Rule:
+    """A whole number from `low` to `most`, by default as far as 32 bits hold it."""
+    return Rule(
+        lambda value: is_whole(value) and low <= value <= most,
+        f"a whole number from {low} on",
+        most=most,
+    )
+
+
+POSITIVE = number(lambda value: value > 0, "a number above 0")._replace(least=1 / HUGE)
+NOT_NEGATIVE = number(lambda value: value >= 0, "a number, 0 or more")
+SHARE = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
+BELOW_ONE = number(lambda value: 0 <= value < 1, "a number from 0, but below 1")
+FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
+TEXT = Rule(lambda value: isinstance(value, str), "text")
+
+# What a method's factory annotates its numbers with.
+Positive = Annotated[float, POSITIVE]
+NotNegative = Annotated[float, NOT_NEGATIVE]
+Share = Annotated[float, SHARE]
+BelowOne = Annotated[float, BELOW_ONE]
+Index = Annotated[int, whole(0)]
+Count = Annotated[int, whole(1)]
+Flag = Annotated[bool, FLAG]

@@ -1,0 +1,144 @@
+"""The one step holds more than the methods here need: toys of each kind, on any number of devices.
+
+Each is planned, traced and trained as a method is, with stops in the middle.
+"""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tiny import images
+from toys import CLASSES, TOYS, Small, by_shots
+
+from configs import quickstart
+from sskd_jax import plan, train
+from sskd_jax.data import sources
+from sskd_jax.data.sources import Dataset, Split
+from sskd_jax.engine.loop import Session
+from sskd_jax.models import MODELS
+from sskd_jax.settings import Recipe
+from sskd_jax.system.interruption import Interruption
+from sskd_jax.types import Stopped
+from sskd_jax.workdir.checkpoint import Checkpoints
+from sskd_jax.workdir.logbook import NoLogbook
+
+
+class StopsOften(Interruption):
+    """A stop is due whenever a dispatch has been run since it was last asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = itertools.count()
+
+    def due(self) -> bool:
+        self.reason = "a test"
+        return next(self.asked) > 0
+
+
+@pytest.fixture(autouse=True)
+def toy_data_and_network(monkeypatch):
+    train_split = Split(**images(44, classes=CLASSES))
+    test_split = Split(**images(20, classes=CLASSES, seed=1))
+    dataset = Dataset(train_split, test_split, CLASSES)
+    monkeypatch.setitem(sources.LOADERS, "toy", lambda data_dir: dataset)
+    monkeypatch.setitem(MODELS, "small", Small)
+
+
+def toy_plan(name: str, devices: int) -> tuple[plan.Run, list]:
+    """The run and the jobs of a toy: two epochs of two steps of 16 images each."""
+    method, config = TOYS[name](), quickstart.get_config()
+    config.data.name = "toy"
+    config.student.model = "small"
+    section = config.student.to_dict() | {"epochs": 2, "batch_size": 16, "fraction": 1.0}
+    for kind in method:
+        config[kind] = ConfigDict(section)
+    *_, last = method.values()
+    this = plan.load(config, jax.devices()[:devices])
+    return this, plan.plan(this, [Recipe("", name, method, dict.fromkeys(last.terms, 1.0))])
+
+
+def run(name: str, devices: int, workdir, interruption: Interruption) -> list:
+    """(job, trained) of every stage."""
+    this, jobs = toy_plan(name, devices)
+    chosen = jax.devices()[:devices]
+    session = Session(workdir, chosen, NoLogbook(), interruption, math.inf)
+    return train.train_all(jobs, session)
+
+
+def newest(workdir, name: str) -> dict:
+    """The last checkpoint of every stage, as nested dicts."""
+    states = {}
+    for kind in TOYS[name]():
+        with Checkpoints(workdir / kind) as checkpoints:
+            states[kind] = checkpoints.newest()
+    return states
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_toy_trains_alike_on_any_number_of_devices_and_through_stops(name, tmp_path):
+    run(name, 1, tmp_path / "whole", Interruption())
+    whole = newest(tmp_path / "whole", name)
+    stops = 0
+    for _ in range(20):
+        try:
+            run(name, 1, tmp_path / "stopped", StopsOften())
+            break
+        except Stopped:
+            stops += 1
+    assert stops >= 2
+    jax.tree.map(np.testing.assert_array_equal, newest(tmp_path / "stopped", name), whole)
+
+    for devices in (2, 8):
+        run(name, devices, tmp_path / str(devices), Interruption())
+        found = newest(tmp_path / str(devices), name)
+        for kind in whole:
+            # The balance of nearly equal numbers may fall otherwise where sums are rounded.
+            jax.tree.map(close, found[kind], whole[kind])
+
+
+def close(found, expected) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_follower_lags_behind_its_leader(tmp_path):
+    run("momentum_contrast", 1, tmp_path, Interruption())
+    params = newest(tmp_path, "momentum_contrast")["student"]["params"]
+    kernels = [np.ravel(params[net]["conv"]["kernel"]) for net in ("student", "key")]
+    distance = np.abs(kernels[0] - kernels[1]).max()
+    assert 0 < distance < np.abs(kernels[0]).max()
+
+
+def test_an_order_that_is_no_permutation_is_followed():
+    _, jobs = toy_plan("rescaled", 1)
+    job = jobs[-1]
+    stage, rng = job.task.stage, np.random.default_rng(0)
+    order = stage.order(rng, job.images, 0)
+    counts = np.bincount(job.images.label[order], minlength=CLASSES)
+    assert len(order) == job.images.size and counts.max() - counts.min() <= 1
+    assert len(np.unique(order)) < job.images.size
+
+
+def test_scores_over_part_of_the_rows_are_means_over_that_part(tmp_path):
+    this, _ = toy_plan("scored_by_shots", 1)
+    ((job, trained),) = run("scored_by_shots", 2, tmp_path, Interruption())
+    session = Session(tmp_path, jax.devices()[:2], NoLogbook(), Interruption(), math.inf)
+    (found,) = train.measure(job, [trained.last], this.data.test, session)
+    assert list(found) == ["upright", "first", "turned"]
+
+    module, label = job.task.modules["student"], this.data.test.label
+    pixels = this.data.test.image.astype(np.float32) / 255
+    pixels = (pixels - np.float32(job.task.optics.mean)) / np.float32(job.task.optics.std)
+    views = np.stack([np.rot90(pixels, k, (1, 2)) for k in range(4)], 1)
+    right = np.stack(
+        [
+            np.argmax(module.apply(trained.last["student"], views[:, k]).logits, -1) == label
+            for k in range(4)
+        ],
+        1,
+    )
+    expected = right[:, 0].mean(), right[label == 0].mean(), right[:, 1:].mean()
+    np.testing.assert_allclose(list(found.values()), expected, atol=1e-6)
+    assert job.task.stage.scores is by_shots
