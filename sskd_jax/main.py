@@ -7,11 +7,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from sskd_jax.system import early
 
-from sskd_jax.system import distributed
-from sskd_jax.types import Stopped, UserError
+if __name__ == "__main__":  # before the imports that take seconds
+    early.catch_signals()
+
+from absl import app, flags, logging  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from sskd_jax.system import distributed  # noqa: E402
+from sskd_jax.system.console import complain  # noqa: E402
+from sskd_jax.types import Stopped, UserError  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to train, such as configs/cifar.py:method=kd."
@@ -19,7 +25,8 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder for checkpoints and results, from which a run that stopped goes on. Default: runs/CONFIG.",
+    "Folder for checkpoints and results, from which a run that stopped goes on. "
+    "Default: runs/CONFIG.",
 )
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, f"This is one of several processes: {distributed.HOW}."
@@ -27,20 +34,20 @@ DISTRIBUTED = flags.DEFINE_bool(
 
 
 def fail(message: str) -> NoReturn:
-    """One line for a user's mistake, and exit code 2."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    """Prints a user's mistake as one line and exits with code 2."""
+    complain(f"error: {' '.join(message.split())}")
     sys.exit(2)
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-    """absl's flags; whatever is wrong with them or with the config file is one line instead of a traceback."""
+    """Parses absl's flags; a mistake in them or in the config file ends in one line, code 2."""
     try:
         rest = flags.FLAGS(list(argv))
-        if (
-            CONFIG.value is None or "seed" not in CONFIG.value
-        ):  # one that could not be loaded says so when it is used
+        # A config file that could not be loaded raises when it is used, here by `in`.
+        if CONFIG.value is None or "seed" not in CONFIG.value:
             raise UserError(
-                "give --config=configs/quickstart.py (minutes on a CPU) or --config=configs/cifar.py"
+                "give --config=configs/quickstart.py (minutes on a CPU) or "
+                "--config=configs/cifar.py"
             )
         if len(rest) > 1:
             raise UserError(f"{rest[1]!r} is not a flag: write --config.KEY=VALUE")
@@ -50,21 +57,20 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def reason(error: BaseException) -> str:
-    """The user's mistake behind an error, which config_flags wraps in errors of its own."""
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    for link in reversed(chain):
-        if isinstance(link, UserError):
-            return str(link)
-        if isinstance(link, OSError):  # of a config file; the path is in the last line
-            return str(link).splitlines()[-1]
-        for frame in traceback.extract_tb(link.__traceback__):
+    """The user's mistake in words; config_flags wraps it in errors of its own."""
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    for cause in reversed(causes):
+        if isinstance(cause, UserError):
+            return str(cause)
+        if isinstance(cause, OSError):  # of a config file, whose path is in the last line
+            return str(cause).splitlines()[-1]
+        for frame in traceback.extract_tb(cause.__traceback__):
             if frame.name == "get_config":
-                return f"{frame.filename}, line {frame.lineno}: {type(link).__name__}: {link}"
-    while error.args and isinstance(
-        error.args[0], BaseException
-    ):  # ml_collections puts one error into another
+                return f"{frame.filename}, line {frame.lineno}: {type(cause).__name__}: {cause}"
+    # ml_collections hands the first error to the second as an argument.
+    while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     return f"unknown config key {error.args[0]}" if isinstance(error, KeyError) else str(error)
 
@@ -72,10 +78,11 @@ def reason(error: BaseException) -> str:
 def default_workdir() -> str:
     """runs/cifar,method=kd for --config=configs/cifar.py:method=kd."""
     file, _, arguments = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    return str(pathlib.Path("runs") / ",".join(filter(None, [pathlib.Path(file).stem, arguments])))
+    return str(pathlib.Path("runs", ",".join(filter(None, [pathlib.Path(file).stem, arguments]))))
 
 
 def main(argv: Sequence[str], work: Callable[..., object] | None = None) -> None:
+    """Runs `work`, by default `train.run`, on the config and the workdir that the flags give."""
     logging.set_verbosity(logging.FATAL)  # libraries log errors that they also raise
     try:
         with distributed.membership() if DISTRIBUTED.value else contextlib.nullcontext():
@@ -85,7 +92,7 @@ def main(argv: Sequence[str], work: Callable[..., object] | None = None) -> None
     except (UserError, OSError) as error:
         fail(str(error))
     except Stopped as stop:
-        print("stopped:", stop, file=sys.stderr)
+        complain(f"stopped: {stop}")
         sys.exit(distributed.GO_ON)
 
 

@@ -1,1 +1,1 @@
-"""Images in memory (`sources`) or as they are needed (`stream`), preparing them, and their views on the device."""
+"""Datasets: prepared once, then read whole (`sources`) or image by image (`stream`)."""

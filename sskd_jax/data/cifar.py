@@ -1,9 +1,11 @@
-"""CIFAR: the official files, or what tfds prepared of them, with a decoded copy beside it.
+"""CIFAR-10 and CIFAR-100 in memory, from the official files or from what tfds prepared of them.
 
-The images come in the order of the official files (which tfds keeps in their `id`), whatever order and shards they are
-stored in: an index means the same image everywhere, so a seed gives the same batches on every machine.
+The images come in the order of the official files, which tfds keeps in their `id`, in whatever
+order and shards they are stored. So an index means the same image everywhere, and a seed gives the
+same batches on every machine.
 """
 
+import operator
 import os
 import pathlib
 import socket
@@ -18,8 +20,16 @@ from etils import epath
 from tqdm import tqdm
 
 from sskd_jax.data import official
-from sskd_jax.data.kept import kept
-from sskd_jax.data.prepared import damaged, first_line, home, is_prepared, open_builder, root
+from sskd_jax.data.cached import cached
+from sskd_jax.data.prepared import (
+    alone,
+    damaged,
+    first_line,
+    home,
+    is_prepared,
+    open_builder,
+    root,
+)
 from sskd_jax.system.paths import CACHE, is_remote
 from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import UserError
@@ -27,38 +37,65 @@ from sskd_jax.types import UserError
 SPLITS = ("train", "test")
 ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"  # the host that tfds downloads from
 
+Arrays = dict[str, np.ndarray]
 
-def read(name: str, data_dir: str | None) -> dict[str, np.ndarray]:
-    """{train,test}_image uint8[N, 32, 32, 3] and {train,test}_label int32[N] (CIFAR-100: the fine label).
 
-    Official files in the folder of datasets are read as they are. What tfds prepared is decoded from PNG the first
-    time, which takes half a minute; then it comes from the copy.
+def read(name: str, data_dir: str | None) -> Arrays:
+    """Both splits of a CIFAR dataset.
+
+    Official files in the folder of datasets are read as they are. What tfds prepared is decoded
+    from PNG the first time, which takes half a minute, and afterwards comes from a decoded copy.
+
+    Args:
+      name: cifar10 or cifar100.
+      data_dir: the folder of datasets; None: that of tfds.
+
+    Returns:
+      train_image and test_image, uint8[N, 32, 32, 3]; train_label and test_label, int32[N], for
+      CIFAR-100 the fine labels.
+
+    Raises:
+      UserError: the dataset is damaged, or absent and can't be downloaded.
     """
     if source := official.find(name, root(data_dir)):
-        splits, _ = official.read(name, source)
-        return {f"{split}_image": splits[split].image for split in SPLITS} | {
-            f"{split}_label": np.asarray(splits[split].labels["label"], np.int32)
-            for split in SPLITS
-        }
+        return _read_official(name, source)
     builder = open_builder(name, data_dir)
     if not is_prepared(builder, SPLITS):
         _download(builder)
     folder = epath.Path(builder.data_dir)
-    beside = CACHE / builder.name if is_remote(folder) else pathlib.Path(folder).parent
-    return kept(
-        beside / f".{folder.name}.decoded.npz",
-        _fingerprint(folder),
-        lambda: _decode(builder, "train") | _decode(builder, "test"),
-    )
+    parent = CACHE / builder.name if is_remote(folder) else pathlib.Path(folder).parent
+
+    def decode() -> Arrays:
+        return _decode(builder, "train") | _decode(builder, "test")
+
+    return cached(parent / f".{folder.name}.decoded.npz", _fingerprint(folder), decode)
+
+
+def _read_official(name: str, source: epath.Path) -> Arrays:
+    """The arrays of `read` out of the official folder or archive."""
+    splits, _ = official.read(name, source)
+    arrays = {}
+    for split in SPLITS:
+        arrays[f"{split}_image"] = splits[split].image
+        arrays[f"{split}_label"] = np.asarray(splits[split].labels["label"], np.int32)
+    return arrays
 
 
 def _download(builder: Any) -> None:
-    """Lets tfds download and prepare the dataset; looks for a network first, as tfds would retry for minutes."""
+    """Has tfds download and prepare a dataset, unless its host is out of reach.
+
+    Raises:
+      UserError: it can't be downloaded, or another process does so.
+    """
+    # tfds itself would retry for minutes where there is no network.
     reason = None if _reachable() else "no network"
     if reason is None:
         try:
             import_tensorflow()
-            builder.download_and_prepare(file_format="array_record")
+            with alone(builder):
+                builder.download_and_prepare(file_format="array_record")
+        except UserError:
+            raise
         except Exception as error:  # network, proxy, disk and checksum errors of four libraries
             reason = first_line(error)
     if reason:
@@ -69,49 +106,50 @@ def _download(builder: Any) -> None:
 
 
 def _reachable(timeout: float = 3.0) -> bool:
-    """Whether a connection to the dataset's host opens in time, or to the proxy in front of it."""
-    answer: list[bool] = []
+    """Whether CIFAR's host, or the proxy in front of it, answers within `timeout` seconds."""
+    connected = threading.Event()
 
     def connect() -> None:
         try:
             url = urllib.parse.urlsplit(urllib.request.getproxies().get("https", ORIGIN))
             socket.create_connection((url.hostname, url.port or 443), timeout).close()
-            answer.append(True)
+            connected.set()
         except (OSError, ValueError):  # ValueError: the proxy's address makes no sense
             pass
 
-    thread = threading.Thread(
-        target=connect, daemon=True
-    )  # a thread: a lookup of the name knows no timeout
+    # In a thread, because looking up the host's name has no time-out of its own.
+    thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(timeout)
-    return bool(answer)
+    return connected.is_set()
 
 
-def _decode(builder: Any, split: str) -> dict[str, np.ndarray]:
-    """The image and label arrays of a prepared split, sorted by the `id` that tells the official order."""
+def _decode(builder: Any, split: str) -> Arrays:
+    """Image and label arrays of a prepared split, in the official order.
+
+    Raises:
+      UserError: the dataset is damaged.
+    """
     count = builder.info.splits[split].num_examples
+    title = f"decoding {builder.name} {split}"
+    examples = []
     try:
-        records = tqdm(
-            _records(builder, split),
-            f"decoding {builder.name} {split}",
-            count,
-            leave=False,
-            disable=None,
-        )
-        rows = sorted(
-            ((row["id"], row["image"], row["label"]) for row in records), key=lambda row: row[0]
-        )
+        for record in tqdm(_records(builder, split), title, count, leave=False, disable=None):
+            examples.append((record["id"], record["image"], record["label"]))
     except Exception as error:  # of array_record, protobuf, PIL or TensorFlow
         raise damaged(builder, first_line(error)) from error
-    if len({row[0] for row in rows}) != count:
-        raise damaged(builder, f"{len(rows)} of {count} {split} images")
-    _, image, label = zip(*rows, strict=True)
+    if len({name for name, _, _ in examples}) != count:
+        raise damaged(builder, f"{len(examples)} of {count} {split} images")
+    examples.sort(key=operator.itemgetter(0))
+    _, image, label = zip(*examples, strict=True)
     return {f"{split}_image": np.stack(image), f"{split}_label": np.asarray(label, np.int32)}
 
 
 def _records(builder: Any, split: str) -> Iterable[dict[str, Any]]:
-    """Examples as numpy; only a dataset in another format than array_record takes TensorFlow to read."""
+    """A prepared split's examples as numpy arrays by feature.
+
+    TensorFlow is needed only for a dataset in another format than array_record.
+    """
     if builder.info.file_format.value == "array_record":
         return builder.as_data_source(split)
     import tensorflow_datasets as tfds
@@ -121,11 +159,10 @@ def _records(builder: Any, split: str) -> Iterable[dict[str, Any]]:
 
 
 def _fingerprint(folder: epath.Path) -> str:
-    """Changes when the dataset is prepared anew: names, sizes and times of its files."""
-    stats = [(path, path.stat()) for path in sorted(folder.iterdir())]
-    return repr(
-        [
-            (path.name, stat.length, stat.mtime if is_remote(path) else os.stat(path).st_mtime_ns)
-            for path, stat in stats
-        ]
-    )
+    """Names, sizes and times of a dataset's files, which change when it is prepared anew."""
+    files = []
+    for path in sorted(folder.iterdir()):
+        stat = path.stat()
+        time = stat.mtime if is_remote(path) else os.stat(path).st_mtime_ns
+        files.append((path.name, stat.length, time))
+    return repr(files)

@@ -1,114 +1,171 @@
-"""Folders of class folders, as they are used with PyTorch: SOURCE/train/CLASS/IMAGE and SOURCE/val/CLASS/IMAGE.
+"""Image files in folders of classes, as PyTorch's users have them, and their examples for tfds.
 
-Or SOURCE/CLASS/IMAGE alone, of which a share is held out.
+They are SOURCE/train/CLASS/IMAGE and SOURCE/val/CLASS/IMAGE, or SOURCE/CLASS/IMAGE alone, of which
+a share is held out.
 """
 
 import io
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from sskd_jax.data.image_file import Unreadable, jpeg
 from sskd_jax.types import UserError
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 HELD_OUT = ("val", "validation", "test")  # what the folder beside train may be called
-JPEG = b"\xff\xd8"
-QUALITY = 95  # of images that were no JPEG
+
+Files = list[pathlib.Path]
 
 
 class Folder(NamedTuple):
-    """Image files by split ("train", "validation"), sorted by class and name, and the names of the classes."""
+    """The image files of a dataset.
 
-    files: dict[str, list[pathlib.Path]]
+    Attributes:
+      files: by split, "train" and "validation", sorted by class and name.
+      classes: their names; a label is a place in this list.
+    """
+
+    files: dict[str, Files]
     classes: list[str]
 
 
 def read(source: pathlib.Path, share: float, known: Sequence[str] | None = None) -> Folder:
-    """What a folder holds.
+    """Lists the image files below a folder.
 
     Args:
       source: with train/ and val/, or with class folders alone.
-      share: of every class that is held out where there is no val/.
+      share: of every class, in (0, 1), that is held out where there is no val/.
       known: the classes where the dataset's names are given; None: those of the training images.
+
+    Raises:
+      UserError: the folder lacks a part, or has a class that is none of the known ones.
     """
     if not source.is_dir():
         raise UserError(
-            f"--source={source} is no folder: give one with train/CLASS/IMAGE and val/CLASS/IMAGE"
+            f"--source={shown(source)} is no folder: give one with train/CLASS/IMAGE and "
+            "val/CLASS/IMAGE"
         )
     if (source / "train").is_dir():
-        other = next((source / name for name in HELD_OUT if (source / name).is_dir()), None)
-        if other is None:
-            raise UserError(
-                f"{source} has train/, but no val/: add it, or give {source / 'train'}, of which a part is "
-                "held out"
-            )
-        files = {"train": images(source / "train"), "validation": images(other)}
+        files = {"train": images(source / "train"), "validation": images(held_out_folder(source))}
     else:
-        files = divided(images(source), share)
+        files = hold_out(images(source), share)
     classes = list(known or dict.fromkeys(path.parent.name for path in files["train"]))
-    for folder in {path.parent for paths in files.values() for path in paths}:
+    folders = sorted({path.parent for paths in files.values() for path in paths})
+    for folder in folders:
+        check_name(folder)
+    for folder in folders:
         if folder.name not in classes:
             raise UserError(
-                f"{folder} is none of the {len(classes)} classes ({', '.join(classes[:3])}, ...): rename "
-                "or remove it"
+                f"{shown(folder)} is none of the {len(classes)} classes "
+                f"({', '.join(classes[:3])}, ...): rename or remove it"
             )
     return Folder(files, classes)
 
 
-def images(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The image files in the class folders of `folder`."""
+def check_name(folder: pathlib.Path) -> None:
+    """Raises a `UserError` about a class whose name tfds can't keep in a file with a line each."""
+    text = os.fsencode(folder.name).decode(errors="replace")
+    if text != folder.name or [text.strip()] != text.splitlines():
+        raise UserError(
+            f"{shown(folder)}, a class, is not named in UTF-8, in one line and without spaces "
+            "around: rename it"
+        )
+
+
+def held_out_folder(source: pathlib.Path) -> pathlib.Path:
+    """The folder beside train/ under any of its usual names."""
+    for name in HELD_OUT:
+        if (source / name).is_dir():
+            return source / name
+    raise UserError(
+        f"{shown(source)} has train/, but no val/: add it, or give {shown(source / 'train')}, of "
+        "which a part is held out"
+    )
+
+
+def images(folder: pathlib.Path) -> Files:
+    """The image files FOLDER/CLASS/IMAGE, sorted; a `UserError` where there are none."""
     found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise UserError(
-            f"{folder} has no CLASS/IMAGE: images ({', '.join(SUFFIXES)}) must lie in a folder per class"
+            f"{shown(folder)} has no CLASS/IMAGE: images ({', '.join(SUFFIXES)}) must lie in a "
+            "folder per class"
         )
     return found
 
 
-def divided(files: list[pathlib.Path], share: float) -> dict[str, list[pathlib.Path]]:
-    """A random share of every class, one image at least, as "validation"."""
-    random, parts = np.random.RandomState(0), {"train": [], "validation": []}
-    for name, group in itertools.groupby(files, lambda path: path.parent):
-        member = list(group)
-        count = max(1, round(share * len(member)))
-        if count >= len(member):
-            raise UserError(f"{name} has {len(member)} images: too few to hold {share} of them out")
-        held = set(random.permutation(len(member))[:count])
-        for i, path in enumerate(member):
-            parts["validation" if i in held else "train"].append(path)
+def hold_out(files: Files, share: float) -> dict[str, Files]:
+    """Image files as "train" and "validation", which is a random share of every class.
+
+    At least one image of a class is held out and one stays, or else it is a `UserError`.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"--held_out={share}: give a number above 0 and below 1, such as 0.1")
+    random = np.random.RandomState(0)
+    parts = {"train": [], "validation": []}
+    for folder, group in itertools.groupby(files, class_folder):
+        members = list(group)
+        count = max(1, round(share * len(members)))
+        if count >= len(members):
+            raise UserError(
+                f"{shown(folder)} has {len(members)} images: too few to hold {share} of them out"
+            )
+        held_out = set(random.permutation(len(members))[:count])
+        for i, path in enumerate(members):
+            parts["validation" if i in held_out else "train"].append(path)
     return parts
 
 
-def rows(split: str, files: Sequence[pathlib.Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Keys and examples as tfds's builders yield them. What is no image is named and left out."""
+def class_folder(path: pathlib.Path) -> pathlib.Path:
+    return path.parent
+
+
+def examples(split: str, files: Sequence[pathlib.Path]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yields (key, example) of every image file, as tfds's builders do.
+
+    A file that is no image, or damaged, is named on stderr and left out.
+
+    Raises:
+      UserError: all of them are.
+    """
+    kept = 0
     for path in tqdm(files, f"writing {split}", unit=" images", disable=None):
-        key = f"{path.parent.name}/{path.name}"
         try:
-            content = jpeg(path)
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:  # of PIL's readers
-            reason = getattr(error, "strerror", None) or "no image that can be read"
-            tqdm.write(f"damaged  {path} is left out ({reason})", file=sys.stderr)
+            content = readable(path)
+        except Unreadable as error:
+            tqdm.write(f"damaged  {shown(path)} is left out ({error})", file=sys.stderr)
             continue
-        yield key, {"image": io.BytesIO(content), "label": path.parent.name, "file_name": path.name}
+        kept += 1
+        label, name = path.parent.name, os.fsencode(path.name)
+        key = os.fsencode(f"{label}/") + name  # as bytes, since it may be no UTF-8
+        text = name.decode(errors="backslashreplace")
+        yield key, {"image": io.BytesIO(content), "label": label, "file_name": text}
+    if not kept:
+        raise UserError(
+            f"none of the {len(files)} images of {split}, such as {shown(files[0])}, can be read: "
+            "give sound ones"
+        )
 
 
-def jpeg(path: pathlib.Path) -> bytes:
-    """A file's content if it is a JPEG; other images become one."""
-    content = path.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:  # reads the header
-        if content.startswith(JPEG):
-            return content
-        out = io.BytesIO()
-        image.convert("RGB").save(out, "JPEG", quality=QUALITY, subsampling=0)
-    return out.getvalue()
+def readable(path: pathlib.Path) -> bytes:
+    """What `jpeg` returns of a file; all that it may raise becomes `Unreadable`."""
+    try:
+        return jpeg(path)
+    except Unreadable:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or "no image that can be read"
+        raise Unreadable(reason) from error
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    r"""A path as text of one line: a byte that is no UTF-8 and a line break become \xff and \n."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,7 +1,9 @@
-"""JPEG bytes to uint8 images of one size, as TensorFlow graphs: decoding and cropping are one operation.
+"""JPEG files to uint8 images of one size, as TensorFlow graphs that decode no more than the crop.
 
-The distribution of training crops is that of PyTorch's ImageNet example (torchvision's RandomResizedCrop), and the
-evaluation crop is its Resize and CenterCrop.
+The distribution of training crops is that of PyTorch's ImageNet example, torchvision's
+RandomResizedCrop; the evaluation crop is its Resize and CenterCrop. `scale` is the least and the
+largest share of an image's area that a random crop covers, `ratio` the least and the largest width
+over height of the crop.
 """
 
 import math
@@ -21,14 +23,13 @@ FIELDS = {
 
 
 def labels(records: Sequence[bytes]) -> np.ndarray:
-    """i32[N] of serialized examples."""
-    return (
-        tf.io.parse_example(records, {"label": FIELDS["label"]})["label"].numpy().astype(np.int32)
-    )
+    """Labels i32[N] of N serialized examples."""
+    fields = tf.io.parse_example(records, {"label": FIELDS["label"]})
+    return fields["label"].numpy().astype(np.int32)
 
 
 def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """(JPEG, label i32, file name) of a serialized example."""
+    """(JPEG file, label i32[], file name) of a serialized example."""
     fields = tf.io.parse_single_example(record, FIELDS)
     return fields["image"], tf.cast(fields["label"], tf.int32), fields["file_name"]
 
@@ -36,67 +37,67 @@ def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 def or_black(
     decode: Callable[..., tf.Tensor], shape: Sequence[int]
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """A function of a JPEG and a seed that returns (what `decode` does, True), or (black, False) where that fails.
+    """A decoder of damaged files, too: (JPEG file, seed) -> (image, whether it is sound).
 
-    A graph has no try: what fails is left out of a dataset of one image, and then the black one is its first.
+    Args:
+      decode: (JPEG file, seed) -> image, which fails where the file is damaged.
+      shape: [H, W, C] of the black image that stands for a damaged one.
     """
 
-    def decode_or_not(content: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        found = (
-            tf.data.Dataset.from_tensors(content)
-            .map(lambda content: (decode(content, seed), True))
-            .ignore_errors()
-        )
-        black = tf.data.Dataset.from_tensors((tf.zeros(shape, tf.uint8), False))
-        return found.concatenate(black).take(1).get_single_element()
+    def decode_one(content: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def decode_sound(content: tf.Tensor) -> tuple[tf.Tensor, bool]:
+            return decode(content, seed), True
 
-    return decode_or_not
+        # A graph has no try, but a dataset can leave out what fails. Of the decoded image and a
+        # black one the first is taken, which is the black one where decoding fails.
+        decoded = tf.data.Dataset.from_tensors(content).map(decode_sound).ignore_errors()
+        black = tf.data.Dataset.from_tensors((tf.zeros(shape, tf.uint8), False))
+        return decoded.concatenate(black).take(1).get_single_element()
+
+    return decode_one
 
 
 def random_box(
     height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor, scale: Range, ratio: Range
 ) -> tf.Tensor:
-    """(top, left, height, width) f32[4], whole numbers, of the first of ten random crops that fits the image.
+    """The box of a random crop: (top, left, height, width) f32[4], whole numbers of pixels.
 
-    Where none does, it is the largest in the middle whose shape `ratio` allows.
+    It is the first of ten that fits the image. Where none does, it is the largest in the middle
+    whose shape `ratio` allows. As torchvision's RandomResizedCrop.get_params.
+
+    Args:
+      height: of the image, f32[]; width likewise.
+      seed: i64[2].
     """
+    # Of every try: area, shape, top and left, as shares of what they may be.
     draw = tf.random.stateless_uniform([4, TRIES], seed)
-    low, high = (math.log(bound) for bound in ratio)
-    area, shape = height * width * between(*scale, draw[0]), tf.exp(between(low, high, draw[1]))
+    area = height * width * interpolate(*scale, draw[0])
+    shape = tf.exp(interpolate(math.log(ratio[0]), math.log(ratio[1]), draw[1]))
     widths, heights = tf.round(tf.sqrt(area * shape)), tf.round(tf.sqrt(area / shape))
     fits = (widths >= 1) & (heights >= 1) & (widths <= width) & (heights <= height)
-    first = tf.argmax(fits)
-    top = tf.floor(draw[2] * (height - heights + 1))
-    left = tf.floor(draw[3] * (width - widths + 1))
-    return tf.where(
-        tf.reduce_any(fits),
-        tf.stack([top, left, heights, widths])[:, first],
-        middle_box(height, width, ratio),
-    )
+    tops = tf.floor(draw[2] * (height - heights + 1))
+    lefts = tf.floor(draw[3] * (width - widths + 1))
+    first = tf.stack([tops, lefts, heights, widths])[:, tf.argmax(fits)]
+    return tf.where(tf.reduce_any(fits), first, middle_box(height, width, ratio))
 
 
-def between(low: float, high: float, share: tf.Tensor) -> tf.Tensor:
+def interpolate(low: float, high: float, share: tf.Tensor) -> tf.Tensor:
     return low + (high - low) * share
 
 
 def middle_box(height: tf.Tensor, width: tf.Tensor, ratio: Range) -> tf.Tensor:
-    """The largest box in the middle whose width over height is within `ratio`."""
+    """(top, left, height, width) f32[4] of the largest box in the middle that `ratio` allows."""
     box_width = tf.minimum(width, tf.round(height * ratio[1]))
     box_height = tf.minimum(height, tf.round(width / ratio[0]))
-    return tf.stack(
-        [
-            tf.floor((height - box_height) / 2),
-            tf.floor((width - box_width) / 2),
-            box_height,
-            box_width,
-        ]
-    )
+    top = tf.floor((height - box_height) / 2)
+    left = tf.floor((width - box_width) / 2)
+    return tf.stack([top, left, box_height, box_width])
 
 
 def decode_random(
     content: tf.Tensor, seed: tf.Tensor, *, size: int, scale: Range, ratio: Range
 ) -> tf.Tensor:
-    """A random crop uint8[size, size, 3] of a JPEG, which the two numbers of `seed` decide."""
+    """A random crop of a JPEG file, uint8[size, size, 3], decided by seed i64[2]."""
     height, width = dimensions(content)
     box = random_box(height, width, seed, scale, ratio)
     image = decode(content, box, tf.minimum(box[2], box[3]) / size)
@@ -106,20 +107,28 @@ def decode_random(
 def decode_centre(
     content: tf.Tensor, seed: tf.Tensor | None, *, size: int, resize: int
 ) -> tf.Tensor:
-    """The centre uint8[size, size, 3] of a JPEG whose shorter side is brought to `resize` pixels.
+    """The centre of a JPEG file, uint8[size, size, 3].
 
-    No `seed` matters. Resizing weighs all pixels that a new one covers, as PIL does; of a huge image, fewer.
+    Resizing weighs all pixels that a new one covers, as PIL does; of a huge image, fewer.
+
+    Args:
+      content: the file.
+      seed: of no effect; it stands here as in `decode_random`.
+      size: of the result, in pixels.
+      resize: the pixels of the shorter side before the centre is cut out.
     """
     height, width = dimensions(content)
     shorter = tf.minimum(height, width)
-    image = decode(content, tf.stack([0.0, 0.0, height, width]), shorter / resize / 2, exact=True)
-    sides = tf.cast(tf.shape(image)[:2], tf.float32)
-    target = tf.floor(tf.stack([height, width]) * resize / shorter)
-    corner = tf.round((target - size) / 2)
+    whole = tf.stack([0.0, 0.0, height, width])
+    # Shrunk while it is decoded, but not below twice the size that it is resized to.
+    image = decode(content, whole, shorter / resize / 2, exact=True)
+    decoded_sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    resized_sides = tf.floor(tf.stack([height, width]) * resize / shorter)
+    corner = tf.round((resized_sides - size) / 2)  # of the centre in the resized image
     image = tf.raw_ops.ScaleAndTranslate(
         images=image[None],
         size=[size] * 2,
-        scale=target / sides,
+        scale=resized_sides / decoded_sides,
         translation=-corner,
         kernel_type="triangle",
         antialias=True,
@@ -128,28 +137,38 @@ def decode_centre(
 
 
 def dimensions(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width, f32."""
+    """Height and width f32[] of a JPEG file, in pixels."""
     shape = tf.cast(tf.io.extract_jpeg_shape(content), tf.float32)
     return shape[0], shape[1]
 
 
 def decode(content: tf.Tensor, box: tf.Tensor, spare: tf.Tensor, exact: bool = False) -> tf.Tensor:
-    """The box of a JPEG as uint8[H, W, 3], shrunk by the largest of `SCALES` that is not above `spare`.
+    """A box of a JPEG file as uint8[H, W, 3], shrunk while it is decoded.
 
-    If not `exact`, colours are off by a grey level or two, in less time.
+    Args:
+      content: the file.
+      box: (top, left, height, width) f32[4], in pixels of the whole image.
+      spare: f32[], by how much it may be shrunk; the largest of `SCALES` that is not above it is
+        taken, or 1.
+      exact: if not, colours are off by a grey level or two, in less time.
     """
-    branch = tf.searchsorted(tf.constant(SCALES[1:], tf.float32), spare[None], side="right")[0]
-    return tf.switch_case(
-        branch,
-        [
-            lambda scale=scale: tf.io.decode_and_crop_jpeg(
+
+    def branch(scale: int) -> Callable[[], tf.Tensor]:
+        def decode_at_scale() -> tf.Tensor:
+            # (top, left, height, width) of the box in the shrunk image; it keeps one pixel.
+            window = tf.maximum(tf.floor(box / scale), [0, 0, 1, 1])
+            return tf.io.decode_and_crop_jpeg(
                 content,
-                tf.cast(tf.maximum(tf.floor(box / scale), [0, 0, 1, 1]), tf.int32),
+                tf.cast(window, tf.int32),
                 channels=3,
                 ratio=scale,
                 fancy_upscaling=exact,
                 dct_method="INTEGER_ACCURATE" if exact else "INTEGER_FAST",
             )
-            for scale in SCALES
-        ],
-    )
+
+        return decode_at_scale
+
+    # The number of scales above 1 that are not above `spare`.
+    larger = tf.constant(SCALES[1:], tf.float32)
+    index = tf.searchsorted(larger, spare[None], side="right")[0]
+    return tf.switch_case(index, [branch(scale) for scale in SCALES])

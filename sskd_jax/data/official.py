@@ -1,4 +1,8 @@
-"""Reads the official Python files of CIFAR, from their folder or archive, without running what a pickle asks for."""
+"""The official Python files of CIFAR, read from their folder or archive; no code in them is run.
+
+Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, and
+https://www.cs.toronto.edu/~kriz/cifar.html, which describes the files.
+"""
 
 import pathlib
 import tarfile
@@ -15,7 +19,15 @@ from sskd_jax.types import UserError
 
 
 class Layout(NamedTuple):
-    """What an official archive holds; labels are (field of the pickle, number of classes) by tfds's feature name."""
+    """What an official archive holds.
+
+    Attributes:
+      archive: its name.
+      folder: the folder in it.
+      files: names of the files by split.
+      meta: the file with the names of the classes.
+      labels: (field of the pickle, number of classes) by tfds's feature name.
+    """
 
     archive: str
     folder: str
@@ -50,7 +62,7 @@ LAYOUTS = {
 
 
 class _Stored:
-    """Stands for numpy's array and dtype in a pickle: keeps what the pickle says of them and does nothing."""
+    """Stands for numpy's array and dtype in a pickle: keeps what it is given and does nothing."""
 
     def __init__(self, *args: Any):
         self.args, self.state = args, None
@@ -58,6 +70,8 @@ class _Stored:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
+
+LARGEST = 2**30  # bytes that an archive may unpack to; the official ones have 190 MB
 
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _Stored,
@@ -67,53 +81,61 @@ ALLOWED = {
 
 
 def find(name: str, parent: epath.Path) -> epath.Path | None:
-    """The official folder in a folder, or else the archive."""
+    """The official folder of a dataset in the folder `parent`, or else the archive, or None."""
     candidates = (parent / LAYOUTS[name].folder, parent / LAYOUTS[name].archive)
     return next((path for path in candidates if path.exists()), None)
 
 
 def read(name: str, source: epath.Path) -> tuple[dict[str, Examples], dict[str, list[str]]]:
-    """The splits by name and the class names by tfds's feature name.
+    """Splits by name, and class names by tfds's feature name.
 
     Args:
       name: cifar10 or cifar100.
       source: the official folder, the folder around it, or the .tar.gz.
+
+    Raises:
+      UserError: a file is missing, damaged, or not the official one.
     """
     layout = LAYOUTS[name]
     content = _content(source, layout)
-    splits = {
-        split: _join([_examples(content[file], f"{source}: {file}", layout) for file in files])
-        for split, files in layout.files.items()
-    }
+    splits = {}
+    for split, files in layout.files.items():
+        parts = [_examples(content[file], f"{source}: {file}", layout) for file in files]
+        splits[split] = _concatenate(parts)
     return splits, _class_names(content[layout.meta], f"{source}: {layout.meta}", layout)
 
 
 def _content(source: epath.Path, layout: Layout) -> dict[str, dict[bytes, Any]]:
     """The dictionary in each official file, by the file's name."""
     wanted = [*layout.files["train"], *layout.files["test"], layout.meta]
+    found = {}
     try:
-        found = {
-            name: safe_pickle.load(file, ALLOWED, encoding="bytes")
-            for name, file in _files(source, layout.folder)
-            if name in wanted
-        }
+        for name, file in _files(source, layout.folder):
+            if name in wanted:
+                found[name] = safe_pickle.load(file, ALLOWED, encoding="bytes")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{source} cannot be read ({first_line(error)}): fetch it again") from error
     for name in wanted:
         if not isinstance(found.get(name), dict):
             raise UserError(
-                f"{source} lacks the official file {name}: give the folder {layout.folder} or its .tar.gz"
+                f"{source} lacks the official file {name}: give the folder {layout.folder} or its "
+                ".tar.gz"
             )
     return found
 
 
 def _files(source: epath.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
-    """Names of the files in the official folder, and the files, open."""
+    """Yields (name, open file) of every file in the official folder or archive."""
+    if safe_pickle.is_endless(source):
+        raise UserError(
+            f"{source} is a pipe or a device: give the official folder {folder} or its .tar.gz"
+        )
     if source.is_file():
         yield from _members(source, folder)
     elif source.is_dir():
-        for path in (source / folder if (source / folder).is_dir() else source).iterdir():
-            if path.is_file():
+        inner = source / folder
+        for path in (inner if inner.is_dir() else source).iterdir():
+            if path.is_file() and not safe_pickle.is_endless(path):
                 with path.open("rb") as file:
                     yield path.name, file
     else:
@@ -123,26 +145,32 @@ def _files(source: epath.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
 
 
 def _members(archive: epath.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
-    """The same out of an archive, in one pass and in memory: nothing is unpacked to the disk."""
+    """Yields (name, open file) out of an archive in one pass; nothing is unpacked to the disk."""
     with archive.open("rb") as file, tarfile.open(fileobj=file) as members:
         for member in members:
+            if member.offset_data + member.size > LARGEST:
+                raise UserError(
+                    f"{archive} unpacks to more than {LARGEST >> 20} MiB, so it is not the "
+                    "official one: fetch it again"
+                )
             path = pathlib.PurePosixPath(member.name)
             if member.isfile() and path.parent.name == folder:
                 yield path.name, members.extractfile(member)
 
 
 def _examples(content: Mapping[bytes, Any], where: str, layout: Layout) -> Examples:
-    """The examples of one file; their pixels are stored as channel, row, column."""
+    """The checked examples of one file."""
     pixels = _pixels(content.get(b"data"), where)
-    labels = {
-        feature: _labels(content.get(field), len(pixels), classes, f"{where}: {field.decode()}")
-        for feature, (field, classes) in layout.labels.items()
-    }
+    labels = {}
+    for feature, (field, classes) in layout.labels.items():
+        field_name = f"{where}: {field.decode()}"
+        labels[feature] = _labels(content.get(field), len(pixels), classes, field_name)
+    # An image is stored as channel, row, column.
     return Examples(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels)
 
 
 def _pixels(stored: Any, where: str) -> np.ndarray:
-    """uint8[N, 3072] from what numpy pickled: (version, shape, dtype, column by column, bytes)."""
+    """The array uint8[N, 3072] that numpy pickled as (version, shape, dtype, by column, bytes)."""
     try:
         _, shape, dtype, by_column, content = stored.state
         if dtype.args[0] == b"u1" and shape[0] > 0 and shape[1:] == (3072,):
@@ -153,7 +181,7 @@ def _pixels(stored: Any, where: str) -> np.ndarray:
 
 
 def _labels(value: Any, count: int, classes: int, where: str) -> list[int]:
-    """The labels, if they are `count` whole numbers below `classes`."""
+    """The value, if it is a list of `count` whole numbers in [0, classes)."""
     if not isinstance(value, list) or len(value) != count:
         raise UserError(
             f"{where} is not a list of {count} labels, one per image: not the official file"
@@ -163,30 +191,26 @@ def _labels(value: Any, count: int, classes: int, where: str) -> list[int]:
     return value
 
 
-def _join(parts: list[Examples]) -> Examples:
-    """The examples of several files in a row."""
-    labels = {
-        key: [label for part in parts for label in part.labels[key]] for key in parts[0].labels
-    }
+def _concatenate(parts: list[Examples]) -> Examples:
+    """The examples of several files, one after another."""
+    labels = {}
+    for feature in parts[0].labels:
+        labels[feature] = [label for part in parts for label in part.labels[feature]]
     return Examples(np.concatenate([part.image for part in parts]), labels)
 
 
 def _class_names(meta: Mapping[bytes, Any], where: str, layout: Layout) -> dict[str, list[str]]:
-    """The names of the classes by feature; the field of `fine_labels` is called `fine_label_names`."""
-    names = {
-        feature: meta.get(field[:-1] + b"_names") for feature, (field, _) in layout.labels.items()
-    }
-    for feature, (_, classes) in layout.labels.items():
-        value = names[feature]
-        if (
-            not isinstance(value, list)
-            or len(value) != classes
-            or not all(isinstance(x, bytes) for x in value)
-        ):
+    """Names of the classes by tfds's feature name."""
+    names = {}
+    for feature, (field, classes) in layout.labels.items():
+        value = meta.get(field[:-1] + b"_names")  # fine_label_names for fine_labels
+        if not isinstance(value, list) or len(value) != classes or not _all_bytes(value):
             raise UserError(
                 f"{where} does not name {classes} classes for {feature}: not the official file"
             )
-    return {
-        feature: [name.decode(errors="replace") for name in value]
-        for feature, value in names.items()
-    }
+        names[feature] = [name.decode(errors="replace") for name in value]
+    return names
+
+
+def _all_bytes(values: list[Any]) -> bool:
+    return all(isinstance(value, bytes) for value in values)

@@ -4,8 +4,9 @@
   python -m sskd_jax.data.prepare imagefolder --source=FOLDER --name=flowers --data_dir=DIR
   python -m sskd_jax.data.prepare imagefolder --source=ILSVRC2012 --name=imagenet2012 --data_dir=DIR
 
-A dataset that tfds's catalogue has becomes what tfds itself prepares where it can download. FOLDER holds
-train/CLASS/IMAGE and val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes are named n01440764 and so on.
+A dataset that tfds's catalogue has becomes what tfds itself prepares where it can download.
+FOLDER holds train/CLASS/IMAGE and val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes are
+named n01440764 and so on.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import re
 import shlex
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,97 +23,122 @@ from absl import logging
 from tqdm import tqdm
 
 from sskd_jax.data import cifar, imagefolder, official, prepared
+from sskd_jax.system.distributed import GO_ON
+from sskd_jax.system.interruption import Interruption
 from sskd_jax.system.quiet import import_tensorflow, quiet
-from sskd_jax.types import UserError
+from sskd_jax.types import Stopped, UserError
 
-Rows = Iterable[tuple[Any, dict[str, Any]]]  # keys and examples, as tfds's builders yield them
+Examples = Iterable[tuple[Any, dict[str, Any]]]  # (key, example), as tfds's builders yield them
 FORMATS = ("array_record", "tfrecord")
 
 
 def prepare_cifar(name: str, source: pathlib.Path, data_dir: str | None) -> str:
-    """Writes the dataset called `name` unless it is there; returns the line that tells the user what to do next."""
+    """Writes cifar10 or cifar100 from the official files, unless it is there already.
+
+    Returns:
+      The line that tells the user what was written, and what to type next.
+
+    Raises:
+      UserError: the official files are damaged, or the dataset can't be written.
+    """
     builder = prepared.open_builder(name, data_dir)
     config = "configs/cifar.py" if name == "cifar100" else f"configs/cifar.py:dataset={name}"
     if prepared.is_prepared(builder, cifar.SPLITS):
-        return there(builder, config)
+        return already_there(builder, config)
     splits, class_names = official.read(name, source)
     with quiet():
         import_tensorflow()
         for feature, names in class_names.items():
             builder.info.features[feature].names = names
-        write(builder, {split: official_rows(split, splits[split]) for split in splits})
-    return wrote(builder, config)
+        write(builder, {split: official_examples(split, splits[split]) for split in splits})
+    return written(builder, config)
 
 
 def prepare_folder(
     name: str, source: pathlib.Path, data_dir: str | None, share: float, file_format: str
 ) -> str:
-    """The same for a folder of images."""
+    """Writes a dataset from a folder of images, unless it is there already.
+
+    Args:
+      name: of the dataset.
+      source: the folder.
+      data_dir: the folder of datasets; None: that of tfds.
+      share: of every class that is held out where the folder has no val/.
+      file_format: one of `FORMATS`.
+
+    Returns:
+      The line that tells the user what was written, and what to type next.
+
+    Raises:
+      UserError: the name or the folder is of another form, or the dataset can't be written.
+    """
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise UserError(f"--name={name}: give small letters, digits and _, such as flowers")
     config = f"configs/imagenet.py:dataset={name}".removesuffix(":dataset=imagenet2012")
-    builder = catalogued(name, data_dir)
+    builder = known_builder(name, data_dir)
     if builder and prepared.is_prepared(builder, ("train", "validation")):
-        return there(builder, config)
-    folder = imagefolder.read(source, share, builder and builder.info.features["label"].names)
-    with quiet():
+        return already_there(builder, config)
+    known_classes = builder and builder.info.features["label"].names
+    folder = imagefolder.read(source, share, known_classes)
+    with quiet(), warnings.catch_warnings(action="ignore"):  # PIL's, about odd files
         import_tensorflow()
-        builder = builder or own_builder(name, data_dir, folder.classes)
-        write(
-            builder,
-            {split: imagefolder.rows(split, files) for split, files in folder.files.items()},
-            file_format,
-        )
-    return wrote(builder, config)
+        builder = builder or new_builder(name, data_dir, folder.classes)
+        splits = {split: imagefolder.examples(split, folder.files[split]) for split in folder.files}
+        write(builder, splits, file_format)
+    return written(builder, config)
 
 
-def catalogued(name: str, data_dir: str | None) -> Any | None:
-    """tfds's builder of a dataset with images and labels, if its catalogue or the folder has it."""
+def known_builder(name: str, data_dir: str | None) -> Any | None:
+    """tfds's builder of a dataset that its catalogue or the folder of datasets has, or None.
+
+    Raises:
+      UserError: the dataset has other features than image, label and file_name.
+    """
     try:
         builder = prepared.open_builder(name, data_dir)
     except prepared.Unknown:
         return None
     if {"image", "label", "file_name"} != set(builder.info.features):
-        raise UserError(
-            f"tfds has a dataset {name} with {', '.join(builder.info.features)}: give another --name"
-        )
+        features = ", ".join(builder.info.features)
+        raise UserError(f"tfds has a dataset {name} with {features}: give another --name")
     return builder
 
 
-def own_builder(name: str, data_dir: str | None, classes: Sequence[str]) -> Any:
+def new_builder(name: str, data_dir: str | None, classes: Sequence[str]) -> Any:
+    """A tfds builder of a dataset of its own: JPEG images, each with a class and a file name."""
     import tensorflow_datasets as tfds
 
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(names=classes),
-            "file_name": tfds.features.Text(),
-        }
-    )
+    features = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "label": tfds.features.ClassLabel(names=classes),
+        "file_name": tfds.features.Text(),
+    }
     return tfds.dataset_builders.AdhocBuilder(
         name=name,
         version="1.0.0",
-        features=features,
+        features=tfds.features.FeaturesDict(features),
         split_datasets={},
         data_dir=prepared.root(data_dir),
         disable_shuffling=True,
     )
 
 
-def write(builder: Any, rows: Mapping[str, Rows], file_format: str = FORMATS[0]) -> None:
-    """Has a builder write our rows, by split, in place of what it would download.
+def write(builder: Any, splits: Mapping[str, Examples], file_format: str = FORMATS[0]) -> None:
+    """Has a tfds builder write the examples of `splits` in place of what it would download.
 
-    So name, version and features are the builder's; tfds writes to a folder aside and renames it.
+    Name, version and features are the builder's. tfds writes to a folder aside and renames it.
+
+    Raises:
+      UserError: the disk refuses it, or another process does the same.
     """
     import tensorflow_datasets as tfds
 
-    tfds.disable_progress_bar()  # its bars come by the shard; ours counts images
-    builder._split_generators = lambda dl_manager: rows
+    tfds.disable_progress_bar()  # its bars count shards; ours count images
+    builder._split_generators = lambda dl_manager: splits
     try:
-        with (
-            tempfile.TemporaryDirectory() as aside
-        ):  # else tfds leaves an empty folder for downloads
-            builder.download_and_prepare(file_format=file_format, download_dir=aside)
+        # Without a folder for downloads, tfds leaves an empty one behind.
+        with tempfile.TemporaryDirectory() as downloads, prepared.alone(builder):
+            builder.download_and_prepare(file_format=file_format, download_dir=downloads)
     except (OSError, RuntimeError) as error:  # RuntimeError: array_record's, where the disk is full
         reason = prepared.first_line(error)
         raise UserError(
@@ -119,26 +146,28 @@ def write(builder: Any, rows: Mapping[str, Rows], file_format: str = FORMATS[0])
         ) from error
 
 
-def official_rows(split: str, examples: official.Examples) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Keys and examples as the catalogue's builder yields them; `id` keeps the official order."""
-    for index, image in enumerate(
-        tqdm(examples.image, f"writing {split}", unit=" images", disable=None)
-    ):
+def official_examples(
+    split: str, examples: official.Examples
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (key, example) as tfds's CIFAR builders do; `id` keeps the official order."""
+    images = tqdm(examples.image, f"writing {split}", unit=" images", disable=None)
+    for index, image in enumerate(images):
         labels = {feature: values[index] for feature, values in examples.labels.items()}
         yield index, {"id": f"{split}_{index:05d}", "image": image, **labels}
 
 
-def there(builder: Any, config: str) -> str:
+def already_there(builder: Any, config: str) -> str:
+    name, folder = builder.name, builder.data_dir
+    return f"{name} is there already, in {folder}; {how_to_train(builder, config)}"
+
+
+def written(builder: Any, config: str) -> str:
+    splits = builder.info.splits
+    counts = " and ".join(f"{split.num_examples} {name}" for name, split in splits.items())
     return (
-        f"{builder.name} is there already, in {builder.data_dir}; {how_to_train(builder, config)}"
+        f"wrote {builder.name}, {counts} images, to {builder.data_dir}; "
+        f"{how_to_train(builder, config)}"
     )
-
-
-def wrote(builder: Any, config: str) -> str:
-    counts = " and ".join(
-        f"{split.num_examples} {name}" for name, split in builder.info.splits.items()
-    )
-    return f"wrote {builder.name}, {counts} images, to {builder.data_dir}; {how_to_train(builder, config)}"
 
 
 def how_to_train(builder: Any, config: str) -> str:
@@ -149,7 +178,34 @@ def how_to_train(builder: Any, config: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 2 after a mistake, whose one line is on stderr."""
+    """Prepares what the command line asks for.
+
+    Returns:
+      The exit code: 0, or with a line on stderr 2 after a mistake, and 75 after a signal.
+    """
+    args = argument_parser().parse_args(argv)
+    source = pathlib.Path(args.source).expanduser()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with Interruption() as interruption:
+            if args.kind in official.LAYOUTS:
+                line = prepare_cifar(args.kind, source, args.data_dir)
+            else:
+                line = prepare_folder(
+                    args.name, source, args.data_dir, args.held_out, args.file_format
+                )
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Stopped:
+        text = f"{interruption.reason}: nothing was written; the same command begins anew"
+        print(f"stopped: {text}", file=sys.stderr)
+        return GO_ON
+    print(line)
+    return 0
+
+
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sskd_jax.data.prepare",
         description=__doc__,
@@ -175,18 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=FORMATS[0],
         help="of a folder's dataset; tfrecord where it will lie in a bucket",
     )
-    args = parser.parse_args(argv)
-    source = pathlib.Path(args.source).expanduser()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        if args.kind in official.LAYOUTS:
-            print(prepare_cifar(args.kind, source, args.data_dir))
-        else:
-            print(prepare_folder(args.name, source, args.data_dir, args.held_out, args.file_format))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

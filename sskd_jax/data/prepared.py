@@ -1,32 +1,39 @@
-"""Datasets as tfds prepared them, on a disk or in a bucket: found, and looked over before anything is read."""
+"""Datasets as tfds prepared them, on a disk or in a bucket: found and checked, not read."""
 
+import contextlib
+import fcntl
 import os
+import pathlib
 import shlex
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
-from sskd_jax.system.paths import locate
+from sskd_jax.system.paths import is_remote, locate
 from sskd_jax.types import UserError
 
+NOTE = ".preparing"  # where the folder aside is noted that a dataset is written to
 OFFICIAL_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
 class Unknown(UserError):
-    """Neither the catalogue nor the folder has a dataset of this name."""
+    """Neither tfds's catalogue nor the folder of datasets has a dataset of this name."""
 
 
 def root(data_dir: str | None) -> epath.Path:
-    """The folder of tfds datasets."""
+    """The folder of tfds datasets: `data_dir`, or else TFDS_DATA_DIR, or else tfds's default."""
     return locate(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def open_builder(name: str, data_dir: str | None) -> Any:
-    """The tfds builder of `name`, by the catalogue or as it was prepared; reads no images, needs no TensorFlow.
+    """The tfds builder of a dataset, from the catalogue or as it was prepared.
+
+    It reads no images and needs no TensorFlow.
 
     Raises:
-      Unknown: there is none.
+      Unknown: there is no such dataset.
       UserError: what was prepared can't be understood.
     """
     import tensorflow_datasets as tfds
@@ -39,14 +46,18 @@ def open_builder(name: str, data_dir: str | None) -> Any:
             f"there is no dataset {name} in {folder}, nor in tfds's catalogue: prepare it with "
             f"{command(name, folder)}"
         ) from error
-    except Exception as error:  # what stands in dataset_info.json and features.json decides which
+    except Exception as error:  # any, as dataset_info.json and features.json may hold anything
         raise UserError(
             f"{folder / name} is damaged ({first_line(error)}): delete it and prepare it again"
         ) from error
 
 
 def is_prepared(builder: Any, splits: Sequence[str]) -> bool:
-    """Whether the dataset is there, all of it; a `UserError` where it is there only in part."""
+    """Whether a builder's dataset is on the disk, with all files and all of `splits`.
+
+    Raises:
+      UserError: a part of it is missing.
+    """
     folder = epath.Path(builder.data_dir)
     if not folder.exists():
         return False
@@ -60,8 +71,51 @@ def is_prepared(builder: Any, splits: Sequence[str]) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def alone(builder: Any) -> Iterator[None]:
+    """A context in which no other process of ours writes a builder's dataset.
+
+    tfds writes to a folder aside, which stays where the process is killed. Here it is noted, and
+    the next start that writes the dataset deletes it. A bucket has no locks; there nothing is done.
+
+    Raises:
+      UserError: another process writes the dataset.
+    """
+    parent, generators = pathlib.Path(builder.data_dir).parent, builder._split_generators
+    if is_remote(builder.data_dir):
+        yield
+        return
+    parent.mkdir(parents=True, exist_ok=True)
+    with open(parent / NOTE, "a+") as note:
+        try:
+            fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process writes {builder.name} to {home(builder)}: wait for it"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        note.seek(0)
+        left = pathlib.Path(note.read())
+        if left.name.startswith("incomplete."):
+            shutil.rmtree(parent / left.name, ignore_errors=True)
+
+        def noted_generators(*args: Any, **kwargs: Any) -> Any:
+            note.truncate(0)
+            note.write(str(builder.data_dir))  # the folder aside, by now
+            note.flush()
+            return generators(*args, **kwargs)
+
+        builder._split_generators = noted_generators
+        try:
+            yield
+        finally:
+            builder._split_generators = generators
+            (parent / NOTE).unlink(missing_ok=True)
+
+
 def damaged(builder: Any, reason: str) -> UserError:
-    """What to say of a dataset that was written in part, cut short or damaged later."""
+    """The error to raise about a prepared dataset that is cut short, lacks a part or is damaged."""
     return UserError(
         f"{builder.data_dir} is not whole ({reason}): delete it, then type: "
         f"{command(builder.name, home(builder))}"
@@ -69,17 +123,17 @@ def damaged(builder: Any, reason: str) -> UserError:
 
 
 def home(builder: Any) -> str:
-    """The folder of tfds datasets that a builder's lies in."""
+    """DIR for a builder whose dataset is DIR/NAME/VERSION."""
     return str(builder.data_dir).rsplit(f"/{builder.name}/", 1)[0]
 
 
 def command(name: str, data_dir: Any) -> str:
-    """What to type to prepare a dataset from files that are there."""
+    """The command line that prepares a dataset from files which the user has."""
     source = OFFICIAL_FOLDER.get(name)
     what = f"{name} --source={source}" if source else f"imagefolder --name={name} --source=FOLDER"
     return f"python -m sskd_jax.data.prepare {what} --data_dir={shlex.quote(str(data_dir))}"
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what a library has to say."""
+    """The first line of an exception's text, or its type where it has none."""
     return (str(error).splitlines() or [""])[0].rstrip(":") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Random access to the serialized examples of a prepared dataset, whichever of tfds's two formats it is stored in."""
+"""Random access to the serialized examples of a prepared dataset, in either format of tfds."""
 
 import pathlib
 import zlib
@@ -10,58 +10,65 @@ import fsspec
 import numpy as np
 from tqdm import tqdm
 
-from sskd_jax.data.kept import kept
+from sskd_jax.data.cached import cached
 from sskd_jax.data.prepared import damaged, first_line
 from sskd_jax.system.paths import CACHE
 from sskd_jax.types import UserError
 
-HEADER, FOOTER = (
-    12,
-    4,
-)  # bytes around a record of TFRecord: its length and that number's checksum; its own checksum
+# A record in a TFRecord file: its length, 8 bytes, and a checksum of that, 4; the bytes of the
+# example; a checksum of those, 4.
+HEADER = 12
+FOOTER = 4
 THREADS = 32  # that wait for a disk or a bucket
 
 
 class Records(Protocol):
-    """The serialized examples of a split, by their place in its files."""
+    """Serialized examples of a split, by their place in its files."""
 
-    def __getitems__(self, rows: Sequence[int]) -> Sequence[bytes]: ...
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, index: Sequence[int]) -> Sequence[bytes]: ...
 
 
 class TFRecords:
-    """Records of TFRecord files, by an index of where each begins, which is made once and kept.
+    """Random access to TFRecord files, which have no index of their own.
 
-    fsspec reads the very bytes of each, all of a call at once, from a disk as from a bucket.
+    Where each record begins is found once and cached. fsspec reads just the bytes of the records
+    that are asked for, all of a call at once, from a disk as from a bucket.
     """
 
     def __init__(
         self, fs: fsspec.AbstractFileSystem, paths: Sequence[str], key: str, description: str
     ):
         self.fs, self.paths = fs, paths
-        spans = kept(kept_file("index", paths), key, lambda: self.find(description))
+        spans = cached(cache_file("index", paths), key, lambda: self.find(description))
         self.shard, self.start, self.stop = spans["shard"], spans["start"], spans["stop"]
 
     def find(self, description: str) -> dict[str, np.ndarray]:
-        """Of every record the number of its file, and where it starts and stops."""
+        """The index of all records: shard i32[N], the number of the file; start, stop i64[N]."""
+        count = len(self.paths)
         with ThreadPoolExecutor(THREADS) as pool:
             found = pool.map(self.spans, self.paths)
-            spans = list(
-                tqdm(found, description, len(self.paths), unit=" files", leave=False, disable=None)
-            )
+            shown = tqdm(found, description, count, unit=" files", leave=False, disable=None)
+            spans = list(shown)
+        lengths = [len(span) for span in spans]
+        joined = np.concatenate(spans)
         return {
-            "shard": np.repeat(
-                np.arange(len(spans), dtype=np.int32), [len(span) for span in spans]
-            ),
-            "start": np.concatenate(spans)[:, 0],
-            "stop": np.concatenate(spans)[:, 1],
+            "shard": np.repeat(np.arange(count, dtype=np.int32), lengths),
+            "start": joined[:, 0],
+            "stop": joined[:, 1],
         }
 
     def spans(self, path: str) -> np.ndarray:
-        """[N, 2], start and stop of the records of one file."""
+        """(start, stop) of the examples of one file, i64[N, 2] in bytes.
+
+        A record that the end of the file cuts short is left out.
+        """
         found, at, size = [], 0, self.fs.size(path)
         with self.fs.open(path, "rb") as file:
             while len(header := file.read(HEADER)) == HEADER:
-                start, stop = at + HEADER, at + HEADER + int.from_bytes(header[:8], "little")
+                start = at + HEADER
+                stop = start + int.from_bytes(header[:8], "little")
                 at = stop + FOOTER
                 if at > size:
                     break
@@ -72,31 +79,28 @@ class TFRecords:
     def __len__(self) -> int:
         return len(self.shard)
 
-    def __getitems__(self, rows: Sequence[int]) -> list[bytes]:
-        paths = [self.paths[number] for number in self.shard[rows]]
-        return self.fs.cat_ranges(
-            paths, self.start[rows].tolist(), self.stop[rows].tolist(), on_error="raise"
-        )
+    def __getitems__(self, index: Sequence[int]) -> list[bytes]:
+        paths = [self.paths[number] for number in self.shard[index]]
+        starts, stops = self.start[index].tolist(), self.stop[index].tolist()
+        return self.fs.cat_ranges(paths, starts, stops, on_error="raise")
 
 
-def kept_file(what: str, paths: Sequence[str]) -> pathlib.Path:
-    """Where something about these files is kept on this machine."""
+def cache_file(what: str, paths: Sequence[str]) -> pathlib.Path:
+    """Where this machine caches something about files, by the CRC-32 of their paths."""
     return CACHE / f"{what}-{zlib.crc32(repr(list(paths)).encode()):08x}.npz"
 
 
 def open_records(builder: Any, split: str) -> tuple[Records, str]:
-    """Those of a prepared split, and a key that changes with its files.
+    """The records of a prepared split, and a key that changes with its files.
 
     Raises:
-      UserError: they can't be read, or are fewer than there should be.
+      UserError: the files can't be read, or hold fewer examples than they should.
     """
     info = builder.info.splits[split]
+    paths = [str(path) for path in info.filepaths]
+    form, description = builder.info.file_format.value, f"indexing {builder.name} {split}"
     try:
-        records, key = open_files(
-            [str(path) for path in info.filepaths],
-            builder.info.file_format.value,
-            f"indexing {builder.name} {split}",
-        )
+        records, key = open_files(paths, form, description)
     except ImportError as error:  # what fsspec needs for a bucket
         raise UserError(f"{builder.data_dir} can't be read: {first_line(error)}") from error
     except (OSError, ValueError, RuntimeError) as error:
@@ -107,6 +111,16 @@ def open_records(builder: Any, split: str) -> tuple[Records, str]:
 
 
 def open_files(paths: Sequence[str], form: str, description: str) -> tuple[Records, str]:
+    """The records of files, and a key that changes with them.
+
+    Args:
+      paths: of the files, on a disk or in a bucket.
+      form: of all of them, "array_record" or "tfrecord".
+      description: what a progress bar says while they are indexed.
+
+    Raises:
+      UserError: records of this form can't be read one by one where the files lie.
+    """
     fs = fsspec.core.url_to_fs(paths[0])[0]
     paths = [fs._strip_protocol(path) for path in paths]
     key = repr([(path, fs.ukey(path)) for path in paths])
@@ -114,8 +128,8 @@ def open_files(paths: Sequence[str], form: str, description: str) -> tuple[Recor
         return TFRecords(fs, paths, key, description), key
     if form != "array_record" or "file" not in fs.protocol:
         raise UserError(
-            f"{paths[0]} is of the format {form}, which can't be read image by image there: prepare the "
-            "dataset with --file_format=tfrecord"
+            f"{paths[0]} is of the format {form}, which can't be read image by image there: "
+            "prepare the dataset with --file_format=tfrecord"
         )
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 

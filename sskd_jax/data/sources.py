@@ -1,4 +1,4 @@
-"""Datasets by name, checked, and stratified parts of them."""
+"""Datasets by name, checked, and parts of them that keep the shares of the classes."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -31,22 +31,31 @@ class Split(NamedTuple):
         return Split(self.image[chosen], self.label[chosen])
 
     def resident(self, labelled: bool = True) -> dict[str, np.ndarray]:
-        """What lies on the device while a stage is trained."""
+        """The arrays that lie on the device while a stage is trained: all images and labels."""
         return self._asdict()
 
     def epoch(self, order: np.ndarray, place: np.ndarray, seed: int, start: int) -> Feed:
-        """Dispatches of any number of the steps in `order` i32[devices, steps, n], which all use what is resident."""
-        return lambda start, stop: iter([(order, start, stop)])
+        """A feed of single dispatches, which gather their images from the resident ones.
+
+        Args:
+          order: i32[devices, steps, n], the images of the steps.
+          place: of no effect, like seed and start: nothing is cropped on the host.
+        """
+
+        def feed(first: int, last: int) -> Iterator[tuple[np.ndarray, int, int]]:
+            yield order, first, last
+
+        return feed
 
     def in_order(
         self, index: np.ndarray, mask: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All batches of `index` and `mask` [devices, batches, n] at once."""
+        """Yields `index` and `mask` [devices, batches, n] as they are, all batches at once."""
         yield index, mask
 
 
 class Dataset(NamedTuple):
-    """What is trained on, what is tested on, and the number of classes of both."""
+    """Training images, test images, and the number of classes of both."""
 
     train: Split | Stream
     test: Split | Stream
@@ -54,9 +63,16 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
-    """The dataset called `name`, from `data_dir` or else from where tfds keeps its datasets.
+    """A dataset by name, checked.
 
-    With `streaming`, the keywords of `stream.load`, its images are decoded while they are needed.
+    Args:
+      name: one of `LOADERS`; with `streaming`, any dataset that `stream.load` reads.
+      data_dir: the folder of datasets; None: that of tfds.
+      **streaming: the keywords of `stream.load`. If there are any, images are decoded while they
+        are needed.
+
+    Raises:
+      UserError: the dataset is unknown, absent, damaged, or of another kind.
     """
     if streaming:
         return Dataset(*stream.load(name, data_dir, **streaming))
@@ -70,48 +86,63 @@ def subset(split: Split | Stream, fraction: float, seed: int) -> Split | Stream:
     """A random `fraction` of every class, one image at least, in the order of `split`.
 
     With the same seed a smaller fraction is part of a larger one.
+
+    Raises:
+      UserError: the fraction is outside (0, 1].
     """
     if not 0 < fraction <= 1:
         raise UserError(
-            f"the fraction of the training images to keep is {fraction}: give one in (0, 1], 1 keeps all"
+            f"the fraction of the training images to keep is {fraction}: give one in (0, 1], 1 "
+            "keeps all"
         )
-    return split if fraction == 1 else split.take(_draw(split.label, fraction, seed))
+    return split if fraction == 1 else split.take(_stratified(split.label, fraction, seed))
 
 
 def subset_size(split: Split | Stream, fraction: float) -> int:
-    """The number of images that `subset` keeps."""
+    """The number of images in `subset(split, fraction, seed)`, whatever the seed."""
     if fraction == 1:
         return split.size
-    return sum(_share(fraction, count) for count in np.unique(split.label, return_counts=True)[1])
+    _, counts = np.unique(split.label, return_counts=True)
+    return sum(_share(fraction, count) for count in counts)
 
 
 def hold_out(
     split: Split | Stream, fraction: float, seed: int
 ) -> tuple[Split | Stream, Split | Stream]:
-    """Splits (train, validation), where validation is a random `fraction` of every class, one image at least."""
+    """(training images, validation images), the latter a random `fraction` of every class.
+
+    At least one image of every class is held out.
+
+    Raises:
+      UserError: the fraction is outside (0, 1), or leaves nothing of a class to train on.
+    """
     if not 0 < fraction < 1:
         raise UserError(
-            f"the fraction of the training images to hold out is {fraction}: give one between 0 and 1"
+            f"the fraction of the training images to hold out is {fraction}: give one between 0 "
+            "and 1"
         )
-    held = _draw(split.label, fraction, seed)
-    if len(np.unique(split.label[~held])) < len(np.unique(split.label)):
+    held_out = _stratified(split.label, fraction, seed)
+    if len(np.unique(split.label[~held_out])) < len(np.unique(split.label)):
         raise UserError(
-            f"holding out {fraction} of the training images leaves a class without any: hold out fewer"
+            f"holding out {fraction} of the training images leaves a class without any: hold out "
+            "fewer"
         )
-    return split.take(~held), split.take(held)
+    return split.take(~held_out), split.take(held_out)
 
 
 def check(where: str, split: Split, num_classes: int) -> None:
-    """Refuses what would train without a complaint and mean nothing."""
+    """Refuses arrays that would train without a complaint and mean nothing.
+
+    Raises:
+      UserError: images are not square uint8[N, H, H, 3], labels are not int32[N] in
+        [0, num_classes), or there are none; the text begins with `where`.
+    """
     image, label = split
-    if (
-        image.dtype != np.uint8
-        or image.ndim != 4
-        or image.shape[1] != image.shape[2]
-        or image.shape[3] != 3
-    ):
+    square_rgb = image.ndim == 4 and image.shape[1] == image.shape[2] and image.shape[3] == 3
+    if image.dtype != np.uint8 or not square_rgb:
         raise UserError(
-            f"{where}: images are {image.dtype}{list(image.shape)} in place of square uint8[N, H, H, 3]"
+            f"{where}: images are {image.dtype}{list(image.shape)} in place of square "
+            "uint8[N, H, H, 3]"
         )
     if label.dtype != np.int32 or label.shape != image.shape[:1]:
         raise UserError(
@@ -125,12 +156,13 @@ def check(where: str, split: Split, num_classes: int) -> None:
         )
 
 
-def _draw(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """bool[N]: `fraction` of every class, one at least. RandomState, because its stream is the same in every numpy."""
-    random, chosen = np.random.RandomState(seed), np.zeros(len(label), bool)
+def _stratified(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """bool[N], true for a random `fraction` of every class, one image at least."""
+    random = np.random.RandomState(seed)  # its stream is the same in every version of numpy
+    chosen = np.zeros(len(label), bool)
     for value in np.unique(label):
-        member = random.permutation(np.flatnonzero(label == value))
-        chosen[member[: _share(fraction, len(member))]] = True
+        members = random.permutation(np.flatnonzero(label == value))
+        chosen[members[: _share(fraction, len(members))]] = True
     return chosen
 
 
@@ -139,23 +171,26 @@ def _share(fraction: float, count: int) -> int:
 
 
 def _cifar(name: str, num_classes: int, data_dir: str | None) -> Dataset:
-    """CIFAR as tfds prepared it, in the order of the official files."""
+    """CIFAR-10 or CIFAR-100, in the order of the official files."""
     arrays = cifar.read(name, data_dir)
     train, test = (Split(arrays[f"{part}_image"], arrays[f"{part}_label"]) for part in cifar.SPLITS)
     return Dataset(train, test, num_classes)
 
 
 def _digits(data_dir: str | None) -> Dataset:
-    """scikit-learn's 1797 digits of 8x8 pixels, which need no folder; a quarter of every class is the test split."""
+    """scikit-learn's 1797 digits, uint8[N, 8, 8, 3] in grey; a quarter of every class is for tests.
+
+    They come with scikit-learn, from no folder.
+    """
     from sklearn import datasets, model_selection
 
     digits = datasets.load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
     image, label = np.repeat(grey[..., None], 3, axis=3), digits.target.astype(np.int32)
-    parts = model_selection.train_test_split(
+    train_image, test_image, train_label, test_label = model_selection.train_test_split(
         image, label, test_size=0.25, stratify=label, random_state=0
     )
-    return Dataset(Split(parts[0], parts[2]), Split(parts[1], parts[3]), num_classes=10)
+    return Dataset(Split(train_image, train_label), Split(test_image, test_label), num_classes=10)
 
 
 LOADERS: dict[str, Callable[[str | None], Dataset]] = {

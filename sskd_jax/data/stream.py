@@ -1,8 +1,8 @@
-"""Splits too large for a device's memory: read, decoded and cut on the host while the device trains.
+"""Splits too large for a device's memory: read, decoded and cropped on the host while it trains.
 
-An image is found by its place in the dataset, so the order is the caller's, whatever number of processes reads its own
-part of it; a crop is drawn from a seed and the image's place in the epoch. So a run that goes on, or runs on other
-machines, sees the same.
+An image is found by its place in the dataset, so the order is the caller's, whatever number of
+processes reads its own part of it. A crop is drawn from a seed and the image's place in the epoch.
+So a run that goes on, or goes on elsewhere, sees the same pixels.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from sskd_jax.data import prepared
-from sskd_jax.data.kept import kept
-from sskd_jax.data.records import Records, kept_file, open_records
+from sskd_jax.data.cached import cached
+from sskd_jax.data.records import Records, cache_file, open_records
 from sskd_jax.system.console import console
 from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import Streamed, UserError, choose
@@ -25,17 +25,19 @@ from sskd_jax.types import Streamed, UserError, choose
 READ_AT_ONCE = 64  # records
 READERS = 8
 AHEAD = 4  # batches that wait for the device
+LABELS_AT_ONCE = 256  # records that are parsed for their labels
 
-# (start, stop) -> dispatches (rows, first step, last step + 1) that together are these steps of an epoch
+# (first, last) -> dispatches that together are the steps first to last - 1 of an epoch. A dispatch
+# is (examples, i, j): it runs the steps i to j - 1 of those that `examples` holds.
 Feed = Callable[[int, int], Iterator[tuple[Any, int, int]]]
 
 
 class Framing(NamedTuple):
-    """How an image is cut to `size` pixels square.
+    """How an image is cut to a square.
 
     Attributes:
-      size: of the result.
-      resize: to how many pixels the shorter side of an evaluation image is brought before its centre is cut out.
+      size: of the result, in pixels.
+      resize: the pixels of an evaluation image's shorter side before its centre is cut out.
       scale: least and largest share of a training image's area that its crop covers.
       ratio: least and largest width over height of a crop.
     """
@@ -52,12 +54,12 @@ class Stream:
 
     Attributes:
       records: of the whole split.
-      row: i64[N], which of them, in order.
-      num_classes: that its labels tell apart.
+      row: i64[N], places in `records` of the images, in order.
+      num_classes: how many classes the labels tell apart.
       framing: how images are cut.
-      where: what to call it.
+      where: what error messages call the split.
       key: changes with the files.
-      damaged: names of images that could not be decoded; grows as they are met.
+      damaged: names of the images that could not be decoded so far.
     """
 
     records: Records
@@ -74,165 +76,232 @@ class Stream:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """[H, W, C] of an image."""
         return self.framing.size, self.framing.size, 3
 
     @functools.cached_property
     def label(self) -> np.ndarray:
-        """i32[N]. Takes reading the whole split once, so few ask for it; kept for the next time."""
-        return kept(kept_file("labels", [self.key]), self.key, self.read_labels)["label"][self.row]
+        """i32[N]; the whole split is read for it the first time, and the labels are cached."""
+        labels = cached(cache_file("labels", [self.key]), self.key, self.read_labels)["label"]
+        return labels[self.row]
 
     def read_labels(self) -> dict[str, np.ndarray]:
+        """{"label": i32[M]} of the whole split."""
         import_tensorflow()
         from sskd_jax.data import jpeg
 
-        rows = np.arange(len(self.records))
-        parts = np.split(rows, rows[256::256])
-        shown = tqdm(parts, f"labels of {self.where}", unit=" x 256", leave=False, disable=None)
-        return {
-            "label": np.concatenate(
-                [jpeg.labels(self.records.__getitems__(part)) for part in shown]
-            )
-        }
+        index = np.arange(len(self.records))
+        parts = np.split(index, index[LABELS_AT_ONCE::LABELS_AT_ONCE])
+        unit = f" x {LABELS_AT_ONCE}"
+        shown = tqdm(parts, f"labels of {self.where}", unit=unit, leave=False, disable=None)
+        labels = [jpeg.labels(self.records.__getitems__(part)) for part in shown]
+        return {"label": np.concatenate(labels)}
 
     def take(self, chosen: np.ndarray) -> "Stream":
         """The images where bool[N] says so."""
         return dataclasses.replace(self, row=self.row[chosen])
 
     def resident(self, labelled: bool = False) -> dict[str, np.ndarray]:
-        """What lies on the device while a stage is trained: no images, and labels only where they are asked for."""
+        """The arrays that lie on the device while a stage is trained.
+
+        They have no images, and labels only if `labelled`.
+        """
         label = self.label if labelled else np.zeros(0, np.int32)
         return {"image": np.zeros((0, *self.shape), np.uint8), "label": label}
 
     def epoch(self, order: np.ndarray, place: np.ndarray, seed: int, start: int) -> Feed:
-        """Dispatches of one step, `start` of the epoch being the first, which bring their images along.
+        """A feed of dispatches of one step each, which bring their images along.
 
         Args:
           order: i32[devices, steps, n], images of this process's devices.
-          place: of each in the epoch: with `seed` it decides the crop.
+          place: of the same shape, of each image in the epoch: with `seed` it decides the crop.
           seed: of the epoch.
+          start: the step that the first dispatch is.
         """
-        steps = self.batches(order[:, start:], seed, place[:, start:])
-        return lambda start, stop: ((rows, 0, 1) for rows in itertools.islice(steps, stop - start))
+        batches = self.batches(order[:, start:], seed, place[:, start:])
+
+        def feed(first: int, last: int) -> Iterator[tuple[Streamed, int, int]]:
+            for batch in itertools.islice(batches, last - first):
+                yield batch, 0, 1
+
+        return feed
 
     def in_order(
         self, index: np.ndarray, mask: np.ndarray
     ) -> Iterator[tuple[Streamed, np.ndarray]]:
-        """The batches of `index` and `mask` [devices, batches, n] one by one, their centres."""
-        for i, rows in enumerate(self.batches(index)):
-            yield rows, mask[:, i : i + 1]
+        """Yields (batch, mask [devices, 1, n]) of evaluation images, one batch after another.
+
+        Args:
+          index: i32[devices, batches, n], the images.
+          mask: bool of the same shape.
+        """
+        for i, batch in enumerate(self.batches(index)):
+            yield batch, mask[:, i : i + 1]
 
     def batches(
         self, index: np.ndarray, seed: int = 0, place: np.ndarray | None = None
     ) -> Iterator[Streamed]:
-        """[devices, 1, n] images for every batch of `index` i32[devices, batches, n].
+        """Yields batches of images, with image u8[devices, 1, n, H, W, C].
+
+        A damaged image is black and named once on the screen.
+
+        Args:
+          index: i32[devices, batches, n], the images.
+          seed: with `place` it decides the crop.
+          place: of the same shape as `index`; None: the centre is cut out.
 
         Raises:
-          UserError: the data can't be read.
+          UserError: the data can't be read, or has labels outside of the classes.
         """
         import_tensorflow()
         import tensorflow as tf
 
         devices, count, n = index.shape
-        seeds = np.stack(
-            [np.full(index.shape, seed), np.zeros(index.shape) if place is None else place], -1
-        )
-        rows, seeds = (
-            array.swapaxes(0, 1).reshape(count, devices * n, *array.shape[3:])
-            for array in (self.row[index], seeds.astype(np.int64))
-        )
+        places = np.zeros(index.shape, np.int64) if place is None else place
+        seeds = np.stack([np.full(index.shape, seed), places], axis=-1).astype(np.int64)
+        rows, seeds = whole_batches(self.row[index]), whole_batches(seeds)
+
+        def shares(array: np.ndarray) -> np.ndarray:
+            return array.reshape(devices, 1, n, *array.shape[1:])
+
+        # Tolerating damaged images costs a tenth of the rate, so reading begins without, and at
+        # the first one it begins anew behind the batches that were yielded.
         done, tolerant = 0, bool(self.damaged)
         while done < count:
+            decoded = self.decoded(rows[done:], seeds[done:], place is None, tolerant)
             try:
-                for image, label in self.decoded(
-                    rows[done:], seeds[done:], place is None, tolerant
-                ):
-                    image, label = (
-                        array.reshape(devices, 1, n, *array.shape[1:]) for array in (image, label)
-                    )
-                    yield Streamed(image, label, index[:, done : done + 1])
+                for image, label in decoded:
+                    yield Streamed(shares(image), shares(label), index[:, done : done + 1])
                     done += 1
             except tf.errors.OpError as error:
                 if tolerant:
                     raise UserError(
-                        f"{self.where} can't be read ({prepared.first_line(error)[:300]}): the checkpoints "
-                        "are kept, and the same command goes on once it can"
+                        f"{self.where} can't be read ({prepared.first_line(error)[:300]}): the "
+                        "checkpoints are kept, and the same command goes on once it can"
                     ) from error
-                tolerant = True  # which costs a tenth of the rate
+                tolerant = True
 
     def decoded(
         self, rows: np.ndarray, seeds: np.ndarray, centre: bool, tolerant: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Images and labels of the batches of `rows` i64[batches, n]. If not `tolerant`, damage is an error."""
-        data = pipeline(self, rows.ravel(), seeds.reshape(-1, 2), centre, tolerant).batch(
-            rows.shape[1]
-        )
-        for image, label, name, sound in data.prefetch(AHEAD).as_numpy_iterator():
+        """Yields image u8[n, H, W, C] and label i32[n] of every batch.
+
+        Args:
+          rows: i64[batches, n], places in `records`.
+          seeds: i64[batches, n, 2], of the crops.
+          centre: whether the centre is cut out instead.
+          tolerant: whether a damaged image is black, instead of an error.
+        """
+        images = pipeline(self, rows.ravel(), seeds.reshape(-1, 2), centre, tolerant)
+        data = images.batch(rows.shape[1]).prefetch(AHEAD)
+        for image, label, name, sound in data.as_numpy_iterator():
             self.report(name[~sound])
             self.check(label)
             yield image, label
 
     def report(self, names: Sequence[bytes]) -> None:
-        """A line about every damaged image that is met for the first time."""
-        for name in sorted({name.decode(errors="replace") for name in names} - self.damaged):
+        """Prints a line about every damaged image that is met for the first time."""
+        found = {name.decode(errors="replace") for name in names}
+        for name in sorted(found - self.damaged):
             self.damaged.add(name)
             text = (
                 f"damaged  {name} of {self.where} can't be decoded: a black image stands for it "
                 f"({len(self.damaged)} so far)"
             )
-            print(text, file=sys.stderr) if console.quiet else console.print(
-                text
-            )  # other processes have no console
+            if console.quiet:  # in all processes but the chief
+                print(text, file=sys.stderr)
+            else:
+                console.print(text)
 
     def check(self, label: np.ndarray) -> None:
-        if label.min() < 0 or label.max() >= self.num_classes:
+        """Raises a `UserError` where a label is outside of [0, num_classes)."""
+        low, high = label.min(), label.max()
+        if low < 0 or high >= self.num_classes:
             raise UserError(
-                f"{self.where} has the label {label.min() if label.min() < 0 else label.max()}, outside "
+                f"{self.where} has the label {low if low < 0 else high}, outside "
                 f"0..{self.num_classes - 1}: choose another split, or prepare it again"
             )
+
+
+def whole_batches(array: np.ndarray) -> np.ndarray:
+    """[devices, batches, n, ...] -> [batches, devices * n, ...]."""
+    devices, batches, n, *rest = array.shape
+    return array.swapaxes(0, 1).reshape(batches, devices * n, *rest)
 
 
 def pipeline(
     stream: Stream, rows: np.ndarray, seeds: np.ndarray, centre: bool, tolerant: bool
 ) -> Any:
-    """A tf.data.Dataset of (image, label, name, sound), one for each of `rows`, in that order."""
+    """A tf.data.Dataset of (image, label, name, sound), one for each of `rows`, in that order.
+
+    Args:
+      stream: where they are read.
+      rows: i64[N], places in the stream's records.
+      seeds: i64[N, 2], of the crops.
+      centre: whether the centre is cut out instead.
+      tolerant: whether a damaged image is black and not `sound`, instead of an error.
+    """
     import tensorflow as tf
 
     from sskd_jax.data import jpeg
 
-    size, resize, scale, ratio = stream.framing
-    if centre:
-        cut = functools.partial(jpeg.decode_centre, size=size, resize=resize)
-    else:
-        cut = functools.partial(jpeg.decode_random, size=size, scale=scale, ratio=ratio)
-    decode = (
-        jpeg.or_black(cut, stream.shape)
-        if tolerant
-        else lambda content, seed: (cut(content, seed), True)
-    )
+    decode = decoder(stream.framing, centre, tolerant)
 
     def read(rows: np.ndarray) -> np.ndarray:
         return np.asarray(stream.records.__getitems__(rows), object)
 
-    def records(rows: Any, seeds: Any) -> tuple[Any, ...]:
-        return rows, tf.ensure_shape(tf.numpy_function(read, [rows], tf.string), [None]), seeds
+    def with_records(rows: Any, seeds: Any) -> tuple[Any, ...]:
+        records = tf.numpy_function(read, [rows], tf.string)
+        return rows, tf.ensure_shape(records, [None]), seeds
 
-    def example(row: Any, record: Any, seed: Any) -> tuple[Any, ...]:
-        content, label, name = jpeg.parse(record)
+    def with_image(row: Any, record: Any, seed: Any) -> tuple[Any, ...]:
+        content, label, file_name = jpeg.parse(record)
         image, sound = decode(content, seed)
-        return image, label, tf.strings.join([name, " (", tf.strings.as_string(row), ")"]), sound
+        name = tf.strings.join([file_name, " (", tf.strings.as_string(row), ")"])
+        return image, label, name, sound
 
     data = tf.data.Dataset.from_tensor_slices((rows, seeds)).batch(READ_AT_ONCE)
-    data = data.map(records, READERS, deterministic=True).unbatch()
-    return data.map(example, tf.data.AUTOTUNE, deterministic=True)
+    data = data.map(with_records, READERS, deterministic=True).unbatch()
+    return data.map(with_image, tf.data.AUTOTUNE, deterministic=True)
+
+
+def decoder(framing: Framing, centre: bool, tolerant: bool) -> Callable[[Any, Any], Any]:
+    """(JPEG file, seed i64[2]) -> (image u8[H, W, C], whether it is sound), as a TensorFlow graph.
+
+    Args:
+      framing: of the image.
+      centre: whether the centre is cut out, or else a random crop.
+      tolerant: whether a damaged file becomes a black image that is not sound; else it fails.
+    """
+    from sskd_jax.data import jpeg
+
+    size, resize, scale, ratio = framing
+    if centre:
+        cut = functools.partial(jpeg.decode_centre, size=size, resize=resize)
+    else:
+        cut = functools.partial(jpeg.decode_random, size=size, scale=scale, ratio=ratio)
+    if tolerant:
+        return jpeg.or_black(cut, (size, size, 3))
+
+    def decode(content: Any, seed: Any) -> tuple[Any, bool]:
+        return cut(content, seed), True
+
+    return decode
 
 
 def load(
     name: str, data_dir: str | None, test_split: str, **framing: Any
 ) -> tuple[Stream, Stream, int]:
-    """(training images, test images, number of classes) of any dataset of tfds with JPEG images and one label.
+    """(training images, test images, number of classes) of a prepared dataset.
+
+    Args:
+      name: of any dataset of tfds with JPEG images and one label each.
+      data_dir: the folder of datasets; None: that of tfds.
+      test_split: the split to test on, such as "validation".
+      **framing: the fields of `Framing`.
 
     Raises:
-      UserError: it is not there, not whole, or of another kind.
+      UserError: the dataset is absent, not whole, or of another kind.
     """
     import_tensorflow()  # before tfds does, and as it should be
     builder = prepared.open_builder(name, data_dir)
@@ -254,12 +323,7 @@ def load(
 
 
 def open_stream(builder: Any, split: str, num_classes: int, framing: dict[str, Any]) -> Stream:
+    """All images of a prepared split."""
     records, key = open_records(builder, split)
-    return Stream(
-        records,
-        np.arange(len(records)),
-        num_classes,
-        Framing(**framing),
-        f"{builder.name}, {split}",
-        key,
-    )
+    where = f"{builder.name}, {split}"
+    return Stream(records, np.arange(len(records)), num_classes, Framing(**framing), where, key)

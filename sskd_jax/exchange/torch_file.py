@@ -1,7 +1,8 @@
-"""The files that `torch.save` writes, without PyTorch: written, and read without running anything that is in them.
+"""The files that `torch.save` writes: written and read without PyTorch, and without running code.
 
-Since PyTorch 1.6 such a file is a zip archive: a pickle, and one entry of raw numbers per storage. Before, it was a row
-of pickles with the storages behind them. In both, the pickle describes a tensor as a strided window of a storage.
+Since PyTorch 1.6 such a file is a zip archive of a pickle and of the raw numbers of every storage.
+Before, it was a sequence of pickles with the storages behind them. In both, the pickle describes a
+tensor as a strided window of a storage, which is a flat array.
 """
 
 import functools
@@ -23,11 +24,8 @@ from sskd_jax.types import UserError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # opcodes that make an empty one
-LAYOUTS = (
-    "state_dict",
-    "model",
-    "net",
-)  # keys under which training scripts put the weights; without one: bare
+MAX_AXES = 64  # of an array of numpy
+LAYOUTS = ("state_dict", "model", "net")  # keys of the weights, where they are not at the top
 DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -43,7 +41,13 @@ DTYPES = {
 
 
 class Storage(NamedTuple):
-    """A flat array in the file: its key there, the name of its type in `DTYPES`, and its length."""
+    """A flat array in a file.
+
+    Attributes:
+      key: its name in the file.
+      kind: of its numbers, one of `DTYPES`.
+      numel: how many numbers it has.
+    """
 
     key: str
     kind: str
@@ -55,7 +59,14 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A window of a storage; offset and strides count elements. Nothing of it is checked before `_array`."""
+    """A strided window of a storage as a file describes it, which `_array` checks.
+
+    Attributes:
+      storage: whose numbers these are.
+      offset: of the first one, in numbers.
+      shape: of the tensor.
+      strides: from one number to the next along each axis, in numbers.
+    """
 
     storage: Storage
     offset: int
@@ -64,7 +75,7 @@ class Tensor(NamedTuple):
 
 
 class Inert:
-    """Stands for what a training checkpoint holds beside its weights: takes anything and does nothing."""
+    """Stands for what a checkpoint holds beside its weights: takes anything and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         pass
@@ -73,23 +84,46 @@ class Inert:
         pass
 
 
-class PlainDict(dict):
-    """A dictionary without attributes; PyTorch hangs `_metadata` on its state_dicts."""
+class PlainDict(safe_pickle.Dict):
+    """A dictionary that drops attributes, such as the `_metadata` of PyTorch's state_dicts."""
+
+    __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
+def _axes(values: Any) -> tuple[int, ...]:
+    """The numbers of a shape, or of strides, as a file gives them.
+
+    Raises:
+      ValueError: they are more, larger, or of another kind than those of an array can be.
+    """
+    if not isinstance(values, (tuple, list)) or len(values) > MAX_AXES:
+        raise ValueError("a shape that no array can have")
+    return tuple(_whole(value) for value in values)
+
+
+def _whole(value: Any) -> int:
+    """The value, if it is a whole number that a file can count with."""
+    if type(value) is not int or value.bit_length() > 63:
+        raise ValueError("a number that no array can have")
+    return value
+
+
 def _rebuild_tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> Tensor:
+    """Stands for PyTorch's function, whose further arguments say nothing about the numbers."""
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
-    return Tensor(storage, offset, tuple(shape), tuple(strides))
+    return Tensor(storage, _whole(offset), _axes(shape), _axes(strides))
 
 
 def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
 
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 INERT = {
     "argparse": ("Namespace",),
     "collections": ("Counter",),
@@ -97,23 +131,11 @@ INERT = {
     "numpy": ("dtype",),
     "numpy.core.multiarray": ("scalar",),
     "numpy._core.multiarray": ("scalar",),
-    "torch": (
-        "device",
-        "bool",
-        "float64",
-        "float32",
-        "float16",
-        "bfloat16",
-        "int64",
-        "int32",
-        "int16",
-        "int8",
-        "uint8",
-    ),
+    "torch": ("device", "bool", *FLOATS, *INTEGERS),
 }
 ALLOWED = {
     ("collections", "OrderedDict"): PlainDict,
-    ("torch", "Size"): tuple,
+    ("torch", "Size"): _axes,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     **{("torch", kind): kind for kind in DTYPES},
@@ -129,14 +151,14 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
       UserError: the file is missing, damaged, asks for code to be run, or holds no named tensors.
     """
     try:
+        if safe_pickle.is_endless(path):
+            raise UserError("this is no file, but a pipe or a device: give a file")
         content = epath.Path(path).read_bytes()
         if not content:
             raise UserError("the file is empty")
         top, fetch = _read_zip(content) if content.startswith(b"PK") else _read_legacy(content)
-        return {
-            name: _array(tensor, fetch(tensor.storage))
-            for name, tensor in _named_tensors(top).items()
-        }
+        tensors = _named_tensors(top)
+        return {name: _array(tensor, fetch(tensor.storage)) for name, tensor in tensors.items()}
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
@@ -147,37 +169,41 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _read_zip(content: bytes) -> tuple[Any, Fetch]:
-    """(the pickled object, how to get at its storages) of a file of PyTorch 1.6 or later."""
+    """(pickled object, a function that fetches a storage) of a file of PyTorch 1.6 or later."""
     archive = zipfile.ZipFile(io.BytesIO(content))
+    # Otherwise each of many entries could be nearly all of the file.
+    if sum(entry.compress_size for entry in archive.infolist()) > len(content):
+        raise UserError("the entries of this zip archive overlap, which PyTorch's never do")
     names = archive.namelist()
-    root = next(
-        (name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")), None
-    )
-    if root is None:
+    pickles = [name for name in names if name.endswith("/data.pkl")]
+    if not pickles:
         raise UserError("this zip archive is no PyTorch checkpoint: it has no data.pkl")
+    root = pickles[0].removesuffix("data.pkl")  # "archive/", or the name of the file
     swapped = f"{root}byteorder" in names and _entry(archive, f"{root}byteorder") == b"big"
 
     @functools.cache
     def fetch(storage: Storage) -> bytes:
         raw = _entry(archive, f"{root}data/{storage.key}")
-        return (
-            np.frombuffer(raw, f"u{DTYPES[storage.kind].itemsize}").byteswap().tobytes()
-            if swapped
-            else raw
-        )
+        if not swapped:
+            return raw
+        return np.frombuffer(raw, f"u{DTYPES[storage.kind].itemsize}").byteswap().tobytes()
 
     return _unpickled(io.BytesIO(_entry(archive, f"{root}data.pkl")), {}), fetch
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """An entry of the archive, which takes no more memory than the file does."""
+    """The bytes of an entry, which is refused if compressed, as it could fill the memory then."""
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise UserError(f"its entry {name[:100]!r} is compressed, which PyTorch never does")
     return archive.read(name)
 
 
 def _read_legacy(content: bytes) -> tuple[Any, Fetch]:
-    """The same of a file of PyTorch before 1.6: magic number, protocol, sizes, object, storage keys, storages."""
+    """(pickled object, a function that fetches a storage) of a file of PyTorch before 1.6.
+
+    In it follow each other: magic number, protocol, sizes, the object and the keys of the storages,
+    all of them pickled, and the storages.
+    """
     file = io.BytesIO(content)
     if safe_pickle.load(file, {}) != LEGACY_MAGIC:
         raise UserError("it is a pickle, but not one of PyTorch's")
@@ -185,12 +211,16 @@ def _read_legacy(content: bytes) -> tuple[Any, Fetch]:
         safe_pickle.load(file, {})
     storages: dict[str, Storage] = {}
     top = _unpickled(file, storages)
-    raw = {key: _next_storage(file, storages[key]) for key in safe_pickle.load(file, {})}
+    keys = [safe_pickle.checked(key) for key in safe_pickle.load(file, {})]
+    raw = {key: _next_storage(file, storages[key]) for key in keys}
     return top, lambda storage: raw[storage.key]
 
 
 def _next_storage(file: io.BytesIO, storage: Storage) -> bytes:
-    """Its length as int64, then its numbers; always little-endian."""
+    """The numbers of a storage where `file` stands: an int64 with their count is in front of them.
+
+    Both are little-endian on every machine.
+    """
     if struct.unpack("<q", file.read(8)) != (storage.numel,):
         raise UserError(
             "the length of a storage is not what its pickle says: the file is damaged or cut short"
@@ -199,17 +229,15 @@ def _next_storage(file: io.BytesIO, storage: Storage) -> bytes:
 
 
 def _unpickled(file: io.BytesIO, storages: dict[str, Storage]) -> Any:
-    """The next object of `file`, with `Tensor`s in it; fills `storages` with those that they refer to."""
+    """The next pickled object of `file`, with a `Tensor` in place of every tensor.
+
+    `storages` is filled with the storages of these tensors, by key.
+    """
 
     def persistent_load(reference: tuple) -> Storage:
         what, kind, key, _, numel, *view = reference
-        if (
-            what != "storage"
-            or kind not in DTYPES
-            or type(key) is not str
-            or type(numel) is not int
-            or numel < 0
-        ):
+        known = what == "storage" and type(kind) is str and kind in DTYPES
+        if not known or type(key) is not str or _whole(numel) < 0:
             raise ValueError("unknown kind of storage")
         if view not in ([], [None]):
             raise ValueError("storages that are views of others are not supported")
@@ -222,11 +250,17 @@ def _unpickled(file: io.BytesIO, storages: dict[str, Storage]) -> Any:
 
 
 def _named_tensors(top: Any) -> dict[str, Tensor]:
-    """The state_dict in a checkpoint of any layout in use."""
+    """The tensors by name in a checkpoint of any layout in use.
+
+    Raises:
+      UserError: there are none.
+    """
     found = top if isinstance(top, dict) else {}
     state = next((found[key] for key in LAYOUTS if isinstance(found.get(key), dict)), found)
     tensors = {
-        name: x for name, x in state.items() if isinstance(name, str) and isinstance(x, Tensor)
+        name: value
+        for name, value in state.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
     }
     if not tensors:
         raise UserError(f"no named tensors, neither at its top nor under {', '.join(LAYOUTS)}")
@@ -234,52 +268,55 @@ def _named_tensors(top: Any) -> dict[str, Tensor]:
 
 
 def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
-    """A view of the storage [shape], once it is sure that every element lies within; no element is there twice."""
+    """A view of the storage's bytes `raw` as an array of the tensor's shape.
+
+    Raises:
+      UserError: an element would lie outside of the storage, or the tensor has more elements than
+        it.
+    """
     storage, offset, shape, strides = tensor
     dtype = DTYPES[storage.kind]
     if len(raw) != storage.nbytes:
         raise UserError(
             "a storage is shorter or longer than its pickle says: the file is damaged or cut short"
         )
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     # Checked with Python's integers, because numpy's own check of strides can overflow.
-    if (
-        min([offset, *shape, *strides]) < 0
-        or math.prod(shape) > storage.numel
-        or last >= storage.numel
-    ):
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    within = min([offset, *shape, *strides]) >= 0 and last < storage.numel
+    if not within or math.prod(shape) > storage.numel:
         raise UserError("a tensor repeats its storage or reaches out of it")
     bytewise = [stride * dtype.itemsize for stride in strides]
     return np.ndarray(shape, dtype, buffer=raw, offset=offset * dtype.itemsize, strides=bytewise)
 
 
 def write_tensors(path: str | os.PathLike | BinaryIO, tensors: Mapping[str, np.ndarray]) -> None:
-    """Float32 arrays as `torch.save` writes a state_dict, without PyTorch."""
-    arrays = {name: np.asarray(x, "<f4", order="C") for name, x in tensors.items()}
-    items = b"".join(
-        _pickled(name) + _pickled_tensor(str(i), x) for i, (name, x) in enumerate(arrays.items())
-    )
+    """Writes arrays by name, as float32, as `torch.save` writes a state_dict."""
+    arrays = {name: np.asarray(array, "<f4", order="C") for name, array in tensors.items()}
+    items = b""
+    for i, (name, array) in enumerate(arrays.items()):
+        items += _pickled(name) + _pickled_tensor(str(i), array)
+    # Protocol 2, an empty OrderedDict, a mark, the items, "set all of them behind the mark", stop.
+    content = b"\x80\x02" + ORDERED_DICT + b"(" + items + b"u."
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02" + ORDERED_DICT + b"(" + items + b"u.")
+        archive.writestr("archive/data.pkl", content)
         archive.writestr("archive/byteorder", "little")
         archive.writestr("archive/version", "3\n")
         for i, array in enumerate(arrays.values()):
             archive.writestr(f"archive/data/{i}", array.tobytes())
 
 
-def _pickled(x: Any) -> bytes:
-    """The opcodes that put x on the stack."""
-    return pickle.dumps(x, 2)[2:-1]
+def _pickled(*values: Any) -> bytes:
+    """The opcodes that put values on the unpickler's stack, one after another."""
+    # Without the opcodes around a pickle: its protocol, two bytes in front, and the stop behind.
+    return b"".join(pickle.dumps(value, 2)[2:-1] for value in values)
 
 
 def _pickled_tensor(key: str, array: np.ndarray) -> bytes:
-    """PyTorch's call that makes a tensor: of the storage `key`, offset, shape, strides, no gradient, no hooks."""
-    storage = (
-        b"("
-        + _pickled("storage")
-        + b"ctorch\nFloatStorage\n"
-        + b"".join(map(_pickled, (key, "cpu", array.size)))
-    )
+    """The opcodes that put a tensor on the unpickler's stack; its storage is called `key`."""
+    # A storage is a persistent id, ("storage", type, key, device, number of elements).
+    storage = b"(" + _pickled("storage") + b"ctorch\nFloatStorage\n"
+    storage += _pickled(key, "cpu", array.size) + b"tQ"
+    # _rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, backward_hooks)
     strides = tuple(stride // array.itemsize for stride in array.strides)
-    window = b"".join(map(_pickled, (0, array.shape, strides, False)))
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"tQ" + window + ORDERED_DICT + b"tR"
+    window = _pickled(0, array.shape, strides, False)
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + window + ORDERED_DICT + b"tR"

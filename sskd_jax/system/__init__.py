@@ -1,1 +1,1 @@
-"""Paths, libraries without their chatter, the screen, signals, several processes."""
+"""The machine around a run: paths, terminal, signals, several processes, libraries kept quiet."""

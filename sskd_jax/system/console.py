@@ -1,29 +1,82 @@
-"""What a person sees while a run goes on."""
+"""The lines, tables and progress bars that a person sees while a run goes on."""
 
+import contextlib
 import datetime
+import os
+import sys
 import time
 from types import TracebackType
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from sskd_jax.types import UserError
+
 QUIET_SECONDS = 5.0  # between two lines about epochs
 LOG_SECONDS = 30.0  # between two lines within an epoch where there is no terminal to draw a bar on
+IN_PERCENT = ("top1", "top5", "accuracy", "contrastive")
 
-console = Console(highlight=False, soft_wrap=True)
+
+class Output(Console):
+    """Standard output, to which everything is written as it is.
+
+    Where its reader has gone (`| head -1`), what is written is lost without a word.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints a line.
+
+        Raises:
+          UserError: where standard output goes to takes no more.
+        """
+        try:
+            super().print(*objects, **options)
+        except BrokenPipeError:
+            self.on_broken_pipe()
+        except OSError as error:
+            write_nowhere(sys.stdout)
+            raise UserError(
+                f"cannot write to standard output ({error.strerror}): make room, or send it "
+                "elsewhere"
+            ) from error
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        write_nowhere(sys.stdout)
+
+
+def write_nowhere(stream: TextIO) -> None:
+    """Has all that is still to be written to a stream go nowhere, so that its end is no error."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def complain(text: str) -> None:
+    """Prints a line on standard error, if anybody can still read it there."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        write_nowhere(sys.stderr)
+
+
+if hasattr(sys.stdout, "reconfigure"):  # a terminal that knows only some letters shows the others
+    sys.stdout.reconfigure(errors="backslashreplace")  # as \xfc
+console = Output(highlight=False, soft_wrap=True, markup=False, emoji=False)
 if not console.is_terminal:
     console.width = 120
 
 
 def show(name: str, value: float) -> str:
-    """A figure as people read it: shares in per cent, losses with three digits."""
-    if name.rsplit("/")[-1] in ("top1", "top5", "accuracy", "contrastive"):
+    """A figure as text: accuracies in per cent, others with three digits."""
+    if name.rsplit("/")[-1] in IN_PERCENT:
         return f"{100 * value:.2f} %"
     return f"{value:.3g}" if value < 1 else f"{value:.3f}"
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Prints a table, its first column to the left and the others to the right."""
     drawn = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         drawn.add_column(column, justify="right" if i else "left")
@@ -33,17 +86,16 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 class StageProgress:
-    """One stage on the screen: a bar where there is a terminal, a line now and then where there is none."""
+    """The progress of a stage: a bar on a terminal, elsewhere a line now and then.
+
+    Use it as a context manager.
+    """
 
     def __init__(self, stage: str, step: int, total: int, images_per_step: int):
-        self.stage, self.step, self.total, self.images_per_step = (
-            stage,
-            step,
-            total,
-            images_per_step,
-        )
+        self.stage, self.step, self.total = stage, step, total
+        self.images_per_step = images_per_step
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("steps"),
@@ -53,9 +105,8 @@ class StageProgress:
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task(stage, completed=step, total=total, pace="compiling")
-        self.first: tuple[int, float] | None = (
-            None  # step and time behind the first dispatch, which compiled
-        )
+        # Step and time behind the first dispatch: as that one compiled, the pace counts from there.
+        self.first: tuple[int, float] | None = None
         self.printed = time.monotonic()
 
     def __enter__(self) -> "StageProgress":
@@ -71,15 +122,17 @@ class StageProgress:
         self.bar.stop()
 
     def pace(self) -> str:
-        """Rate and time left, evaluations and checkpoints included."""
-        steps = self.step - self.first[0]
+        """Images per second and time left, both with evaluations and checkpoints counted in."""
+        first_step, first_time = self.first
+        steps = self.step - first_step
         if not steps:
             return "compiled"
-        seconds = (time.monotonic() - self.first[1]) / steps
+        seconds = (time.monotonic() - first_time) / steps
         left = datetime.timedelta(seconds=round((self.total - self.step) * seconds))
         return f"{self.images_per_step / seconds:,.0f} images/s  {left} left"
 
     def advance(self, step: int) -> None:
+        """Shows that the steps before `step` are done."""
         self.step = step
         self.first = self.first or (step, time.monotonic())
         self.bar.update(self.task, completed=step, pace=self.pace())
@@ -90,11 +143,16 @@ class StageProgress:
         self.bar.update(self.task, pace="evaluating")
 
     def epoch(self, epoch: int, epochs: int, figures: dict[str, float]) -> None:
-        """A line about a finished epoch; where epochs take less than seconds, about some of them and the last."""
+        """Prints a line about an epoch that is done.
+
+        Where epochs take less than `QUIET_SECONDS`, only the first, the last and some between them
+        get one.
+        """
         if epoch == epochs or epoch == 1 or time.monotonic() - self.printed > QUIET_SECONDS:
             text = "  ".join(f"{name} {show(name, value)}" for name, value in figures.items())
             self.print(f"epoch {epoch}/{epochs}  {text}")
 
     def print(self, text: str) -> None:
+        """Prints a line with the stage before the text and the pace behind it."""
         self.printed = time.monotonic()
         console.print(f"{self.stage}  {text}  {self.pace()}")

@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find each other, and what the others do when one dies."""
+"""Several processes as one run: how they find each other, and how they end when one dies."""
 
 import contextlib
 import ctypes
@@ -9,22 +9,27 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
+from sskd_jax.system.early import GO_ON
 from sskd_jax.types import Stopped, UserError
 
 HOW = (
-    "set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=0...N-1 for every process, "
-    "or start it on a TPU pod, with Slurm's srun or on Kubernetes, where nothing needs to be set"
+    "set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=0...N-1 for "
+    "every process, or start it on a TPU pod, with Slurm's srun or on Kubernetes, where nothing "
+    "needs to be set"
 )
 LOST = (
-    "stopped: another process of this run has ended or is out of reach: start all of them again with the same "
-    "command, which goes on from the last checkpoint"
+    "stopped: another process of this run has ended or is out of reach: start all of them again "
+    "with the same command, which goes on from the last checkpoint"
 )
 MISSED_SECONDS = 30  # without a sign of life from a process, until it counts as dead
-GO_ON = 75  # exit code, EX_TEMPFAIL: nothing is wrong, the same command goes on
 
 
 def arguments(environment: Mapping[str, str]) -> dict[str, str | int | None]:
-    """What `jax.distributed.initialize` is to know; None for what it finds out on a pod or in a cluster."""
+    """Arguments of `jax.distributed.initialize`; what is None it finds out on a pod or a cluster.
+
+    Raises:
+      UserError: a variable that should be a whole number is none.
+    """
     numbers = {}
     for key in ("num_processes", "process_id"):
         value = environment.get(f"JAX_{key.upper()}")
@@ -36,10 +41,10 @@ def arguments(environment: Mapping[str, str]) -> dict[str, str | int | None]:
 
 @contextlib.contextmanager
 def membership() -> Iterator[None]:
-    """Joins the other processes of the run: within, `jax.devices()` are those of all of them.
+    """Joins the processes of the run: within, `jax.devices()` are the devices of all of them.
 
-    An error ends this process at once, and so the others; they would wait for each other until a time-out. `Stopped`,
-    which all of them raise, leaves them the time to finish what they write.
+    An error ends this process at once, and through it the others, which would wait for it until a
+    time-out. `Stopped`, which all of them raise together, leaves time to finish what is written.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what is fatal is still told
     import jax
@@ -59,6 +64,7 @@ def membership() -> Iterator[None]:
 
 
 def join() -> None:
+    """Connects to the other processes; a `UserError` where they can't be found."""
     import jax
 
     try:
@@ -67,15 +73,17 @@ def join() -> None:
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"--distributed found no other processes ({error}): {HOW}") from error
+    # Once the coordinator is gone JAX aborts in a thread of its own, too fast for a signal handler
+    # of Python's, which waits for the main thread.
     ctypes.CDLL(None).signal(signal.SIGABRT, on_abort)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def on_abort(_: int) -> None:
-    """JAX aborts in a thread of its own once the coordinator is gone, too fast for a signal handler of Python's."""
     end(LOST, GO_ON)
 
 
 def end(message: str, code: int) -> NoReturn:
+    """Prints a line and ends the process at once, without any clean-up that could wait."""
     print(" ".join(message.split()), file=sys.stderr, flush=True)
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Stopping on request: a signal or a time limit ends training at the next step, with everything saved."""
+"""Stopping on request: at the next step behind a signal or a time limit, with everything saved."""
 
 import contextlib
 import math
@@ -11,15 +11,19 @@ from types import FrameType
 
 from sskd_jax.types import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STDOUT, STDERR = 1, 2  # their file descriptors
 
 
 class Interruption:
-    """SIGTERM, SIGINT and a limit in seconds from now on. Catches signals within `with`, in the main thread.
+    """Requests to stop: SIGTERM, SIGINT, SIGHUP, and a limit in seconds that runs from now on.
+
+    Signals are caught within `with`, in the main thread; not SIGHUP behind `nohup`, which has it
+    ignored.
 
     Attributes:
       reason: of the stop that is due, or "".
-      deferring: whether a first signal waits until it is asked whether a stop is due.
+      deferring: whether a first signal waits until `due` is asked; else it stops at once.
     """
 
     def __init__(self, time_limit: float = 0.0, deferring: bool = False):
@@ -29,7 +33,9 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         self.previous = {}
         if threading.current_thread() is threading.main_thread():
-            self.previous = {number: signal.signal(number, self.receive) for number in SIGNALS}
+            for number in SIGNALS:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self.previous[number] = signal.signal(number, self.receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -37,17 +43,19 @@ class Interruption:
             signal.signal(number, handler)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The first signal may wait; otherwise it stops at once."""
+        """Handles a signal: a first one while `deferring` is noted, any other raises `Stopped`."""
         again, self.reason = self.reason, signal.Signals(number).name
+        if number == signal.SIGHUP:
+            forget_lost_terminal()
         if again or not self.deferring:
             raise Stopped(f"{self.reason}: the same command goes on from the last checkpoint")
-        if os.isatty(2):  # os.write: a print may be interrupted here in the middle
-            os.write(
-                2, f"\n{self.reason}: saves at the next step; once more stops at once\n".encode()
-            )
+        if os.isatty(STDERR):
+            text = f"\n{self.reason}: saves at the next step; once more stops at once\n"
+            os.write(STDERR, text.encode())  # print may be what the signal interrupts
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
+        """A context in which a first signal waits until `due` is asked."""
         before, self.deferring = self.deferring, True
         try:
             yield
@@ -55,6 +63,18 @@ class Interruption:
             self.deferring = before
 
     def due(self) -> bool:
+        """Whether to stop now: a signal came, or the time is up."""
         if time.monotonic() > self.deadline:
             self.reason = self.reason or f"time limit of {self.limit:g} s"
         return bool(self.reason)
+
+
+def forget_lost_terminal() -> None:
+    """Has output to a terminal that is gone go nowhere, so that saving does not fail at a line."""
+    for descriptor in (STDOUT, STDERR):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)

@@ -2,18 +2,54 @@
 
 import os
 import pathlib
+import stat
+import tempfile
 from collections.abc import Iterator
 
 from etils import epath
 
 from sskd_jax.system.quiet import import_tensorflow
+from sskd_jax.types import UserError
 
-CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sskd_jax"
+
+def cache_folder() -> pathlib.Path:
+    """Where programs and indices are kept for the next run.
+
+    A user without a home, as in many containers, gets a temporary folder that is theirs alone.
+    """
+    try:
+        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        return folder / "sskd_jax"
+    except RuntimeError:  # neither HOME nor an entry in /etc/passwd
+        folder = pathlib.Path(tempfile.gettempdir()) / f"sskd_jax-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.stat(follow_symlinks=False)
+        if found.st_uid == os.getuid() and stat.filemode(found.st_mode) == "drwx------":
+            return folder
+    except OSError:
+        pass
+    return pathlib.Path(tempfile.mkdtemp(prefix="sskd_jax-"))
+
+
+CACHE = cache_folder()
 
 
 def locate(path: str | os.PathLike[str]) -> epath.Path:
-    """The whole path; `~` is the home folder."""
+    """The absolute path, with `~` as the home folder.
+
+    Raises:
+      UserError: the name is not UTF-8, which the libraries that write checkpoints insist on.
+    """
     found = epath.Path(path).expanduser()
+    try:
+        os.path.abspath(found).encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(found).decode(errors="backslashreplace")
+        raise UserError(
+            f"the name {name} is not UTF-8: rename it, or set PYTHONUTF8=1 where the terminal is "
+            "not UTF-8"
+        ) from error
     if is_remote(found):
         import_tensorflow()  # before etils does, and without the GPU
         return found
@@ -25,8 +61,8 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Replaces the file in one go, so that it is never there in part. In a bucket, files are written so anyway."""
-    if is_remote(path):
+    """Replaces a file's content at once: nobody ever sees a part of it."""
+    if is_remote(path):  # a bucket shows a file once it is whole
         path.write_bytes(content)
         return
     part = path.with_name(f".{path.name}.part")
@@ -35,6 +71,6 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 
 
 def stage_folders(workdir: epath.Path) -> Iterator[epath.Path]:
-    """The folders of the stages in a workdir: its own, and one deeper where there are several methods."""
+    """Yields the stages' folders in a workdir: WORKDIR/STAGE, and WORKDIR/METHOD/STAGE."""
     for pattern in ("*/stage.json", "*/*/stage.json"):
         yield from (file.parent for file in workdir.glob(pattern))

@@ -1,4 +1,4 @@
-"""Libraries without their chatter, and TensorFlow without the GPU memory that it would take from JAX."""
+"""Libraries without their chatter, and TensorFlow without the GPU memory that JAX needs."""
 
 import contextlib
 import functools
@@ -10,9 +10,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences what Python prints and what C++ writes to descriptor 2; whoever kept `sys.stderr` goes on with it."""
+    """Silences stdout, and what C++ writes to file descriptor 2.
+
+    `sys.stderr` goes on where it went, so progress bars and complaints of ours are still seen.
+    """
     with open(os.devnull, "w") as nowhere, os.fdopen(os.dup(2), "w") as stderr:
-        os.dup2(nowhere.fileno(), 2)
+        os.dup2(nowhere.fileno(), 2)  # C++ writes to nowhere; `stderr` is a copy of what 2 was
         try:
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(stderr):
                 yield
@@ -35,13 +38,12 @@ def import_tensorflow() -> None:
 
 @functools.cache  # a second call would wrap the hook once more
 def silence_checkpoint_errors() -> None:
-    """What orbax and tensorstore tell about errors that they also raise."""
+    """Silences what orbax and tensorstore log about errors that they also raise."""
     show = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        if (
-            str(unraisable.exc_value) != "Event loop is closed"
-        ):  # of transfers that went on when another one failed
+        # Transfers that go on after another one failed find their event loop closed.
+        if str(unraisable.exc_value) != "Event loop is closed":
             show(unraisable)
 
     sys.unraisablehook = hook

@@ -1,5 +1,6 @@
 """Unpickling that runs nothing of what a file asks for, beyond the few names its reader allows."""
 
+import os
 import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
@@ -8,24 +9,60 @@ from sskd_jax.types import UserError
 
 Allowed = Mapping[tuple[str, str], Any]
 
+KEYS = (str, bytes, int, float, bool, type(None))  # what may be a key: its hash is found at once
+ARGUMENTS = 4_000_000  # of all calls together, with what lists, tuples and dictionaries hold
 
-class _Unpickler(
-    pickle._Unpickler
-):  # the Python one: the C one lets four bytes ask for a memo of 64 GB
-    """Resolves the names in `allowed`, and can neither change what they stand for nor reserve memory up front."""
 
-    # BYTEARRAY8 fills as many bytes as it announces before it reads the first; the readers here never need it.
-    dispatch = {
-        code: load
-        for code, load in pickle._Unpickler.dispatch.items()
-        if code != pickle.BYTEARRAY8[0]
-    }
+def checked(key: Any) -> Any:
+    """The key, if it is text or a number of 64 bits.
+
+    The hash of a tuple is that of all it holds. One of 40 tuples, each of which holds the one
+    before twice, takes for ever; one of a million, each of which holds the one before, crashes.
+
+    Raises:
+      UnpicklingError: it is anything else.
+    """
+    if type(key) not in KEYS or (type(key) is int and key.bit_length() > 64):
+        kind = "a huge number" if type(key) is int else f"of type {type(key).__name__}"
+        raise pickle.UnpicklingError(
+            f"a key in it is {kind}, not text or a small number: save the file without it"
+        )
+    return key
+
+
+class Dict(dict):
+    """A dictionary whose keys are `checked`."""
+
+    __slots__ = ()
+
+    def __init__(self, items: Any = ()):
+        for key, value in items.items() if isinstance(items, dict) else items:
+            self[key] = value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(checked(key), value)
+
+
+# Based on the unpickler in Python: with the one in C, four bytes can ask for a memo of 64 GB.
+class _Unpickler(pickle._Unpickler):
+    """An unpickler that knows the names in `allowed` alone.
+
+    A pickle can't change what these names stand for, nor reserve more memory than it has bytes. Nor
+    can it take long: every opcode does as much as its own bytes ask for. Calls could do more, as
+    many of them can be given one large list; so what they are given is counted.
+    """
+
+    # BYTEARRAY8 fills as many bytes as it announces before it reads the first one. No file that is
+    # read here needs it.
+    dispatch = {**pickle._Unpickler.dispatch}
+    del dispatch[pickle.BYTEARRAY8[0]]
 
     def __init__(
         self, file: BinaryIO, allowed: Allowed, encoding: str, persistent_load: Callable | None
     ):
         super().__init__(file, encoding=encoding)
-        self.file, self.allowed = file, allowed
+        self.file, self.allowed, self.arguments = file, allowed, 0
+        self.memo = Dict()
         if persistent_load is not None:
             self.persistent_load = persistent_load
 
@@ -33,20 +70,84 @@ class _Unpickler(
         if (module, name) not in self.allowed:
             text = f"{module}.{name}"[:200]
             raise UserError(
-                f"{_name(self.file)} asks for {text!r}, which could run code, so nothing of it was run"
+                f"{_name(self.file)} asks for {text!r}, which could run code, so nothing of it was "
+                "run"
             )
         return self.allowed[module, name]
 
     def load_build(self) -> None:
-        """Sets attributes of an object, but not of an allowed class or function: those outlive this file."""
+        """Sets attributes of an object, but of no class or function, which outlive the pickle."""
         if callable(self.stack[-2]):
             raise pickle.UnpicklingError("it sets attributes of a class or function")
         super().load_build()
 
     dispatch[pickle.BUILD[0]] = load_build
 
+    def load_empty_dictionary(self) -> None:
+        self.append(Dict())
+
+    dispatch[pickle.EMPTY_DICT[0]] = load_empty_dictionary
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append(Dict(zip(items[::2], items[1::2], strict=True)))
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        if type(self.stack[-1]) is not set:
+            raise pickle.UnpicklingError("it adds to what is no set")
+        self.stack[-1].update(map(checked, items))
+
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+
+    def load_frozenset(self) -> None:
+        self.append(frozenset(map(checked, self.pop_mark())))
+
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
+    def load_reduce(self) -> None:
+        self.count(self.stack[-1])
+        super().load_reduce()
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+
+    def load_newobj(self) -> None:
+        self.count(self.stack[-1])
+        super().load_newobj()
+
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+
+    def load_newobj_ex(self) -> None:
+        self.count(self.stack[-2])
+        self.count([self.stack[-1]])
+        super().load_newobj_ex()
+
+    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
+
+    def _instantiate(self, klass: Any, args: list[Any]) -> None:
+        self.count(args)
+        super()._instantiate(klass, args)
+
+    def count(self, args: Any) -> None:
+        """Counts the arguments of a call, and raises an error once they are too many."""
+        if not isinstance(args, (tuple, list)):
+            raise pickle.UnpicklingError("the arguments of a call are no tuple")
+        self.arguments += len(args)
+        if self.arguments <= ARGUMENTS:
+            self.arguments += sum(len(x) for x in args if isinstance(x, (tuple, list, dict)))
+        if self.arguments > ARGUMENTS:
+            raise pickle.UnpicklingError("its calls are given more than any checkpoint needs")
+
+
+def is_endless(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a pipe or a device, which is neither a file nor a folder and may never end."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
 
 def _name(file: BinaryIO) -> str:
+    """The path of an open file, where it has one."""
     return str(getattr(file, "name", "the file"))
 
 
@@ -56,12 +157,12 @@ def load(
     encoding: str = "ASCII",
     persistent_load: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """The next pickled object of a file, of which nothing is trusted.
+    """Reads the next pickled object of a file of which nothing is trusted.
 
     Args:
       file: an open binary file; its `name` is shown in errors.
-      allowed: (module, name) -> what stands for it. The pickle may call these with any arguments, so they must be
-        harmless with all of them: prefer inert stand-ins to the real thing.
+      allowed: (module, name) -> what stands for it. The pickle may call these with any arguments,
+        so they must be harmless with all of them: prefer inert stand-ins to the real thing.
       encoding: how the byte strings of Python 2 become `str`; "bytes" leaves them alone.
       persistent_load: persistent id -> object, as in `pickle.Unpickler`.
 
@@ -72,8 +173,6 @@ def load(
         return _Unpickler(file, allowed, encoding, persistent_load).load()
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever hostile bytes can provoke; what they can call is in `allowed`
+    except Exception as error:  # any: hostile bytes call what is in `allowed`, as they like
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise UserError(f"{_name(file)} is not a readable pickle: {reason}") from error

@@ -1,4 +1,4 @@
-"""The checkpoints of a stage: orbax with a checksum, the last two and the best kept, damaged ones set aside."""
+"""The checkpoints of a stage, written by orbax with a checksum; the last two and the best stay."""
 
 import contextlib
 import json
@@ -14,35 +14,36 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization
 from orbax.checkpoint import options
-from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import locate
+from sskd_jax.system.paths import is_remote, locate
 from sskd_jax.system.quiet import quiet
 from sskd_jax.types import UserError
 
 
 def checksum(tree: Any) -> int:
-    """Of all arrays and their names."""
+    """CRC-32 over the path and the bytes of every leaf."""
     crc = 0
     for path, leaf in jax.tree.leaves_with_path(tree):
-        crc = zlib.crc32(
-            np.ascontiguousarray(leaf).tobytes(),
-            zlib.crc32(jax.tree_util.keystr(path).encode(), crc),
-        )
+        crc = zlib.crc32(jax.tree_util.keystr(path).encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), crc)
     return crc
 
 
 def score_record(score: float) -> dict[str, float]:
-    """What stands beside a checkpoint for orbax to compare it by."""
+    """The metrics of a checkpoint for orbax, which compares checkpoints by "score"."""
     return {"score": score, "checksum": zlib.crc32(repr(score).encode())}
 
 
 class Checkpoints:
-    """Those in one folder, which is there and of which this process alone knows. Close it before exit.
+    """The checkpoints in a folder, used as a context manager.
+
+    The folder exists, and this process is the only one that uses it. A damaged checkpoint is
+    renamed, so that another one takes its place.
 
     Raises:
-      UserError: none of the checkpoints that are there is whole, or the disk does not take another.
+      UserError: all checkpoints that are there are damaged, or the disk takes no other.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -51,43 +52,73 @@ class Checkpoints:
             if _without_content(self.folder / str(step)):
                 self._set_aside(step)
         self.manager = _manager(self.folder)
+        self.opened = None if is_remote(self.folder) else os.open(self.folder, os.O_RDONLY)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        with (
-            contextlib.suppress(Exception) if kind else self._writing()
-        ):  # the first error is the one to see
-            self.manager.close()
+        try:
+            # Where something failed already, that first error is the one to see.
+            with contextlib.suppress(Exception) if kind else self._write_errors():
+                self.manager.close()
+        finally:
+            if self.opened is not None:
+                os.close(self.opened)
 
     def save(self, state: Any, score: float | None = None) -> None:
-        """Writes `state` with its field `step`, on the host, in the background; what is there already stays."""
+        """Writes a state in the background, unless its step is the newest that is there.
+
+        Args:
+          state: a pytree on the host with a field `step`.
+          score: what the best checkpoint has most of; without one it can't be the best.
+
+        Raises:
+          UserError: it can't be written; or the folder was deleted or replaced, so that what is
+            there now is another run's.
+        """
+        self._check_folder()
         content = serialization.to_state_dict(state)
         step = int(content["step"])
         if step == self.manager.latest_step():
             return
         args = ocp.args.StandardSave({"state": content, "checksum": np.uint32(checksum(content))})
-        with self._writing():
-            self.manager.save(
-                step, args=args, metrics=None if score is None else score_record(score)
-            )
+        metrics = None if score is None else score_record(score)
+        with self._write_errors():
+            self.manager.save(step, args=args, metrics=metrics)
+
+    def _check_folder(self) -> None:
+        """Makes sure that the folder is the one that was opened."""
+        if self.opened is None:
+            return
+        # While it is open, no other folder gets its number.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self.opened), os.stat(self.folder)):
+                return
+        raise UserError(
+            f"{self.folder} was deleted or replaced while this run trained in it, so it stops "
+            "here: start it again with another --workdir"
+        )
 
     def wait(self) -> None:
-        with self._writing():
+        """Waits until everything is written."""
+        with self._write_errors():
             self.manager.wait_until_finished()
 
     def newest(self) -> dict[str, Any] | None:
-        """The state as nested dicts, or None where none was saved."""
-        return self._whole(lambda: self.manager.latest_step())
+        """The newest state that is whole, as nested dicts; None where none was saved."""
+        return self._first_whole(ocp.CheckpointManager.latest_step)
 
     def best(self) -> dict[str, Any] | None:
-        return self._whole(lambda: self.manager.best_step())
+        """The state with the best score that is whole, as nested dicts; None where none has one."""
+        return self._first_whole(ocp.CheckpointManager.best_step)
 
-    def _whole(self, pick: Callable[[], int | None]) -> dict[str, Any] | None:
-        """The first checkpoint that `pick` gives and that is whole."""
+    def _first_whole(
+        self, pick: Callable[[ocp.CheckpointManager], int | None]
+    ) -> dict[str, Any] | None:
+        """The state at the step that `pick` chooses, once damaged ones are out of its way."""
         self.wait()
-        while (step := pick()) is not None:
+        while (step := pick(self.manager)) is not None:
             if (state := _read_whole(self.folder / str(step))) is not None:
                 return state
             self.manager.close()
@@ -96,69 +127,80 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int) -> None:
-        """Renames a damaged checkpoint, so that the one before it is the newest."""
+        """Renames a damaged checkpoint and says so; a `UserError` where there is no other."""
         damaged = self.folder / str(step)
         if _steps(self.folder) == [step]:
             raise UserError(
-                f"the checkpoint {damaged} is damaged and there is no other: put a copy of it back, or "
-                f"delete {self.folder} to train this stage again"
+                f"the checkpoint {damaged} is damaged and there is no other: put a copy of it "
+                f"back, or delete {self.folder} to train this stage again"
             )
         (self.folder / f"damaged-{step}").rmtree(missing_ok=True)
         damaged.rename(self.folder / f"damaged-{step}")
         console.print(
-            f"the checkpoint {damaged} is damaged: it is now called damaged-{step}, and another one is used"
+            f"the checkpoint {damaged} is damaged: it is now called damaged-{step}, and another "
+            "one is used"
         )
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """What the disk refuses is told when the next checkpoint is written, or the last one is waited for."""
+    def _write_errors(self) -> Iterator[None]:
+        """Turns write errors, which orbax raises at the next save or wait, into one line."""
         try:
             yield
         except (OSError, ValueError) as error:
+            self._check_folder()
             refused = re.search(r": ([^:]*) \[os_error_code", str(error))
             reason = refused[1] if refused else getattr(error, "strerror", None) or error
             raise UserError(
-                f"cannot write a checkpoint to {self.folder} ({reason}): make room, then type the same "
-                "command again; it goes on from the checkpoint before"
+                f"cannot write a checkpoint to {self.folder} ({reason}): make room, then type the "
+                "same command again; it goes on from the checkpoint before"
             ) from error
 
 
 def read_newest(folder: epath.Path) -> dict[str, Any] | None:
-    """The newest state in a folder that may be another run's: nothing in it is changed.
+    """The newest state in a folder, as nested dicts; None where there is none.
+
+    The folder may be another run's: nothing in it is changed.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the newest checkpoint is damaged.
     """
     if not (steps := _steps(folder)):
         return None
     newest = folder / str(steps[-1])
     if (state := _read_whole(newest)) is None:
         raise UserError(
-            f"the checkpoint {newest} is damaged: put a copy of it back, or run what made it once more"
+            f"the checkpoint {newest} is damaged: put a copy of it back, or run what made it once "
+            "more"
         )
     return state
 
 
 def _without_content(checkpoint: epath.Path) -> bool:
-    """Whether a checkpoint is damaged in a way that would stop orbax from opening the folder."""
+    """Whether a checkpoint is damaged so that orbax could not even open the folder around it."""
+    metrics = checkpoint / "metrics" / "metrics"
     try:
-        record = checkpoint / "metrics" / "metrics"
-        scored = json.loads(record.read_text()) if record.parent.is_dir() else score_record(0.0)
-        return scored != score_record(scored["score"]) or not (checkpoint / "default").is_dir()
+        if metrics.parent.is_dir():
+            record = json.loads(metrics.read_text())
+            if record != score_record(record["score"]):
+                return True
+        return not (checkpoint / "default").is_dir()
     except (OSError, ValueError, KeyError, TypeError):
         return True
 
 
 def _steps(folder: epath.Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    """The steps of the checkpoints in a folder, in order: 0, 7 or 10, but not 00 or 07."""
+    names = [path.name for path in folder.iterdir()]
+    for name in names:
+        if name[0] in "123456789" and name.isdecimal() and not name.isascii():
+            raise UserError(f"{folder / name} is no checkpoint of ours: move it elsewhere")
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
 
 def _read_whole(checkpoint: epath.Path) -> dict[str, Any] | None:
-    """Its state as nested dicts, or None where it is damaged."""
-    with (
-        quiet(),
-        contextlib.suppress(Exception),
-    ):  # whatever damage provokes in orbax and tensorstore
+    """The state in a checkpoint, as nested dicts; None where it is damaged."""
+    # Any exception: damage provokes whatever it likes in orbax and tensorstore.
+    with quiet(), contextlib.suppress(Exception):
         with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
             stored = reader.restore(locate(checkpoint) / "default")
         if checksum(stored["state"]) == stored["checksum"]:
@@ -167,17 +209,23 @@ def _read_whole(checkpoint: epath.Path) -> dict[str, Any] | None:
 
 
 def _manager(folder: epath.Path) -> ocp.CheckpointManager:
-    """Keeps the two newest checkpoints and, of those that came with a score, the best."""
+    """Orbax's manager of a folder, which deletes all but the two newest checkpoints and the best.
+
+    A checkpoint without a score is never the best.
+    """
 
     def score(record: dict[str, float]) -> float:
         return record["score"]
 
-    best = keep.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
+    newest = preservation_policy.LatestN(2)
+    best = preservation_policy.BestN(
+        get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+    )
     return ocp.CheckpointManager(
         folder,
         options=ocp.CheckpointManagerOptions(
             best_fn=score,
-            preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(2), best]),
+            preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]),
             create=False,
             cleanup_tmp_directories=True,
             multiprocessing_options=_alone(),
@@ -186,8 +234,8 @@ def _manager(folder: epath.Path) -> ocp.CheckpointManager:
 
 
 def _alone() -> options.MultiprocessingOptions:
-    """Orbax would have all processes meet at every checkpoint, but the others never come."""
-    me = jax.process_index()
+    """Options of orbax for one process that writes alone; else it waits for all to join in."""
+    own = jax.process_index()
     return options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me)
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=str(own)
     )

@@ -1,4 +1,4 @@
-"""What a run leaves on disk besides its checkpoints: config, environments, metrics, times and TensorBoard files."""
+"""The record of a run in its workdir: config, environments, metrics, times, TensorBoard files."""
 
 import contextlib
 import fcntl
@@ -18,11 +18,12 @@ from typing import IO, Any
 import jax
 from etils import epath
 
+from sskd_jax.system.console import console
 from sskd_jax.system.paths import is_remote, stage_folders, write_bytes
 from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import UserError
+from sskd_jax.workdir.files import METRICS, TIMES, Row, read_json, read_rows, write_json
 
-Row = dict[str, Any]
 LIBRARIES = (
     "jax",
     "jaxlib",
@@ -33,24 +34,24 @@ LIBRARIES = (
     "tensorflow-datasets",
     "clu",
 )
-METRICS, TIMES = "metrics.jsonl", "times.jsonl"  # a row per epoch; a row per checkpoint
-HARMLESS = (
-    "time_limit",
-    "save_seconds",
-    "data.data_dir",
-    "paper.",
-    "methods",
-)  # how keys begin that may change
+LOCK = ".lock"
+TENSORBOARD = "tensorboard"  # the folder of its files
+
+UNKNOWN = {  # in place of an environment that was forgotten
+    "platform": "unknown",
+    "devices": ["unknown"],
+    "versions": dict.fromkeys(LIBRARIES, "unknown"),
+}
+
+# How the keys of a config begin that may change between two starts of a run.
+HARMLESS = ("time_limit", "save_seconds", "data.data_dir", "paper.", "methods")
 
 
 def environment(devices: Sequence[jax.Device]) -> Row:
-    """Versions, devices and the git revision: what a figure needs beside it to be believed."""
-    installed = {
-        dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()
-    }
+    """Versions, devices, command and git revision: what it takes to believe a figure."""
     return {
         "python": platform.python_version(),
-        "versions": {name: installed.get(name) for name in LIBRARIES},
+        "versions": {name: version(name) for name in LIBRARIES},
         "processor": processor(),
         "platform": devices[0].platform,
         "devices": [device.device_kind for device in devices],
@@ -60,27 +61,26 @@ def environment(devices: Sequence[jax.Device]) -> Row:
     }
 
 
+def version(library: str) -> str | None:
+    """The version of an installed library; None where it is not, or says none."""
+    found = importlib.metadata.distributions(name=library)
+    # A folder called *.dist-info, left empty by a broken installation, has no version.
+    return next((text for one in found if (text := one.metadata.get("Version"))), None)
+
+
 def processor() -> str:
-    """The name of this machine's, where it is known."""
+    """The name of this machine's processor, or as much of it as the system tells."""
     with contextlib.suppress(OSError):
-        found = re.search(
-            r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE
-        )
-        return found[1] if found else platform.processor()
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+        if found := re.search(r"^model name\s*: (.*)$", text, re.MULTILINE):
+            return found[1]
     return platform.processor()
 
 
 def git_revision() -> str | None:
-    """Of this code; None where it is no clone, or where git is not installed."""
-    command = [
-        "git",
-        "-C",
-        str(pathlib.Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-    ]
+    """The git revision of this code; None where it is no clone, or git is not installed."""
+    folder = str(pathlib.Path(__file__).parent)
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"]
     with contextlib.suppress(OSError):
         return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
@@ -89,93 +89,157 @@ def flatten(tree: Row, prefix: str = "") -> Row:
     """{"a": {"b": 1}} -> {"a.b": 1}, as the keys are typed on the command line."""
     flat = {}
     for key, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
-def write_json(path: epath.Path, content: Any) -> None:
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+def shared_parts(config: Row, other: Row) -> Row:
+    """A comparison's config without the sections, and the settings of methods, that `other` lacks.
+
+    Where one of the two is no comparison, it is all of the config.
+    """
+    if "settings" not in config or "settings" not in other:
+        return config
+    shared = {
+        key: value for key, value in config.items() if key in other or not isinstance(value, dict)
+    }
+    names = config["settings"].keys() & other["settings"].keys()
+    return shared | {"settings": {name: config["settings"][name] for name in names}}
+
+
+def united(stored: Row, config: Row) -> Row:
+    """A comparison's config with the sections and settings that only the stored one has."""
+    if "settings" not in config:
+        return config
+    missing = {key: value for key, value in stored.items() if key not in config}
+    return config | missing | {"settings": stored["settings"] | config["settings"]}
+
+
+def differences(stored: Row, config: Row) -> list[str]:
+    """What differs between two configs of a workdir, in words, but for `HARMLESS` keys.
+
+    Methods that only one of the two has, and the sections of their own stages, are no difference.
+    """
+    old, new = flatten(shared_parts(stored, config)), flatten(shared_parts(config, stored))
+    return [
+        f"{key} was {old.get(key)}, is {new.get(key)}"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key) and not key.startswith(HARMLESS)
+    ]
 
 
 class Logbook:
     """The files of one workdir, which belongs to this process until the `with` ends.
 
+    Attributes:
+      environment: the place in environments.json of the environment that this process runs in.
+
     Raises:
-      UserError: the workdir can't be written, is in use, or belongs to a run with another config.
+      UserError: the workdir can't be written, is in use, or belongs to a run with another config;
+        later on, at whatever is written, that it was deleted or belongs to another run by now.
     """
 
     def __init__(self, workdir: epath.Path, config: Row, devices: Sequence[jax.Device]):
         self.workdir, self.tensorboard = workdir, None
-        self.clock = time.monotonic()
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            self.lock = lock(workdir)
-            write_json(workdir / "config.json", self.agreed(json.loads(json.dumps(config))))
-            self.environment = self.known(environment(devices))
-        except OSError as error:
-            raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
+        self.clock = time.monotonic()  # of the last checkpoint, or of the start
+        if found := re.search(r"[*?[]", str(workdir)):
+            raise UserError(
+                f"--workdir={workdir} has a {found[0]} in it, with which no checkpoint can be read "
+                "again: give a path without * ? ["
+            )
+        with contextlib.ExitStack() as on_failure:
+            try:
+                workdir.mkdir(parents=True, exist_ok=True)
+                self.lock = on_failure.enter_context(lock(workdir))
+                check_folder(workdir / TENSORBOARD)
+                as_stored = json.loads(json.dumps(config))  # with lists for tuples
+                write_json(workdir / "config.json", self.merged_config(as_stored))
+                self.environment = self.environment_index(environment(devices))
+            except OSError as error:
+                raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
+            on_failure.pop_all()
 
-    def agreed(self, config: Row) -> Row:
-        """The config to keep: this one, and the settings of methods that were compared here before."""
+    def check_owner(self) -> None:
+        """Makes sure that the workdir is still the one that this process has locked.
+
+        Raises:
+          UserError: it was deleted meanwhile, and another run may have begun in its place.
+        """
+        if not is_remote(self.workdir) and not is_open(self.lock, self.workdir / LOCK):
+            raise UserError(
+                f"{self.workdir} was deleted or replaced while this run trained in it, so it stops "
+                "here: start it again with another --workdir"
+            )
+
+    def merged_config(self, config: Row) -> Row:
+        """The config to store: this run's, with the settings of methods that were compared before.
+
+        Raises:
+          UserError: the workdir holds a run whose config differs in more than `HARMLESS` keys.
+        """
         file = self.workdir / "config.json"
         if not file.exists() or not any(stage_folders(self.workdir)):  # nothing was trained yet
             return config
-        kept = read_json(file)
-        earlier, now = (content.get("settings", {}) for content in (kept, config))
-        old, new = (
-            flatten(
-                content
-                | {"settings": {name: settings[name] for name in earlier.keys() & now.keys()}}
-            )
-            for content, settings in ((kept, earlier), (config, now))
-        )
-        keys = [
-            key
-            for key in sorted(old | new)
-            if old.get(key) != new.get(key) and not key.startswith(HARMLESS)
-        ]
-        if keys:
-            changed = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
+        stored = read_json(file)
+        if changed := differences(stored, config):
             raise UserError(
-                f"{self.workdir} holds a run with another config ({changed}): "
+                f"{self.workdir} holds a run with another config ({'; '.join(changed)}): "
                 "give the old values, or another --workdir"
             )
-        return config | ({"settings": earlier | now} if earlier else {})
+        return united(stored, config)
 
-    def known(self, here: Row) -> int:
-        """The place of this environment in environments.json, which has all that the run was in."""
-        file = self.workdir / "environments.json"
-        known = read_json(file) if file.exists() else []
-        if here not in known:
-            write_json(file, known := [*known, here])
-        return known.index(here)
+    def environment_index(self, here: Row) -> int:
+        """The place of an environment in environments.json, which lists all that the run was in.
+
+        Says so where the run goes on with another number of devices.
+        """
+        file, places = self.workdir / "environments.json", self.places()
+        environments = read_json(file) if file.exists() else []
+        environments += [UNKNOWN] * (max(places, default=-1) + 1 - len(environments))
+        if here not in environments:
+            write_json(file, [*environments, here])
+            environments.append(here)
+        if places and environments[places[-1]] != UNKNOWN:
+            before, now = len(environments[places[-1]]["devices"]), len(here["devices"])
+            if before != now:
+                console.print(
+                    f"devices  {now} in place of {before} before: from here on the run is the "
+                    "same up to rounding, not bit for bit"
+                )
+        return environments.index(here)
+
+    def places(self) -> list[int]:
+        """The places in environments.json that times.jsonl names, the newest last."""
+        return [row["environment"] for row in self.rows(TIMES)]
 
     def rows(self, name: str = METRICS) -> list[Row]:
-        """Everything that a file of rows holds so far."""
+        """All rows of a .jsonl file so far."""
         file = self.workdir / name
         return read_rows(file) if file.exists() else []
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forgets the rows that a stage wrote after the `step` that it goes on from: it writes them again.
+        """Begins or goes on with a stage: its rows behind `step` go, and its time counts from here.
 
-        Its time runs from here.
+        They are written again, as the steps behind the checkpoint are trained again.
         """
         for name in (METRICS, TIMES):
-            self.write_rows(
-                name,
-                [row for row in self.rows(name) if row["stage"] != stage or row["step"] <= step],
-            )
+            remaining = [
+                row for row in self.rows(name) if row["stage"] != stage or row["step"] <= step
+            ]
+            self.write_rows(name, remaining)
         self.clock = time.monotonic()
 
     def write_rows(self, name: str, rows: list[Row]) -> None:
-        write_bytes(self.workdir / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        """Replaces the rows of a .jsonl file at once, if the workdir is still this process's."""
+        self.check_owner()
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        write_bytes(self.workdir / name, lines.encode())
 
     def saved(self, stage: str, step: int) -> None:
-        """Writes down what it took to come to the checkpoint of a step from the one before, or from the start."""
+        """Writes the seconds from the checkpoint before, or from the start, to that of `step`."""
         began, self.clock = self.clock, time.monotonic()
         row = {
             "stage": stage,
@@ -186,9 +250,10 @@ class Logbook:
         self.write_rows(TIMES, [*self.rows(TIMES), row])
 
     def write(self, row: Row) -> None:
+        """Writes the row of an epoch, with "stage", "step" and figures by name."""
         self.write_rows(METRICS, [*self.rows(), row])
         if self.tensorboard is None:
-            self.tensorboard = summary_writer(self.workdir / "tensorboard")
+            self.tensorboard = summary_writer(self.workdir / TENSORBOARD)
         if self.tensorboard:
             scalars = {
                 f"{row['stage']}/{name}": value
@@ -207,7 +272,7 @@ class Logbook:
 
 
 class NoLogbook:
-    """The logbook of the processes that write nothing."""
+    """A logbook that writes nothing, for all processes of a run but one."""
 
     def rewind(self, stage: str, step: int) -> None:
         pass
@@ -226,13 +291,17 @@ class NoLogbook:
 
 
 def lock(workdir: epath.Path) -> IO[str]:
-    """A file that keeps other processes out of the workdir while it is open; the system closes it if this one dies.
+    """An open file that keeps other processes out of a workdir until it is closed.
 
-    A bucket knows no such thing.
+    The system closes it where this process dies. Buckets and some file systems have no locks;
+    there nobody is kept out.
+
+    Raises:
+      UserError: another process holds the workdir.
     """
     if is_remote(workdir):
         return open(os.devnull)
-    file = open(workdir / ".lock", "w")
+    file = open(workdir / LOCK, "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -244,34 +313,27 @@ def lock(workdir: epath.Path) -> IO[str]:
     return file
 
 
-def read_rows(path: epath.Path) -> list[Row]:
-    """The rows of a .jsonl file; a last line that was cut short is none."""
+def check_folder(path: epath.Path) -> None:
+    """Raises a `UserError` where there is a file in a folder's place."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file where a folder should be: rename or delete it")
+
+
+def is_open(file: IO[Any], path: epath.Path) -> bool:
+    """Whether a path still leads to the file that was opened there."""
     try:
-        return [
-            json.loads(line)
-            for line in path.read_text().splitlines(keepends=True)
-            if line.endswith("\n")
-        ]
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}): mend or delete it, the checkpoints are kept"
-        ) from error
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def minutes(times: list[Row], stage: str, step: float = math.inf) -> float:
-    """How long a stage was trained up to a step, in all starts together, with compilation and evaluations."""
-    return (
-        sum(row["seconds"] for row in times if row["stage"] == stage and row["step"] <= step) / 60
-    )
+    """The minutes that a stage was trained up to a step, over all starts of the run.
 
-
-def read_json(path: epath.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}): put a copy of it back, or delete its folder"
-        ) from error
+    Compilation, evaluations and checkpoints count.
+    """
+    seconds = [row["seconds"] for row in times if row["stage"] == stage and row["step"] <= step]
+    return sum(seconds) / 60
 
 
 def summary_writer(folder: epath.Path) -> Any:

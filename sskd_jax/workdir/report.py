@@ -1,119 +1,150 @@
-"""The first and the last thing that a run shows: its plan; its results as a table and as a picture."""
+"""The first and the last thing that a run shows: its plan; its results as a table and a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 
 from sskd_jax.data.sources import Dataset
 from sskd_jax.system.console import console, table
-from sskd_jax.workdir.logbook import TIMES, Logbook, minutes, write_json
+from sskd_jax.workdir.files import TIMES, write_json
+from sskd_jax.workdir.logbook import Logbook, minutes
 
 Row = dict[str, Any]
 
+PLAN_COLUMNS = ["stage", "network", "parameters", "images", "work"]
+RESULT_COLUMNS = [
+    "stage",
+    "network",
+    "parameters",
+    "top-1 last",
+    "top-5 last",
+    "top-1 best",
+    "best epoch",
+    "minutes",
+    "paper, best",
+]
 
-def announce(devices: Sequence[jax.Device], data: Dataset, images: int, stages: list[Row]) -> None:
-    """Devices, data, and the stages with their networks and steps."""
+
+def announce(
+    devices: Sequence[jax.Device], data: Dataset, images: int, stages: Iterable[Row]
+) -> None:
+    """Prints what a run is going to do.
+
+    Args:
+      devices: of all processes.
+      data: the dataset.
+      images: how many of its training images are trained on.
+      stages: a row per stage: stage, network, parameters, images and work.
+    """
     size = "x".join(str(n) for n in data.test.shape[:2])
     console.print(f"devices  {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
     console.print(
         f"data     {images} training and {data.test.size} test images of {size} pixels, "
         f"{data.num_classes} classes"
     )
-    shown = [
-        [row["stage"], row["network"], f"{row['parameters']:,}", f"{row['images']:,}", row["work"]]
-        for row in stages
-    ]
-    table("Stages", ["stage", "network", "parameters", "images", "work"], shown)
+    table("Stages", PLAN_COLUMNS, [plan_cells(row) for row in stages])
+
+
+def plan_cells(row: Row) -> list[str]:
+    """The cells of a stage's row, by `PLAN_COLUMNS`."""
+    parameters, images = f"{row['parameters']:,}", f"{row['images']:,}"
+    return [row["stage"], row["network"], parameters, images, row["work"]]
 
 
 def percent(value: float | None) -> str:
+    """12.34 for .1234; nothing for None."""
     return "" if value is None else f"{100 * value:.2f}"
 
 
 def finish(book: Logbook, rows: list[Row]) -> None:
-    """Prints the results, writes results.json and draws curves.png."""
+    """Prints the results of a run, writes results.json and draws curves.png.
+
+    Args:
+      book: of the run.
+      rows: one per network that was trained: stage, network, parameters and, where there are any,
+        top1, top5, best_top1 in [0, 1], best_epoch and paper, the published accuracy in per cent.
+    """
+    book.check_owner()
     write_json(book.workdir / "results.json", rows)
     times = book.rows(TIMES)
-    shown = [
-        [
-            row["stage"],
-            row["network"],
-            f"{row['parameters']:,}",
-            percent(row["top1"]),
-            percent(row["top5"]),
-            percent(row.get("best_top1")),
-            str(row.get("best_epoch", "")),
-            f"{minutes(times, row['stage']):.1f}",
-            str(row.get("paper") or "-"),
-        ]
-        for row in rows
-    ]
-    table(
-        "Accuracy on the test images, %",
-        [
-            "stage",
-            "network",
-            "parameters",
-            "top-1 last",
-            "top-5 last",
-            "top-1 best",
-            "best epoch",
-            "minutes",
-            "paper, best",
-        ],
-        shown,
-    )
-    picture = draw(book)
+    cells = [result_cells(row, minutes(times, row["stage"])) for row in rows]
+    table("Accuracy on the test images, %", RESULT_COLUMNS, cells)
+    picture = plot_curves(book)
     console.print(f"curves   {picture}" if picture else "curves   none: nothing was trained")
     console.print(f"results  {book.workdir / 'results.json'}")
 
 
-def held_out_score(row: Row) -> str | None:
-    """The name of a row's accuracy on images that its stage was not trained on, if it has one; top-1 before others."""
-    names = [name for name in row if not name.startswith("train/")]
-    return next(
-        (name for kind in ("/top1", "/contrastive") for name in names if name.endswith(kind)), None
-    )
+def result_cells(row: Row, spent: float) -> list[str]:
+    """The cells of a network's row, by `RESULT_COLUMNS`; `spent` minutes of training."""
+    return [
+        row["stage"],
+        row["network"],
+        f"{row['parameters']:,}",
+        percent(row.get("top1")),
+        percent(row.get("top5")),
+        percent(row.get("best_top1")),
+        str(row.get("best_epoch", "")),
+        f"{spent:.1f}",
+        str(row.get("paper") or "-"),
+    ]
 
 
-def draw(book: Logbook) -> str | None:
-    """One column per kind of stage: the held-out accuracy above, the training loss below, a line per method."""
+def headline(row: Row) -> str | None:
+    """The name of the first score of held-out images in an epoch's row, which epochs compare by."""
+    scores = (name for name in row if "/" in name and not name.startswith("train/"))
+    return next(scores, None)
+
+
+def kind_of(stage: str) -> str:
+    """The last part of a stage's name: student for sskd/student."""
+    return stage.rsplit("/")[-1]
+
+
+def is_student(kind: str) -> bool:
+    return kind == "student"
+
+
+def plot_curves(book: Logbook) -> str | None:
+    """Draws curves.png and returns its path; None where nothing was trained.
+
+    There is a column per kind of stage and a line per method: the held-out score above, the
+    training loss below.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    stages = {}
+    stages: dict[str, list[Row]] = {}
     for row in book.rows():
         stages.setdefault(row["stage"], []).append(row)
     if not stages:
         return None
-    kinds = sorted(
-        dict.fromkeys(name.rsplit("/")[-1] for name in stages), key="student".__eq__
-    )  # students last
+    kinds = sorted(dict.fromkeys(map(kind_of, stages)), key=is_student)  # students last
+    size = (4.5 * len(kinds), 6)  # inches
     figure, axes = plt.subplots(
-        2,
-        len(kinds),
-        figsize=(4.5 * len(kinds), 6),
-        sharex="col",
-        squeeze=False,
-        layout="constrained",
+        2, len(kinds), figsize=size, sharex="col", squeeze=False, layout="constrained"
     )
     for name, rows in stages.items():
-        accuracy, loss = axes[:, kinds.index(name.rsplit("/")[-1])]
-        epochs = [row["epoch"] for row in rows]
-        accuracy.set(title=name.rsplit("/")[-1])
-        if score := held_out_score(rows[0]):
-            accuracy.plot(epochs, [100 * row[score] for row in rows], label=name)
-            accuracy.set(ylabel=f"{score}, %")
-        loss.plot(epochs, [row["train/loss"] for row in rows], label=name)
-        loss.set(xlabel="epoch", ylabel="train/loss", yscale="log")
-    for accuracy, loss in axes.T:
-        accuracy.axison = bool(accuracy.lines)  # a paraphraser learns no class
-        loss.legend()
+        above, below = axes[:, kinds.index(kind_of(name))]
+        above.set(title=kind_of(name))
+        plot_stage(above, below, name, rows)
+    for above, below in axes.T:
+        above.axison = bool(above.lines)  # a stage without scores has no curve above
+        below.legend()
     path = book.workdir / "curves.png"
     with path.open("wb") as file:
         figure.savefig(file, dpi=120, format="png")
     plt.close(figure)
     return str(path)
+
+
+def plot_stage(above: Any, below: Any, name: str, rows: list[Row]) -> None:
+    """Draws a stage's held-out score and its training loss, each into axes of matplotlib's."""
+    epochs = [row["epoch"] for row in rows]
+    if score := headline(rows[0]):
+        above.plot(epochs, [100 * row[score] for row in rows], label=name)
+        above.set(ylabel=f"{score}, %")
+    below.plot(epochs, [row["train/loss"] for row in rows], label=name)
+    below.set(xlabel="epoch", ylabel="train/loss", yscale="log")

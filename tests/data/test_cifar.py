@@ -1,4 +1,4 @@
-"""Reading CIFAR: official files, and tiny datasets that tfds's own builder prepares here, without code of `prepare`."""
+"""Reading CIFAR: official files, and tiny datasets that tfds's own builder prepares here."""
 
 import shutil
 import socket
@@ -198,8 +198,8 @@ def test_without_data_and_network_the_command_is_shown_at_once(tmp_path, offline
         sources.load("cifar10", str(tmp_path))
     assert time.monotonic() - start < 3
     assert str(error.value) == (
-        f"cifar10 is neither prepared in {tmp_path} nor downloadable (no network): put the official "
-        "cifar-10-python.tar.gz there"
+        f"cifar10 is neither prepared in {tmp_path} nor downloadable (no network): put the "
+        "official cifar-10-python.tar.gz there"
     )
 
 

@@ -82,23 +82,12 @@ def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(
 
 
 def test_imagenets_folders_become_imagenet2012(shared, tmp_path, capsys):
-    """Real images in folders named as the official ones: the catalogue's dataset, with its labels."""
+    """Real images in folders named as the official ones give the catalogue's dataset."""
     expected = imagenet_samples(shared, tmp_path / "source")
-    assert (
-        main(
-            [
-                "imagefolder",
-                f"--source={tmp_path / 'source'}",
-                "--name=imagenet2012",
-                f"--data_dir={tmp_path}",
-            ]
-        )
-        == 0
-    )
-    assert (
-        f"--config=configs/imagenet.py --config.data.data_dir={tmp_path}\n"
-        in capsys.readouterr().out
-    )
+    typed = ["imagefolder", f"--source={tmp_path / 'source'}", "--name=imagenet2012"]
+    assert main([*typed, f"--data_dir={tmp_path}"]) == 0
+    told = capsys.readouterr().out
+    assert f"--config=configs/imagenet.py --config.data.data_dir={tmp_path}\n" in told
     found = {
         row["file_name"].decode(): row["label"]
         for split in ("train", "validation")

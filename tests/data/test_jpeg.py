@@ -108,7 +108,7 @@ def test_an_image_that_no_crop_fits_gives_its_middle(height, width, expected):
 
 @pytest.mark.parametrize("height,width", [(400, 600), (1900, 2000)])
 def test_a_random_crop_is_that_of_its_box(height, width):
-    """The larger image's crops are shrunk while they are decoded, so that what PIL decodes is compared shrunk, too."""
+    """The larger image's crops are shrunk while they are decoded, so PIL's are shrunk, too."""
     content, image = encoded(picture(1, height, width)), picture(1, height, width)
     for i in range(6):
         seed = tf.constant([3, i], tf.int64)

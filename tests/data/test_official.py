@@ -1,4 +1,4 @@
-"""The reader of the official files against bytes that nobody would write: read, or one line, and nothing else."""
+"""The reader of the official files against bytes that nobody would write: read, or one line."""
 
 import os
 import pickle

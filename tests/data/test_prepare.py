@@ -1,4 +1,4 @@
-"""Preparing tfds datasets from official files: tiny ones, pickled as Python 2 and numpy 1 did, and the real one."""
+"""Preparing tfds datasets from official files: the real one, and tiny ones of Python 2."""
 
 import pickle
 from pathlib import Path

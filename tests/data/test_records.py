@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sskd_jax.data import records
-from sskd_jax.data.kept import kept
+from sskd_jax.data.cached import cached
 from sskd_jax.data.records import TFRecords, open_files
 from sskd_jax.types import UserError
 
@@ -64,13 +64,13 @@ def test_a_file_that_was_cut_short_has_fewer_records(cut):
 def test_a_damaged_or_unwritable_copy_is_made_anew(tmp_path):
     file = tmp_path / "copy.npz"
     file.write_bytes(b"no zip")
-    assert kept(file, "key", lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
-    assert kept(file, "key", lambda: 1 / 0)["a"].tolist() == [0, 1, 2]
-    assert kept(file, "other", lambda: {"a": np.arange(5)})["a"].tolist() == [0, 1, 2, 3, 4]
+    assert cached(file, "key", lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
+    assert cached(file, "key", lambda: 1 / 0)["a"].tolist() == [0, 1, 2]
+    assert cached(file, "other", lambda: {"a": np.arange(5)})["a"].tolist() == [0, 1, 2, 3, 4]
     file.write_bytes(file.read_bytes()[:-30])
-    assert kept(file, "other", lambda: {"a": np.arange(4)})["a"].tolist() == [0, 1, 2, 3]
+    assert cached(file, "other", lambda: {"a": np.arange(4)})["a"].tolist() == [0, 1, 2, 3]
     (tmp_path / "file").write_text("")
-    assert kept(tmp_path / "file" / "copy.npz", "key", lambda: {"a": np.arange(2)})[
+    assert cached(tmp_path / "file" / "copy.npz", "key", lambda: {"a": np.arange(2)})[
         "a"
     ].tolist() == [0, 1]
 

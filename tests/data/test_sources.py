@@ -8,7 +8,7 @@ from sskd_jax.types import UserError
 
 
 def split(counts: tuple[int, ...] = (40, 80, 20)) -> sources.Split:
-    """Images that hold their own position, so that no two are alike, with `counts` images per class."""
+    """Images that hold their own position, so that no two are alike; `counts` per class."""
     label = (
         np.random.default_rng(0)
         .permutation(np.repeat(np.arange(len(counts)), counts))

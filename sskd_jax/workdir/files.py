@@ -1,0 +1,111 @@
+"""The JSON files of a workdir: written at once, and read so that damage is told in one line."""
+
+import functools
+import json
+from typing import Any, NoReturn
+
+from etils import epath
+
+from sskd_jax.system.paths import write_bytes
+from sskd_jax.types import UserError
+
+Row = dict[str, Any]  # one line of a .jsonl file
+
+METRICS = "metrics.jsonl"  # a row per epoch
+TIMES = "times.jsonl"  # a row per checkpoint
+
+# What the JSON files of a workdir hold, and what to do about one that is damaged.
+CONTENTS = {
+    "config.json": (
+        dict,
+        "put a copy of it back, or delete this file alone and give the config that the run had; "
+        "the checkpoints are kept",
+    ),
+    "environments.json": (
+        list,
+        "put a copy of it back, or delete this file alone, which forgets the devices of earlier "
+        "starts; the checkpoints are kept",
+    ),
+    "results.json": (
+        list,
+        "delete this file alone and start the run once more, which writes it anew; the "
+        "checkpoints are kept",
+    ),
+}
+OTHERS = (dict, "put a copy of it back, or delete its folder")
+ROW = {"stage": str, "step": int, "seconds": float | int, "environment": int, "epoch": int}
+
+
+class Content(dict):
+    """An object in a JSON file, which is told from which file it is where it lacks a key."""
+
+    def __init__(self, path: epath.Path, items: Row):
+        super().__init__(items)
+        self.path = path
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise damage(self.path, f"it lacks {key!r}")
+
+
+def damage(path: epath.Path, reason: object) -> UserError:
+    """The error for a file of a workdir that can't be used as it is."""
+    _, advice = CONTENTS.get(path.name, OTHERS)
+    if path.suffix == ".jsonl":
+        advice = "mend or delete it, the checkpoints are kept"
+    return UserError(f"{path} is damaged ({reason}): {advice}")
+
+
+def write_json(path: epath.Path, content: Any) -> None:
+    """Replaces a JSON file at once."""
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: epath.Path) -> Any:
+    """The content of a JSON file of a workdir, which is an object or a list of objects.
+
+    Raises:
+      UserError: the file can't be read, is damaged or holds something else; also later, where a
+        key is asked for that it lacks.
+    """
+    content = parse(path, read_text(path))
+    kind, _ = CONTENTS.get(path.name, OTHERS)
+    if not content or not isinstance(content, kind):
+        raise damage(path, f"it holds {json.dumps(content)[:40]}")
+    if kind is list and not all(isinstance(part, dict) for part in content):
+        raise damage(path, "it holds more than objects")
+    return content
+
+
+def read_text(path: epath.Path) -> str:
+    """The text of a file; a `UserError` where it can't be read."""
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # bytes that are no text
+        raise damage(path, error) from error
+
+
+def parse(path: epath.Path, text: str) -> Any:
+    """What JSON text of a file means; a `UserError` where it is none."""
+    try:
+        return json.loads(text, object_hook=functools.partial(Content, path))
+    except (ValueError, RecursionError) as error:
+        raise damage(path, error) from error
+
+
+def read_rows(path: epath.Path) -> list[Row]:
+    """The rows of a .jsonl file, but for a last line that was cut short.
+
+    Raises:
+      UserError: the file can't be read, or a line is no row.
+    """
+    lines = read_text(path).splitlines(keepends=True)
+    rows = [parse(path, line) for line in lines if line.endswith("\n")]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or "stage" not in row or "step" not in row:
+            raise damage(path, f"line {number} is no row with a stage and a step")
+        for key, kind in ROW.items():
+            if key in row and not isinstance(row[key], kind):
+                raise damage(path, f"line {number} has {row[key]!r} as its {key}")
+    return rows

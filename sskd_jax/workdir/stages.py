@@ -1,0 +1,99 @@
+"""Finished stages on the disk: what the checkpoints of a folder belong to, and reading them."""
+
+from typing import Any
+
+from etils import epath
+
+from sskd_jax.system.paths import stage_folders
+from sskd_jax.types import UserError
+from sskd_jax.workdir.checkpoint import read_newest
+from sskd_jax.workdir.files import read_json, write_json
+
+FORMAT = 2  # of checkpoints: a state holds its nets by name
+
+
+def describe(folder: epath.Path, about: dict[str, Any]) -> None:
+    """Writes stage.json, which says what the checkpoints of a folder belong to, unless it exists.
+
+    Args:
+      folder: of the stage; made where it is absent.
+      about: what the checkpoints depend on, such as the network, as JSON.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "stage.json").exists():
+        write_json(folder / "stage.json", {"format": FORMAT} | about)
+
+
+def check_description(folder: epath.Path, about: dict[str, Any], advice: str) -> dict[str, Any]:
+    """The content of a folder's stage.json, once it is sure that `about` is a part of it.
+
+    Args:
+      folder: of the stage.
+      about: what its checkpoints must belong to.
+      advice: the end of the error message, which says what to do.
+
+    Raises:
+      UserError: the checkpoints belong to something else, or this version can't read them.
+    """
+    written = read_json(folder / "stage.json")
+    check_format(folder, written)
+    for key, value in about.items():
+        if written.get(key) != value:
+            raise UserError(
+                f"{folder} was trained with {key} {written.get(key)}, and this run has {value}: "
+                f"{advice}"
+            )
+    return written
+
+
+def check_format(folder: epath.Path, written: dict[str, Any]) -> None:
+    """Raises a `UserError` where `written`, a folder's stage.json, names another `FORMAT`."""
+    if written.get("format") != FORMAT:
+        raise UserError(
+            f"{folder} was trained by another version of sskd_jax, whose checkpoints this one "
+            "does not read: train it again in another --workdir, or go on with the git_revision "
+            "that environments.json names"
+        )
+
+
+def check_formats(workdir: epath.Path) -> None:
+    """Raises a `UserError` where a stage of a workdir has checkpoints of another `FORMAT`."""
+    for folder in stage_folders(workdir):
+        check_format(folder, read_json(folder / "stage.json"))
+
+
+def load_stage(path: epath.Path, name: str, about: dict[str, Any]) -> dict[str, Any]:
+    """The last {"params", "batch_stats"} of every net of a finished stage, by net.
+
+    Of several stages of one kind, it is the one of this name, or else the first that fits.
+
+    Args:
+      path: the workdir, or the folder of the stage itself.
+      name: of the stage, such as "teacher" or "sskd/head"; its last part is the kind.
+      about: what its checkpoints must belong to.
+
+    Raises:
+      UserError: there is no such stage, it is not finished, or it belongs to something else.
+    """
+    kind = name.rpartition("/")[2]
+    candidates = (path, path / name, path / kind, *sorted(path.glob(f"*/{kind}")))
+    folders = [folder for folder in candidates if (folder / "stage.json").exists()]
+    if not folders:
+        raise UserError(f"{path} holds no {kind}: give a workdir of a run that trained one")
+    folder = next((folder for folder in folders if fits(folder, about)), folders[0])
+    advice = f"give the config that it was trained with, or another {kind}"
+    steps = check_description(folder, about, advice)["steps"]
+    state = read_newest(folder)
+    done = int(state["step"]) if state else 0
+    if done != steps:
+        raise UserError(f"{folder} is at step {done} of {steps}: finish that run first")
+    return {
+        net: {"params": params, "batch_stats": state["batch_stats"].get(net, {})}
+        for net, params in state["params"].items()
+    }
+
+
+def fits(folder: epath.Path, about: dict[str, Any]) -> bool:
+    """Whether `about` is a part of a folder's stage.json."""
+    written = read_json(folder / "stage.json")
+    return all(written.get(key) == value for key, value in about.items())

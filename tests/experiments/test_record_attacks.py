@@ -1,0 +1,81 @@
+"""Records are never lost to another run of the same name, nor the page to a broken folder."""
+
+import json
+import shutil
+
+import pytest
+
+from experiments import record
+from tests.experiments.test_record import finished, table
+
+FILES = ("config.json", "environments.json", "metrics.jsonl", "results.json", "times.jsonl")
+
+
+def refused(capsys, *arguments) -> str:
+    """The line that a call ends with."""
+    with pytest.raises(SystemExit) as end:
+        record.main(*arguments)
+    complaint = capsys.readouterr().err
+    assert end.value.code == 2 and complaint.count("\n") == 1
+    return complaint
+
+
+@pytest.fixture
+def twins(tmp_path) -> list[str]:
+    """The workdirs of two runs, both called `run`."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    return [finished(tmp_path / name / "run", seed) for seed, name in enumerate("ab")]
+
+
+def test_two_runs_of_one_name_are_refused_before_either_is_kept(twins, tmp_path, capsys):
+    assert "rename one of them" in refused(capsys, twins, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_record_of_another_run_stays(twins, tmp_path, capsys):
+    results = tmp_path / "results"
+    record.main(twins[:1], results)
+    before = (results / "run" / "config.json").read_bytes()
+    assert "is there already, from another run" in refused(capsys, twins[1:], results)
+    assert (results / "run" / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "times.jsonl", "results.json"])
+def test_a_run_that_lost_a_row_does_not_replace_its_record(tmp_path, capsys, name):
+    workdir, results = tmp_path / "run", tmp_path / "results"
+    record.main([finished(workdir)], results)
+    if name.endswith("l"):
+        _, *others = (workdir / name).read_text().splitlines(keepends=True)
+        (workdir / name).write_text("".join(others))
+    else:
+        _, *others = json.loads((workdir / name).read_text())
+        (workdir / name).write_text(json.dumps(others))
+    assert "is there already" in refused(capsys, [str(workdir)], results)
+
+
+def test_a_run_is_recorded_again_and_once_it_went_on(tmp_path):
+    workdir, results = tmp_path / "run", tmp_path / "results"
+    record.main([finished(workdir), str(workdir)], results)
+    row = {"stage": "kd/student", "step": 12, "seconds": 60.0, "environment": 0}
+    with (workdir / "times.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    record.main([str(workdir)], results)
+    assert json.loads((results / "run" / "times.jsonl").read_text().splitlines()[-1]) == row
+    assert sorted(path.name for path in results.iterdir()) == ["README.md", "run"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", [None, "", "null\n", "{}\n", "[]\n", "[1]\n", '{"a": 1}\n'])
+def test_a_broken_folder_spoils_no_page(tmp_path, capsys, name, content):
+    results = tmp_path / "results"
+    broken = finished(tmp_path / "broken")
+    shutil.copytree(broken, results / "broken")
+    (results / "broken" / name).unlink()
+    if content is not None:
+        (results / "broken" / name).write_text(content)
+    record.main([finished(tmp_path / "whole")], results)
+    rows = table(results)
+    assert any("[whole]" in row[-1] for row in rows)
+    if not any("[broken]" in row[-1] for row in rows):
+        assert "left out" in capsys.readouterr().out
