@@ -1,0 +1,40 @@
+"""The picture of the README, from networks that have hardly begun to learn."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import figures
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return figures.perform(steps=8)
+
+
+def test_every_image_is_shown_as_it_is_and_in_three_rotations(scene):
+    for views in scene.image:
+        for turn in range(figures.TURNS):
+            np.testing.assert_array_equal(views[turn], np.rot90(views[0], turn))
+
+
+def test_predictions_and_similarities_are_such(scene):
+    for chances in (scene.certain, scene.teacher, scene.student):
+        np.testing.assert_allclose(np.sum(chances, -1), 1, rtol=1e-5)
+    for similarity in (scene.teacher_similarity, scene.student_similarity):
+        assert similarity.shape == (3 * len(figures.CHOSEN), len(figures.CHOSEN))
+        assert np.abs(similarity).max() < 1 + 1e-5
+    assert scene.kept.shape == (3 * len(figures.CHOSEN),) and scene.kept.any()
+
+
+def test_it_draws_a_small_file(scene, tmp_path):
+    figures.draw(tmp_path / "sskd.png", scene)
+    with Image.open(tmp_path / "sskd.png") as image:
+        assert image.size == tuple(2 * side for side in figures.SIZE)
+        assert len(image.getcolors()) > 100
+    assert (tmp_path / "sskd.png").stat().st_size < 150_000
+
+
+def test_the_picture_of_the_readme_is_there():
+    with Image.open(figures.PICTURE) as image:
+        assert image.size == tuple(2 * side for side in figures.SIZE)

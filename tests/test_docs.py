@@ -1,0 +1,77 @@
+"""The pages say what is there: links, anchors, modules and files."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+FOREIGN = {"pytest", "uv"}  # modules of others, run with python -m
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+MODULE = re.compile(r"python3? -m ([\w.]+)")
+FILE = re.compile(r"`((?:configs|experiments|sskd_jax|tests)/[\w/]+\.\w+)`")
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings as GitHub names them in addresses."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> Iterator[tuple[Path, str]]:
+    """(file, anchor) of every link that leads to no other site."""
+    for target in LINK.findall(FENCE.sub("", page.read_text())):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            yield (page.parent / path).resolve() if path else page, anchor
+
+
+def is_module(module: str) -> bool:
+    path = ROOT.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def test_the_readme_leads_to_every_page():
+    assert {path for path, _ in links(README)} >= set(PAGES) - {README}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    for path, anchor in links(page):
+        assert path.exists(), path
+        assert not anchor or anchor in anchors(path), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_modules_and_files_are_there(page):
+    text = page.read_text()
+    modules = set(MODULE.findall(text)) - FOREIGN
+    assert not [module for module in modules if not is_module(module)]
+    assert not [path for path in FILE.findall(text) if not (ROOT / path).is_file()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_lines_fit_a_screen(page):
+    """All but rows of tables, which have to be one line each."""
+    lines = page.read_text().splitlines()
+    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+
+
+def test_a_page_that_is_wrong_would_be_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# The `a`, and b\n[x](nowhere.md) [y](#the-a-and-b)\n```\n# no heading\n```\n")
+    assert anchors(page) == {"the-a-and-b"}
+    assert list(links(page)) == [(tmp_path / "nowhere.md", ""), (page, "the-a-and-b")]
+    assert is_module("sskd_jax.main") and not is_module("sskd_jax.nowhere")
