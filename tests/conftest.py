@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, strict broadcasting, and the folder with the reference's golden values."""
+"""Eight virtual CPU devices, strict broadcasting, and the folder with the golden values."""
 
 import gc
 import os
@@ -17,18 +17,32 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update(
-    "jax_disable_most_optimizations", True
-)  # of thousands of small programs, each of which runs once
+# There are thousands of small programs, each of which runs once.
+jax.config.update("jax_disable_most_optimizations", True)
 jax.devices()  # now, before a test changes the environment for the processes that it starts
-PROGRAMS = tempfile.TemporaryDirectory()  # the same programs are compiled once for all tests
-jax.config.update("jax_compilation_cache_dir", PROGRAMS.name)
+
+# The same programs are compiled once for all tests, and for all processes that share them: those
+# of pytest-xdist begin with this one's environment.
+if "SSKD_JAX_TEST_PROGRAMS" not in os.environ:
+    folder = tempfile.TemporaryDirectory()
+    os.environ["SSKD_JAX_TEST_PROGRAMS"] = folder.name
+PROGRAMS = os.environ["SSKD_JAX_TEST_PROGRAMS"]
+jax.config.update("jax_compilation_cache_dir", PROGRAMS)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files with slow tests first, so that no process is left alone with them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
-    """A file's programs go when it is done: they map memory, of which a process may have only so many pieces."""
+    """Forgets a file's programs when it is done.
+
+    They map memory, of which a process may have only so many pieces.
+    """
     yield
     jax.clear_caches()
     gc.collect()
@@ -46,7 +60,10 @@ def shared() -> pathlib.Path:
 def official_cifar100(
     shared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
-    """A folder with the real dataset as its makers give it away; to restore it takes ten seconds."""
+    """A folder with the real dataset as its makers give it away.
+
+    To restore it takes ten seconds.
+    """
     if not (shared / "data" / "cifar100").is_dir():
         pytest.skip("no packed CIFAR-100 in ../shared")
     folder = tmp_path_factory.mktemp("official")
