@@ -214,10 +214,9 @@ def loop_rows(steps: Steps) -> list[Row]:
 def epoch_milliseconds(steps: Steps) -> list[float]:
     """Times of ROUNDS epochs, without a first one in which programs are compiled."""
     job, clock = steps.job._replace(epochs=ROUNDS.value + 1), Clock()
-    evaluate = evaluation(job.task, steps.devices, job.batch_size)
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
         session = Session(epath.Path(folder), steps.devices, clock, Interruption(), math.inf)
-        loop.train(job, first_state(job), evaluate, checkpoints, session)
+        loop.train(job, first_state(job), checkpoints, session)
     return (1e3 * np.diff(clock.times)[1:]).tolist()
 
 
