@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from sskd_jax.layers.heads import Regressor
 from sskd_jax.losses import map_pairs
-from sskd_jax.methods.common import unscored, with_kd
+from sskd_jax.methods.common import unscored, warmed_up
 from sskd_jax.rules import Positive
 from sskd_jax.types import (
     Array,
@@ -19,7 +19,6 @@ from sskd_jax.types import (
     Losses,
     Method,
     Nets,
-    Outputs,
     Stage,
     frozen,
     learns,
@@ -87,10 +86,4 @@ def warmup() -> Stage:
 
 def ab(*, kd_temperature: Positive) -> Method:
     """Cross-entropy, from the weights that the first stage leaves."""
-
-    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
-        return Losses({})
-
-    return with_kd(
-        (), own, kd_temperature=kd_temperature, before={"warmup": warmup()}, start="warmup/student"
-    )
+    return warmed_up(warmup(), kd_temperature=kd_temperature)

@@ -115,3 +115,13 @@ def with_kd(terms: tuple[str, ...], own: Own, *, kd_temperature: float, **more: 
         return losses._replace(terms={"kd": kd} | losses.terms)
 
     return taught(("kd", *terms), both, **more)
+
+
+def warmed_up(warmup: Stage, *, kd_temperature: float) -> Method:
+    """Cross-entropy from the weights that a first stage of the student leaves, with KD beside."""
+
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        return Losses({})
+
+    before = {"warmup": warmup}
+    return with_kd((), own, kd_temperature=kd_temperature, before=before, start="warmup/student")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from sskd_jax.losses import map_pairs, same_size, same_widths
-from sskd_jax.methods.common import unscored, with_kd
+from sskd_jax.methods.common import unscored, warmed_up
 from sskd_jax.rules import Positive
 from sskd_jax.types import (
     Array,
@@ -17,7 +17,6 @@ from sskd_jax.types import (
     Losses,
     Method,
     Nets,
-    Outputs,
     Stage,
     frozen,
     learns,
@@ -54,10 +53,4 @@ def warmup() -> Stage:
 
 def fsp(*, kd_temperature: Positive) -> Method:
     """Cross-entropy, from the weights that the first stage leaves."""
-
-    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
-        return Losses({})
-
-    return with_kd(
-        (), own, kd_temperature=kd_temperature, before={"warmup": warmup()}, start="warmup/student"
-    )
+    return warmed_up(warmup(), kd_temperature=kd_temperature)
