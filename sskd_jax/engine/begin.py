@@ -48,10 +48,10 @@ def trace_loss(
         if name not in variables:
             first = jax.random.fold_in(key, zlib.crc32(name.encode()))
             # Copies keep parameters apart from what they are initialised by: see `sketch`.
-            made = traced_once(module.init)(first, *args, **kwargs)
+            made = traced_once(module, "init")(first, *args, **kwargs)
             variables[name] = jax.tree.map(jnp.copy, complete(made))
         called[name] = True
-        return traced_once(module.apply)(variables[name], *args, **kwargs)
+        return traced_once(module, "apply")(variables[name], *args, **kwargs)
 
     if stage.memory:
         facts = Facts(label, shape, task.num_classes)

@@ -89,20 +89,21 @@ class Frozen(NamedTuple):
     nets: Params
 
 
-def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`module.init` or `module.apply`, traced once for inputs of the same shapes.
+def traced_once(module: nn.Module, method: str) -> Callable[..., Any]:
+    """A module's "init" or "apply", traced once for inputs of the same shapes.
 
-    Tracing a network takes a third of a second, and several programs of a run hold the same one.
+    Equal modules share it: tracing a network takes a third of a second, and several programs of a
+    run hold the same one.
     """
     try:
-        return inlined(function)
+        return inlined(module, method)
     except TypeError:  # a module with a list among its attributes has no hash
-        return function
+        return getattr(module, method)
 
 
 @functools.cache
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(function, inline=True)
+def inlined(module: nn.Module, method: str) -> Callable[..., Any]:
+    return jax.jit(getattr(module, method), inline=True)
 
 
 class Functions(dict):
@@ -138,7 +139,7 @@ def net_functions(task: Task, variables: Params, train: bool) -> tuple[Nets, dic
         module, net = task.modules[name], task.stage.nets[name]
         own = {"params": variables[name]["params"], "batch_stats": stats[name]}
         if not (train and (net.learns or net.follows)):
-            return traced_once(module.apply)(own, *args, **kwargs)
+            return traced_once(module, "apply")(own, *args, **kwargs)
         outputs, moved = module.apply(own, *args, **kwargs, train=True, mutable=["batch_stats"])
         stats[name] = moved.get("batch_stats", {})
         return outputs
