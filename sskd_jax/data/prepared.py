@@ -1,7 +1,6 @@
 """Datasets as tfds prepared them, on a disk or in a bucket: found and checked, not read."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import shlex
@@ -11,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from sskd_jax.system.paths import is_remote, locate
+from sskd_jax.system.paths import is_remote, locate, take_lock
 from sskd_jax.types import UserError
 
 NOTE = ".preparing"  # where the folder aside is noted that a dataset is written to
@@ -87,14 +86,10 @@ def alone(builder: Any) -> Iterator[None]:
         return
     parent.mkdir(parents=True, exist_ok=True)
     with open(parent / NOTE, "a+") as note:
-        try:
-            fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not take_lock(note):
             raise UserError(
                 f"another process writes {builder.name} to {home(builder)}: wait for it"
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+            )
         note.seek(0)
         left = pathlib.Path(note.read())
         if left.name.startswith("incomplete."):

@@ -98,14 +98,6 @@ def subset(split: Split | Stream, fraction: float, seed: int) -> Split | Stream:
     return split if fraction == 1 else split.take(_stratified(split.label, fraction, seed))
 
 
-def subset_size(split: Split | Stream, fraction: float) -> int:
-    """The number of images in `subset(split, fraction, seed)`, whatever the seed."""
-    if fraction == 1:
-        return split.size
-    _, counts = np.unique(split.label, return_counts=True)
-    return sum(_share(fraction, count) for count in counts)
-
-
 def hold_out(
     split: Split | Stream, fraction: float, seed: int
 ) -> tuple[Split | Stream, Split | Stream]:

@@ -1,16 +1,14 @@
-"""From the name of an architecture to its module, and to the shapes of what that gives."""
+"""From the name of an architecture, or of a net, to its module."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from sskd_jax.models import MODELS
 from sskd_jax.models.network import Network
-from sskd_jax.types import Outputs, Params, UserError, choose
+from sskd_jax.types import UserError, choose
 
 
 def architecture(name: str, what: str = "architecture") -> Callable[..., nn.Module]:
@@ -45,20 +43,3 @@ def build(
     if not isinstance(module, Network):
         raise UserError(f"the {section} architecture {name!r} has no stages to branch")
     return choose({"branches": module.branches}, part, f"part of the {section} architecture")
-
-
-def shapes(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[Outputs, Params]:
-    """Outputs for two images [H, W, C], and variables; shapes only, nothing is computed."""
-    try:
-        hash(module)
-    except TypeError:  # an attribute is a list, say
-        return trace(module, image_shape)
-    return cached_trace(module, image_shape)
-
-
-def trace(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[Outputs, Params]:
-    image = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    return jax.eval_shape(module.init_with_output, jax.random.key(0), image)
-
-
-cached_trace = cache(trace)

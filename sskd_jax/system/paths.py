@@ -1,10 +1,12 @@
 """Paths on disks and in buckets (gs://), which etils reads and writes through TensorFlow."""
 
+import fcntl
 import os
 import pathlib
 import stat
 import tempfile
 from collections.abc import Iterator
+from typing import IO, Any
 
 from etils import epath
 
@@ -68,6 +70,20 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
     part.replace(path)
+
+
+def take_lock(file: IO[Any]) -> bool:
+    """Takes the lock of an open file, which ends with the file or the process.
+
+    Returns False where another process holds it. A file system without locks keeps nobody out.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def stage_folders(workdir: epath.Path) -> Iterator[epath.Path]:

@@ -1,7 +1,6 @@
 """The record of a run in its workdir: config, environments, metrics, times, TensorBoard files."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import math
@@ -19,7 +18,7 @@ import jax
 from etils import epath
 
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import is_remote, stage_folders, write_bytes
+from sskd_jax.system.paths import is_remote, stage_folders, take_lock, write_bytes
 from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import METRICS, TIMES, Row, read_json, read_rows, write_json
@@ -302,14 +301,11 @@ def lock(workdir: epath.Path) -> IO[str]:
     if is_remote(workdir):
         return open(os.devnull)
     file = open(workdir / LOCK, "w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not take_lock(file):
+        file.close()
         raise UserError(
             f"another process trains in --workdir={workdir}: wait for it, or give another one"
-        ) from error
-    except OSError:  # a file system without locks
-        pass
+        )
     return file
 
 

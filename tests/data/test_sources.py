@@ -101,13 +101,6 @@ def test_subset_refuses(fraction):
         sources.subset(split(), fraction, seed=0)
 
 
-@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.37, 0.5, 1])
-def test_the_size_of_a_subset(fraction):
-    assert sources.subset_size(split(), fraction) == len(
-        sources.subset(split(), fraction, seed=0).label
-    )
-
-
 def test_hold_out_is_stratified_disjoint_and_decided_by_the_seed():
     train, validation = sources.hold_out(split(), 0.1, seed=0)
     assert np.bincount(validation.label).tolist() == [4, 8, 2]

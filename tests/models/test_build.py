@@ -1,4 +1,4 @@
-"""Modules by the names of architectures and nets, and the shapes of what they give."""
+"""Modules by the names of architectures and nets."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from sskd_jax.models import MODELS
-from sskd_jax.models.build import architecture, build, shapes
+from sskd_jax.models.build import architecture, build
 from sskd_jax.models.network import Branches
 from sskd_jax.models.resnet import ResNet
 from sskd_jax.types import Outputs, UserError
@@ -63,21 +63,3 @@ def test_a_wrong_net_is_one_line(net, text, monkeypatch):
     monkeypatch.setitem(MODELS, "flat", Flat)
     with pytest.raises(UserError, match=text):
         build(net, NAMES | {"student": "flat"}, 7)
-
-
-def test_shapes_of_outputs_and_variables():
-    outputs, variables = shapes(Tiny(), (8, 8, 3))
-    assert outputs.logits.shape == (2, 3)
-    assert [x.shape for x in outputs.maps] == [(2, 8, 8, 8), (2, 8, 8, 8), (2, 4, 4, 16)]
-    assert set(variables) == {"params", "batch_stats"}
-    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(variables))
-
-
-def test_equal_networks_are_traced_once():
-    assert shapes(Tiny(), (8, 8, 3)) is shapes(Tiny(), (8, 8, 3))
-    assert shapes(Tiny(), (8, 8, 3)) is not shapes(Tiny(), (16, 16, 3))
-
-
-def test_networks_with_lists_among_their_attributes_are_traced_as_well():
-    outputs, _ = shapes(Tiny(blocks=[1, 1]), (8, 8, 3))
-    assert outputs == shapes(Tiny(), (8, 8, 3))[0]

@@ -16,7 +16,6 @@ from sskd_jax.axis import AXIS
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.layers.norm import BatchNorm, folded
 from sskd_jax.models import MODELS
-from sskd_jax.models.build import shapes
 from sskd_jax.models.shufflenet import shuffle
 from sskd_jax.types import Outputs
 
@@ -75,6 +74,12 @@ def run(request, gold) -> Recorded:
     results = both(variables, gold.images(0, 8))
     spec, values = gold.models[name], gold.under("models.npz", name)
     return Recorded(name, spec, values, variables, *results)
+
+
+def shapes(network: nn.Module, image: tuple[int, ...]) -> tuple[Outputs, dict[str, Any]]:
+    """Outputs for two images [H, W, C], and variables; shapes only."""
+    pixels = jax.ShapeDtypeStruct((2, *image), jnp.float32)
+    return jax.eval_shape(network.init_with_output, jax.random.key(0), pixels)
 
 
 def shapes_of(name: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
