@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from golden import Golden, assert_near
+from shapes import shapes
 
 from sskd_jax.layers.norm import folded
 from sskd_jax.models import MODELS
 from sskd_jax.models import network as models_network
-from sskd_jax.models.build import shapes
 from sskd_jax.models.network import Network
 from sskd_jax.models.resnet import ResNet
 from sskd_jax.types import Outputs

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from shapes import shapes
 
 from sskd_jax.models import MODELS, mobilenetv2
-from sskd_jax.models.build import trace
 
 FAST = {"xla_backend_optimization_level": 0}  # compiling is most of the cost here
 FAN_OUT, FAN_IN = "normal by fan-out", "uniform by fan-in"
@@ -83,7 +83,7 @@ def begun(request) -> Begun:
     with pytest.MonkeyPatch.context() as patch:
         # More stages of the same take long to compile.
         patch.setattr(mobilenetv2, "STAGES", mobilenetv2.STAGES[:2])
-        outputs, _ = trace(network, (32, 32, 3))
+        outputs, _ = shapes(network, (32, 32, 3))
         module, like = (network.branches, outputs.maps) if has_branches else (network, IMAGE)
         inputs = jax.tree.map(lambda x: jnp.zeros(x.shape), like)
         variables = jax.jit(module.init, compiler_options=FAST)(jax.random.key(0), inputs)

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.errors import ScopeCollectionNotFound
 from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
+from shapes import shapes
 
 from sskd_jax.axis import AXIS
 from sskd_jax.exchange import torch_bridge
@@ -74,12 +75,6 @@ def run(request, gold) -> Recorded:
     results = both(variables, gold.images(0, 8))
     spec, values = gold.models[name], gold.under("models.npz", name)
     return Recorded(name, spec, values, variables, *results)
-
-
-def shapes(network: nn.Module, image: tuple[int, ...]) -> tuple[Outputs, dict[str, Any]]:
-    """Outputs for two images [H, W, C], and variables; shapes only."""
-    pixels = jax.ShapeDtypeStruct((2, *image), jnp.float32)
-    return jax.eval_shape(network.init_with_output, jax.random.key(0), pixels)
 
 
 def shapes_of(name: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
