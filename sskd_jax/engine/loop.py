@@ -316,13 +316,14 @@ def save(
 def stop(
     job: Job, step: int, state: TrainState, checkpoints: Checkpoints | None, session: Session
 ) -> NoReturn:
-    """Ends training within an epoch, once `state` is saved."""
-    save(job, step, state, checkpoints, session)
+    """Ends training within an epoch, once `state` is saved; at step 0 there is nothing to save."""
+    if step:
+        save(job, step, state, checkpoints, session)
     if checkpoints:
         checkpoints.wait()
     reason = session.interruption.reason or "another process stops"
     raise Stopped(
-        f"{reason}: {job.name} is saved at step {step} of {job.total_steps}; the same command "
+        f"{reason}: {job.name} stands at step {step} of {job.total_steps}; the same command "
         "goes on from there"
     )
 

@@ -175,6 +175,11 @@ def read_newest(folder: epath.Path) -> dict[str, Any] | None:
     return state
 
 
+def has_checkpoints(folder: epath.Path) -> bool:
+    """Whether anything of a stage was saved: else it may begin anew with another config."""
+    return bool(_steps(folder))
+
+
 def _without_content(checkpoint: epath.Path) -> bool:
     """Whether a checkpoint is damaged so that orbax could not even open the folder around it."""
     metrics = checkpoint / "metrics" / "metrics"

@@ -21,6 +21,7 @@ from sskd_jax.system.console import console
 from sskd_jax.system.paths import is_remote, stage_folders, take_lock, write_bytes
 from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import UserError
+from sskd_jax.workdir.checkpoint import has_checkpoints
 from sskd_jax.workdir.files import METRICS, TIMES, Row, read_json, read_rows, write_json
 
 LIBRARIES = (
@@ -180,7 +181,8 @@ class Logbook:
           UserError: the workdir holds a run whose config differs in more than `HARMLESS` keys.
         """
         file = self.workdir / "config.json"
-        if not file.exists() or not any(stage_folders(self.workdir)):  # nothing was trained yet
+        saved = any(map(has_checkpoints, stage_folders(self.workdir)))
+        if not file.exists() or not saved:
             return config
         stored = read_json(file)
         if changed := differences(stored, config):

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+from etils import epath
 
 from sskd_jax.data.sources import Dataset
 from sskd_jax.system.console import console, table
-from sskd_jax.workdir.files import TIMES, write_json
+from sskd_jax.workdir.files import TIMES, read_json, write_json
 from sskd_jax.workdir.logbook import Logbook, minutes
 
 Row = dict[str, Any]
@@ -60,12 +61,15 @@ def percent(value: float | None) -> str:
 def finish(book: Logbook, rows: list[Row]) -> None:
     """Prints the results of a run, writes results.json and draws curves.png.
 
+    Methods that the workdir has from an earlier start, and this one left out, stay in all three.
+
     Args:
       book: of the run.
       rows: one per network that was trained: stage, network, parameters and, where there are any,
         top1, top5, best_top1 in [0, 1], best_epoch and paper, the published accuracy in per cent.
     """
     book.check_owner()
+    rows = with_earlier(book.workdir / "results.json", rows)
     write_json(book.workdir / "results.json", rows)
     times = book.rows(TIMES)
     cells = [result_cells(row, minutes(times, row["stage"])) for row in rows]
@@ -73,6 +77,12 @@ def finish(book: Logbook, rows: list[Row]) -> None:
     picture = plot_curves(book)
     console.print(f"curves   {picture}" if picture else "curves   none: nothing was trained")
     console.print(f"results  {book.workdir / 'results.json'}")
+
+
+def with_earlier(file: epath.Path, rows: list[Row]) -> list[Row]:
+    """The rows of a results.json, where it exists, with these in place of those of their stages."""
+    earlier = {row["stage"]: row for row in read_json(file)} if file.exists() else {}
+    return list((earlier | {row["stage"]: row for row in rows}).values())
 
 
 def result_cells(row: Row, spent: float) -> list[str]:

@@ -6,21 +6,21 @@ from etils import epath
 
 from sskd_jax.system.paths import stage_folders
 from sskd_jax.types import UserError
-from sskd_jax.workdir.checkpoint import read_newest
+from sskd_jax.workdir.checkpoint import has_checkpoints, read_newest
 from sskd_jax.workdir.files import read_json, write_json
 
 FORMAT = 2  # of checkpoints: a state holds its nets by name
 
 
 def describe(folder: epath.Path, about: dict[str, Any]) -> None:
-    """Writes stage.json, which says what the checkpoints of a folder belong to, unless it exists.
+    """Writes stage.json, which says what the checkpoints of a folder belong to, if it has none yet.
 
     Args:
       folder: of the stage; made where it is absent.
       about: what the checkpoints depend on, such as the network, as JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "stage.json").exists():
+    if not has_checkpoints(folder) or not (folder / "stage.json").exists():
         write_json(folder / "stage.json", {"format": FORMAT} | about)
 
 

@@ -75,6 +75,7 @@ def test_no_checkpoint_is_written_into_another_runs_folder(tmp_path, replaced):
 def test_what_can_be_made_anew_is_deleted_alone(tmp_path, name, content):
     with open_book(tmp_path):
         describe(tmp_path / "teacher", {})
+        (tmp_path / "teacher" / "3").mkdir()
     (tmp_path / name).write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=f"{name} is damaged") as error, open_book(tmp_path):
         pass

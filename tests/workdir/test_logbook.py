@@ -97,13 +97,14 @@ def test_damaged_rows_are_told_and_kept(tmp_path):
 
 
 def trained(workdir) -> None:
-    (workdir / "teacher").mkdir()
+    (workdir / "teacher" / "3").mkdir(parents=True)
     (workdir / "teacher" / "stage.json").write_text("{}")
 
 
 def test_a_changed_config_is_refused_once_something_was_trained(tmp_path):
     with book(tmp_path):
-        pass
+        (tmp_path / "student").mkdir()
+        (tmp_path / "student" / "stage.json").write_text("{}")  # stopped at step 0
     with book(tmp_path, {**CONFIG, "seed": 1}):  # nothing trained yet: the new config holds
         pass
     trained(tmp_path)

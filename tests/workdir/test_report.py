@@ -1,3 +1,5 @@
+import json
+
 import jax
 import pytest
 
@@ -54,3 +56,16 @@ def test_results_name_last_best_and_paper(tmp_path, capsys):
     ):
         assert text in said
     assert (tmp_path / "results.json").exists()
+
+
+def test_results_of_methods_that_a_start_left_out_stay(tmp_path, capsys):
+    book = Logbook(tmp_path, {"seed": 0}, jax.devices())
+
+    def row(stage: str, top1: float) -> dict[str, object]:
+        return {"stage": stage, "network": "resnet8", "parameters": 9, "top1": top1}
+
+    report.finish(book, [row("kd/student", 0.5), row("sskd/student", 0.625)])
+    report.finish(book, [row("kd/student", 0.75)])
+    assert "62.50" in capsys.readouterr().out.split("Accuracy")[2]
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert stored == [row("kd/student", 0.75), row("sskd/student", 0.625)]

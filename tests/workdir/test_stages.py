@@ -22,7 +22,9 @@ def finished(folder, steps: int = 10, done: int = 10, **about: object) -> None:
 
 
 def test_a_stage_of_something_else_is_refused(tmp_path):
+    describe(tmp_path, {"student_model": "vgg8", "steps": 10})  # and nothing was saved
     describe(tmp_path, {"student_model": "resnet20", "steps": 10})
+    (tmp_path / "5").mkdir()
     describe(tmp_path, {"student_model": "resnet56", "steps": 10})  # what is written down stays
     message = "was trained with student_model resnet20, and this run has resnet56: try another"
     with pytest.raises(UserError, match=message):
