@@ -57,4 +57,4 @@ def build(args: dict[str, str]) -> ConfigDict:
 def schedule(model: str) -> dict[str, object]:
     """How a network is trained."""
     rate = common.learning_rate(model)
-    return common.sgd(epochs=240, milestones=(150, 180, 210), learning_rate=rate)
+    return common.sgd(epochs=240, milestones=(150 / 240, 180 / 240, 210 / 240), learning_rate=rate)

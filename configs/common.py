@@ -52,7 +52,7 @@ def learning_rate(model: str) -> float:
 def sgd(
     *,
     epochs: int,
-    milestones: tuple[int, ...],
+    milestones: tuple[float, ...],
     learning_rate: float,
     batch_size: int = 64,
     fraction: float = 1.0,
@@ -60,7 +60,9 @@ def sgd(
     cooldown_epochs: float = 0.0,
     weight_decay: float = 5e-4,
 ) -> dict[str, object]:
-    """One stage's training: SGD whose rate is a tenth from every milestone (epochs, from 0) on.
+    """One stage's training: SGD whose rate is a tenth from every milestone on.
+
+    Milestones are shares of the epochs, so that they hold for fewer epochs, too.
 
     `fraction` is the share of the training images, of every class alike, that the stage sees;
     over the first `warmup_epochs` the rate rises from nothing, and over the last

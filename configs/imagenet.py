@@ -51,12 +51,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
     }
-    network = stage(args["batch"], epochs=90, milestones=(30, 60))
+    network = stage(args["batch"], epochs=90, milestones=(30 / 90, 60 / 90))
     config.teacher = {"model": teacher, **network}  # its checkpoint may be torchvision's .pth
     # Silent: how long the head is trained, and methods' other stages. As on CIFAR-100, the head
     # takes a quarter of the student's epochs, with drops at a half and at three quarters, and the
     # others an eighth.
-    own = {"head": {"epochs": 24, "milestones": (12, 18)}}
+    own = {"head": {"epochs": 24, "milestones": (12 / 24, 18 / 24)}}
     for name in methods.own_stages(names, student):
         config[name] = stage(args["batch"], **own.get(name, {"epochs": 12, "milestones": ()}))
     config.student = {"model": student, **network}

@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
 def head(student: str) -> Schedules:
     """SSKD's: the contrastive task of the teacher's head."""
-    return {"head": sgd(epochs=60, milestones=(30, 45), learning_rate=0.05)}
+    return {"head": sgd(epochs=60, milestones=(30 / 60, 45 / 60), learning_rate=0.05)}
 
 
 def warmup(student: str) -> Schedules:

@@ -32,12 +32,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "mean": (0.31,) * 3,
         "std": (0.38,) * 3,
     }
-    teacher = common.sgd(epochs=12, milestones=(7, 9, 11), learning_rate=0.05)
+    teacher = common.sgd(epochs=12, milestones=(7 / 12, 9 / 12, 11 / 12), learning_rate=0.05)
     config.teacher = {"model": "resnet20", **teacher}
     for name in methods.own_stages(",".join(methods.NAMES), STUDENT):
-        config[name] = common.sgd(epochs=6, milestones=(3, 5), learning_rate=0.05)
+        config[name] = common.sgd(epochs=6, milestones=(3 / 6, 5 / 6), learning_rate=0.05)
     student = common.sgd(
-        epochs=40, milestones=(24, 30, 36), learning_rate=0.05, batch_size=32, fraction=0.1
+        epochs=40, milestones=(0.6, 0.75, 0.9), learning_rate=0.05, batch_size=32, fraction=0.1
     )
     config.student = {"model": STUDENT, **student}
     return config

@@ -196,10 +196,10 @@ def steps_per_epoch(
 
 
 def schedule_of(section: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate of a stage by step."""
+    """The learning rate of a stage by step; its milestones are shares of its epochs."""
     return optim.milestone_schedule(
         section.learning_rate,
-        section.milestones,
+        [share * section.epochs for share in section.milestones],
         section.decay,
         steps_per_epoch,
         warmup_epochs=section.warmup_epochs,

@@ -65,10 +65,10 @@ def span(fits: Callable[[Any], bool], text: str) -> Rule:
     return Rule(fit, text)
 
 
-def is_ascending(value: Any) -> bool:
-    """Whether it is a sequence of numbers above 0, each above the one before."""
+def are_rising_shares(value: Any) -> bool:
+    """Whether it is a sequence of numbers above 0 and below 1, each above the one before."""
     is_numbers = is_sequence(value) and all(map(is_number, value))
-    return is_numbers and all(low < high for low, high in itertools.pairwise((0, *value)))
+    return is_numbers and all(low < high for low, high in itertools.pairwise((0, *value, 1)))
 
 
 def are_names(value: Any) -> bool:
@@ -111,7 +111,9 @@ STAGE = {
     "weight_decay": NOT_NEGATIVE,
     "fraction": number(is_part, "a number above 0, 1 at most"),
     "momentum": BELOW_ONE,
-    "milestones": Rule(is_ascending, "numbers of epochs, each above the one before", most=EPOCHS),
+    "milestones": Rule(
+        are_rising_shares, "shares of the epochs that rise between 0 and 1, such as (0.5, 0.75)"
+    ),
 }
 OF_SOME_STAGES = {"model": TEXT, "checkpoint": TEXT}
 NAMES = Rule(are_names, "different names")

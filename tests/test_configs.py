@@ -104,7 +104,10 @@ def test_several_methods_have_the_papers_numbers_of_each():
 def test_the_reference_schedule():
     config = cifar.get_config()
     assert (config.teacher.epochs, config.head.epochs, config.student.epochs) == (240, 60, 240)
-    assert config.student.milestones == (150, 180, 210) and config.head.milestones == (30, 45)
+    assert config.student.milestones == (0.625, 0.75, 0.875) and config.head.milestones == (
+        0.5,
+        0.75,
+    )
     assert {config[name].batch_size for name in ("teacher", "head", "student")} == {64}
 
 

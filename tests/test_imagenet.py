@@ -44,7 +44,7 @@ def small_config(data_dir: Path, method: str = "sskd", **changes):
         f"dataset=flowers,batch=8,teacher=tiny,student=tiny,method={method}"
     )
     for section in set(config) & set(STAGES):
-        config[section].update(epochs=2, milestones=(1,), learning_rate=0.05)
+        config[section].update(epochs=2, milestones=(0.5,), learning_rate=0.05)
     config.data.update(FRAMING, data_dir=str(data_dir))
     config.update_from_flattened_dict(changes)
     return config

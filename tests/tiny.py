@@ -119,7 +119,7 @@ def small_config(**changes: Any) -> ConfigDict:
     """
     config = quickstart.get_config()
     for section in ("teacher", "head", "warmup", "paraphraser", "student"):
-        config[section].update(epochs=2, batch_size=32, fraction=0.08, milestones=(1,))
+        config[section].update(epochs=2, batch_size=32, fraction=0.08, milestones=(0.5,))
     config.teacher.model = config.student.model = "tiny"
     config.update_from_flattened_dict(changes)
     return config

@@ -37,7 +37,7 @@ SMALL = (
     *(
         f"--config.{name}.{setting}"
         for name in SECTIONS
-        for setting in ("epochs=3", "milestones=(2,)", "batch_size=32", "fraction=0.2")
+        for setting in ("epochs=3", "milestones=(0.67,)", "batch_size=32", "fraction=0.2")
     ),
 )
 UNFINISHED = ".orbax-checkpoint-tmp"  # how the name of a checkpoint ends until it is whole

@@ -27,7 +27,10 @@ def milestone_schedule(
     (Goyal et al. 2017), and falls in equal steps towards nothing over the last `cooldown_epochs`
     of `epochs`. Without milestones, the two make one cycle (Smith and Topin 2018).
     """
-    boundaries = {round(epoch * steps_per_epoch): decay for epoch in milestones}
+    boundaries: dict[int, float] = {}
+    for epoch in milestones:  # of few steps, several may fall on one
+        step = round(epoch * steps_per_epoch)
+        boundaries[step] = decay * boundaries.get(step, 1.0)
     falling = optax.piecewise_constant_schedule(learning_rate, boundaries)
     rising = max(1, round(warmup_epochs * steps_per_epoch))
     cooling = max(1, round(cooldown_epochs * steps_per_epoch))

@@ -157,3 +157,8 @@ def test_a_jitted_function_is_looked_into():
     used, unused = program.invars
     needed = depends_on(program, program.outvars)
     assert used in needed and unused not in needed
+
+
+def test_two_milestones_on_one_step_both_count():
+    schedule = milestone_schedule(1.0, (0.75, 1.0), 0.1, steps_per_epoch=2)
+    np.testing.assert_allclose([schedule(1), schedule(2)], [1.0, 0.01], rtol=1e-6)

@@ -201,7 +201,6 @@ def quickstart(changes: dict[str, object]):
     [
         ("student.epochs", 2**31 - 1, "10000 at most"),
         ("student.epochs", 10**400, "10000 at most"),
-        ("student.milestones", (1, 1e300), "10000 at most"),
         ("student.learning_rate", 1e300, "1e+12 at most"),
         ("student.learning_rate", 1e-300, "1e-12 at least"),
         ("settings.kd.weights.kd", 1e300, "1e+12 at most"),

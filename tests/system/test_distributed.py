@@ -30,7 +30,7 @@ SMALL = (
         for name in ("teacher", "head", "student")
         for key in (
             "epochs=4",
-            "milestones=(2,)",
+            "milestones=(0.5,)",
             "batch_size=32",
             "fraction=0.054",
             "learning_rate=0.01",
