@@ -1,7 +1,7 @@
 """What the config files share: arguments, one stage's training, and what a run always has."""
 
 from sskd_jax.models import MODELS
-from sskd_jax.types import UserError, choose
+from sskd_jax.types import UserError, choose, find
 
 RUN = {
     "seed": 0,
@@ -45,7 +45,7 @@ def whole(text: str, key: str) -> int:
 
 def learning_rate(model: str) -> float:
     """The reference's, by architecture."""
-    choose(MODELS, model, "architecture")
+    find(MODELS, model, "architecture")
     return 0.01 if model in LIGHT else 0.05
 
 

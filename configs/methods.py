@@ -4,13 +4,14 @@ SSKD's, DKD's and ReviewKD's numbers are their released code's, DIST's its paper
 RepDistiller's, but for KDSVD's weight, which that does not name and mdistiller does.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from configs.common import learning_rate, sgd
-from sskd_jax.types import choose
+from sskd_jax.types import UserError, choose, find
 
 Pair = tuple[str, str]  # teacher, student
 Schedules = dict[str, dict[str, object]]
@@ -140,9 +141,32 @@ NAMES = (*METHODS, *(f"{name}+kd" for name in WITH_KD))
 
 
 def entry_of(name: str) -> Entry:
-    """The entry of a method as it is typed: "at" for "at+kd"."""
+    """The entry of a method as it is typed: "at" for "at+kd"; of one's own, "my_code:method"."""
+    if ":" in name:
+        return own_entry(name)
     choose(dict.fromkeys(NAMES), name, "method")
     return METHODS[name.removesuffix("+kd")]
+
+
+def own_entry(name: str) -> Entry:
+    """What a method of one's own says of itself: its numbers' defaults; every term counts 1.
+
+    Stages that it has beside teacher and student are trained like SSKD's head.
+    """
+    factory = find(METHODS, name, "method")
+    numbers = {key: number.default for key, number in inspect.signature(factory).parameters.items()}
+    for key, value in numbers.items():
+        if value is inspect.Parameter.empty:
+            raise UserError(f"the method {name!r}: give its number {key} a default")
+    method = factory(**numbers)
+    *_, last = method.values()
+    stages = {kind: head(kind)["head"] for kind in method if kind not in ("teacher", "student")}
+    return Entry(numbers, {"code": dict.fromkeys(last.terms, 1.0)}, lambda student: stages)
+
+
+def key_of(name: str) -> str:
+    """What a method is called among several: "mine" for "my_code:mine"."""
+    return name.rpartition(":")[2]
 
 
 def method(name: str, preset: str = "code", pair: Pair | None = None) -> ConfigDict:
@@ -164,10 +188,11 @@ def imagenet_method(name: str, preset: str = "code") -> ConfigDict:
 
 def chosen(names: str, one: Callable[[str], ConfigDict]) -> ConfigDict:
     """The method of a name; where names are parted by commas, all of them, each with settings."""
-    split = tuple(names.split(","))
+    split = names.split(",")
     if len(split) == 1:
         return one(names)
-    return ConfigDict({"methods": split, "settings": {name: one(name) for name in split}})
+    settings = {key_of(name): one(name) for name in split}
+    return ConfigDict({"methods": tuple(map(key_of, split)), "settings": settings})
 
 
 def own_stages(names: str, student: str) -> Schedules:

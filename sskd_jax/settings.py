@@ -21,7 +21,7 @@ from sskd_jax.rules import (
     number,
     whole,
 )
-from sskd_jax.types import Method, UserError, choose
+from sskd_jax.types import Method, UserError, choose, find
 
 
 class Recipe(NamedTuple):
@@ -206,7 +206,7 @@ def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
     numbers = section(setting, "method", where).to_dict()
     weights = section(setting, "weights", where).to_dict()
     name = numbers.pop("name", None)
-    factory = choose(METHODS, name, "method")
+    factory = find(METHODS, name, "method")
     check_keys(f"{where}method.", numbers, numbers_of(factory))
     method = factory(**numbers)
     *_, last = method.values()

@@ -9,6 +9,7 @@ image or map sizes, D embedding width, K classes.
 """
 
 import difflib
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -188,3 +189,26 @@ def choose(registry: Mapping[str, Any], name: str, what: str) -> Any:
     hint = f"did you mean {close[0]!r}? " if close else ""
     choices = f"choose from {', '.join(registry)}" if registry else "there is none"
     raise UserError(f"unknown {what} {name!r}: {hint}{choices}")
+
+
+def find(registry: Mapping[str, Any], name: str, what: str) -> Any:
+    """registry[name], or of a name such as "my_code:Thing", what the module my_code has there.
+
+    Raises:
+      UserError: there is no such name, or the module can't be imported.
+    """
+    module, colon, attribute = str(name).partition(":")
+    if not colon:
+        return choose(registry, name, what)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise UserError(f"the {what} {name!r}: {module} asks for {error.name}") from error
+        raise UserError(
+            f"the {what} {name!r}: there is no module {module!r} in this folder or on PYTHONPATH"
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:  # the module is the user's, and may raise anything
+        raise UserError(f"the {what} {name!r}: {type(error).__name__}: {error}") from error

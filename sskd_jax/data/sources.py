@@ -8,7 +8,7 @@ import numpy as np
 
 from sskd_jax.data import cifar, stream
 from sskd_jax.data.stream import Feed, Stream
-from sskd_jax.types import UserError, choose
+from sskd_jax.types import UserError, find
 
 
 class Split(NamedTuple):
@@ -66,7 +66,8 @@ def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
     """A dataset by name, checked.
 
     Args:
-      name: one of `LOADERS`; with `streaming`, any dataset that `stream.load` reads.
+      name: one of `LOADERS`, or "my_code:load", a function from data_dir to a `Dataset`; with
+        `streaming`, any dataset that `stream.load` reads.
       data_dir: the folder of datasets; None: that of tfds.
       **streaming: the keywords of `stream.load`. If there are any, images are decoded while they
         are needed.
@@ -76,7 +77,7 @@ def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
     """
     if streaming:
         return Dataset(*stream.load(name, data_dir, **streaming))
-    dataset = choose(LOADERS, name, "dataset")(data_dir)
+    dataset = find(LOADERS, name, "dataset")(data_dir)
     check(f"{name}, train", dataset.train, dataset.num_classes)
     check(f"{name}, test", dataset.test, dataset.num_classes)
     return dataset

@@ -16,7 +16,7 @@ from etils import epath
 from jax import export
 
 from sskd_jax.exchange import torch_bridge, torch_file
-from sskd_jax.models import MODELS
+from sskd_jax.models.build import architecture
 from sskd_jax.system.paths import locate, stage_folders, write_bytes
 from sskd_jax.types import Array, Params, UserError, choose
 from sskd_jax.views import Optics, normalise
@@ -56,7 +56,7 @@ def stablehlo(record: Record, variables: Params) -> bytes:
 def logits(record: Record, variables: Params, image: Array) -> Array:
     """Logits [N, K] of uint8 images [N, H, W, C]."""
     optics = Optics(flip=False, pad=0, mean=record["mean"], std=record["std"])
-    network = MODELS[record["model"]](num_classes=record["num_classes"])
+    network = architecture(record["model"])(num_classes=record["num_classes"])
     return network.apply(variables, normalise(image, optics)).logits
 
 

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sskd_jax.exchange import torch_file
 from sskd_jax.models import MODELS
+from sskd_jax.models.build import architecture
 from sskd_jax.types import UserError
 
 StateDict = Mapping[str, np.ndarray]
@@ -113,9 +114,7 @@ def template(name: str, num_classes: int) -> dict[str, Any]:
     Raises:
       UserError: there is no such architecture.
     """
-    if name not in MODELS:
-        raise UserError(f"there is no model {name!r}; there are {', '.join(MODELS)}")
-    init = partial(MODELS[name](num_classes=num_classes).init, train=False)
+    init = partial(architecture(name)(num_classes=num_classes).init, train=False)
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     return jax.eval_shape(init, jax.random.key(0), image)
 
@@ -132,6 +131,8 @@ def _places(name: str, num_classes: int) -> dict[str, Place]:
 
 def _torch_name(path: Path) -> str:
     _, *modules, leaf = path
+    if leaf not in LEAVES:
+        raise UserError(f"PyTorch has no name for the parameter {'/'.join(path)}")
     return ".".join([*modules, LEAVES[leaf]])
 
 

@@ -8,16 +8,16 @@ from flax import linen as nn
 
 from sskd_jax.models import MODELS
 from sskd_jax.models.network import Network
-from sskd_jax.types import UserError, choose
+from sskd_jax.types import UserError, choose, find
 
 
 def architecture(name: str, what: str = "architecture") -> Callable[..., nn.Module]:
-    """The maker (num_classes, dtype) -> module of an architecture.
+    """The maker (num_classes, dtype) -> module of an architecture, or of one's own: "my_code:Net".
 
     Raises:
       UserError: there is no such `what`; it lists those that there are.
     """
-    return choose(MODELS, name, what)
+    return find(MODELS, name, what)
 
 
 def build(

@@ -450,5 +450,5 @@ def test_variables_that_do_not_fit():
 
 
 def test_an_unknown_architecture():
-    with pytest.raises(UserError, match="there is no model 'resnet9'; there are resnet8, "):
+    with pytest.raises(UserError, match="unknown architecture 'resnet9': did you mean 'resnet8'"):
         torch_bridge.from_state_dict("resnet9", weights("resnet8"))

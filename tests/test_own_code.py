@@ -1,0 +1,75 @@
+"""Networks, methods and data of one's own: the docs' three examples, and mistakes in such names."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import cifar, methods
+from sskd_jax import settings, train
+from sskd_jax.exchange.export import export_student
+from sskd_jax.types import UserError, find
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "own_code.md"
+ARGUMENTS = "method=kd,my_code:near,teacher=resnet8,student=my_code:Tiny"
+
+
+@pytest.fixture
+def my_code(tmp_path, monkeypatch):
+    """The page's module, where Python finds it."""
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "my_code.py").write_text("\n\n".join(blocks))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("my_code", None)
+
+
+def test_the_pages_examples_train_and_leave(my_code, tmp_path):
+    config = cifar.get_config(ARGUMENTS)
+    config.data.name = "my_code:stripes"
+    config.teacher.epochs, config.student.epochs = 1, 2
+    workdir = tmp_path / "run"
+    rows = train.run(config, str(workdir))
+    assert [row["stage"] for row in rows] == ["teacher", "kd/student", "near/student"]
+    assert rows[2]["network"] == "my_code:Tiny" and rows[2]["parameters"] == 260
+    for kind in ("pth", "stablehlo"):
+        export_student(str(workdir), kind, "near/student")
+    beside = json.loads((workdir / "near-student.pth.json").read_text())
+    assert beside["model"] == "my_code:Tiny" and beside["accuracy"]["top1"] is not None
+
+
+def test_numbers_have_their_defaults_and_every_term_counts_one(my_code):
+    config = cifar.get_config("method=my_code:near,student=my_code:Tiny")
+    assert config.method.to_dict() == {
+        "name": "my_code:near",
+        "sharpness": 2.0,
+        "kd_temperature": 4.0,
+    }
+    assert config.weights.to_dict() == {"ce": 1.0, "kd": 1.0, "near": 1.0}
+    assert settings.check(config)[0].name == "my_code:near"
+
+
+def test_a_number_without_a_default_is_asked_for(my_code, tmp_path):
+    (tmp_path / "bare.py").write_text("def method(*, width: int): ...")
+    with pytest.raises(UserError, match="give its number width a default"):
+        methods.own_entry("bare:method")
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "message"),
+    [
+        ("", "nowhere:Net", "there is no module 'nowhere' in this folder or on PYTHONPATH"),
+        ("", "broken:Net", "AttributeError: module 'broken' has no attribute 'Net'"),
+        ("import nothing_there", "broken:Net", "broken asks for nothing_there"),
+        ("1 / 0", "broken:Net", "ZeroDivisionError: division by zero"),
+        ("", "Net", "did you mean 'net'"),
+    ],
+)
+def test_what_cannot_be_imported_is_told(code, name, message, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    with pytest.raises(UserError, match=message):
+        find({"net": object}, name, "architecture")
