@@ -3,6 +3,8 @@
 MODELS[name](num_classes=100) is a linen module: .apply(variables, image) gives `Outputs`.
 METHODS[name](**numbers) is a method: its stages by name, in order.
 from_state_dict(name, state_dict) translates PyTorch's weights to {"params", "batch_stats"}.
+load(workdir_or_file) is a trained network: .predict(images), .features(images), .classes.
+run(config, workdir) trains what a config says, or goes on, and returns the rows of its table.
 UserError is a mistake that the user can mend.
 
 Each of these names is imported when it is first asked for, so that `import sskd_jax` alone loads
@@ -13,13 +15,15 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["MODELS", "METHODS", "UserError", "from_state_dict"]
+__all__ = ["MODELS", "METHODS", "UserError", "from_state_dict", "load", "run"]
 
 _MODULES = {
     "MODELS": "sskd_jax.models",
     "METHODS": "sskd_jax.methods",
     "UserError": "sskd_jax.types",
     "from_state_dict": "sskd_jax.exchange.torch_bridge",
+    "load": "sskd_jax.exchange.classifier",
+    "run": "sskd_jax.train",
 }
 
 

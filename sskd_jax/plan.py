@@ -172,6 +172,7 @@ def make_job(
         seed=config.seed,
         checkpoint=section.get("checkpoint", ""),
         remarks=remarks_of(config, recipe, kind, name),
+        classes=run.data.classes,
     )
 
 

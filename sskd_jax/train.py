@@ -81,7 +81,7 @@ def load_given(job: Job) -> Params:
         raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
     from sskd_jax.exchange import torch_bridge
 
-    weights, num_classes = torch_bridge.load_pth(path, job.networks[job.kind])
+    weights, num_classes = torch_bridge.load_weights(path, job.networks[job.kind])
     if num_classes != job.task.num_classes:
         raise UserError(
             f"{path} tells {num_classes} classes apart, and the dataset has "

@@ -28,6 +28,8 @@ FLOORS = (
     {"plan", "exchange"},
     {"train"},
     {"main"},
+    {"commands"},
+    {"__main__"},
     {"experiments"},
 )
 

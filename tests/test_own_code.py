@@ -9,7 +9,7 @@ import pytest
 
 from configs import cifar, methods
 from sskd_jax import settings, train
-from sskd_jax.exchange.export import export_student
+from sskd_jax.exchange.export import export_network
 from sskd_jax.types import UserError, find
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "own_code.md"
@@ -35,7 +35,7 @@ def test_the_pages_examples_train_and_leave(my_code, tmp_path):
     assert [row["stage"] for row in rows] == ["teacher", "kd/student", "near/student"]
     assert rows[2]["network"] == "my_code:Tiny" and rows[2]["parameters"] == 260
     for kind in ("pth", "stablehlo"):
-        export_student(str(workdir), kind, "near/student")
+        export_network(str(workdir), kind, "near/student")
     beside = json.loads((workdir / "near-student.pth.json").read_text())
     assert beside["model"] == "my_code:Tiny" and beside["accuracy"]["top1"] is not None
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import sskd_jax
-from sskd_jax.exchange import torch_bridge
+from sskd_jax import train
+from sskd_jax.exchange import classifier, torch_bridge
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
 from sskd_jax.types import UserError
@@ -18,6 +19,8 @@ NAMES = {
     "METHODS": METHODS,
     "UserError": UserError,
     "from_state_dict": torch_bridge.from_state_dict,
+    "load": classifier.load,
+    "run": train.run,
 }
 
 

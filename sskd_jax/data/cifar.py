@@ -40,8 +40,8 @@ ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"  # the host that tfds dow
 Arrays = dict[str, np.ndarray]
 
 
-def read(name: str, data_dir: str | None) -> Arrays:
-    """Both splits of a CIFAR dataset.
+def read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]:
+    """Both splits of a CIFAR dataset, and the names of its classes.
 
     Official files in the folder of datasets are read as they are. What tfds prepared is decoded
     from PNG the first time, which takes half a minute, and afterwards comes from a decoded copy.
@@ -52,7 +52,7 @@ def read(name: str, data_dir: str | None) -> Arrays:
 
     Returns:
       train_image and test_image, uint8[N, 32, 32, 3]; train_label and test_label, int32[N], for
-      CIFAR-100 the fine labels.
+      CIFAR-100 the fine labels; and K names.
 
     Raises:
       UserError: the dataset is damaged, or absent and can't be downloaded.
@@ -68,17 +68,18 @@ def read(name: str, data_dir: str | None) -> Arrays:
     def decode() -> Arrays:
         return _decode(builder, "train") | _decode(builder, "test")
 
-    return cached(parent / f".{folder.name}.decoded.npz", _fingerprint(folder), decode)
+    arrays = cached(parent / f".{folder.name}.decoded.npz", _fingerprint(folder), decode)
+    return arrays, tuple(builder.info.features["label"].names)
 
 
-def _read_official(name: str, source: epath.Path) -> Arrays:
-    """The arrays of `read` out of the official folder or archive."""
-    splits, _ = official.read(name, source)
+def _read_official(name: str, source: epath.Path) -> tuple[Arrays, tuple[str, ...]]:
+    """What `read` gives, out of the official folder or archive."""
+    splits, names = official.read(name, source)
     arrays = {}
     for split in SPLITS:
         arrays[f"{split}_image"] = splits[split].image
         arrays[f"{split}_label"] = np.asarray(splits[split].labels["label"], np.int32)
-    return arrays
+    return arrays, tuple(names["label"])
 
 
 def _download(builder: Any) -> None:

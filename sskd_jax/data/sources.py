@@ -55,11 +55,12 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Training images, test images, and the number of classes of both."""
+    """Training images, test images, the number of classes of both, and their names, if known."""
 
     train: Split | Stream
     test: Split | Stream
     num_classes: int
+    classes: tuple[str, ...] = ()
 
 
 def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
@@ -165,9 +166,9 @@ def _share(fraction: float, count: int) -> int:
 
 def _cifar(name: str, num_classes: int, data_dir: str | None) -> Dataset:
     """CIFAR-10 or CIFAR-100, in the order of the official files."""
-    arrays = cifar.read(name, data_dir)
+    arrays, classes = cifar.read(name, data_dir)
     train, test = (Split(arrays[f"{part}_image"], arrays[f"{part}_label"]) for part in cifar.SPLITS)
-    return Dataset(train, test, num_classes)
+    return Dataset(train, test, num_classes, classes)
 
 
 def _digits(data_dir: str | None) -> Dataset:
@@ -183,7 +184,8 @@ def _digits(data_dir: str | None) -> Dataset:
     train_image, test_image, train_label, test_label = model_selection.train_test_split(
         image, label, test_size=0.25, stratify=label, random_state=0
     )
-    return Dataset(Split(train_image, train_label), Split(test_image, test_label), num_classes=10)
+    train, test = Split(train_image, train_label), Split(test_image, test_label)
+    return Dataset(train, test, num_classes=10, classes=tuple("0123456789"))
 
 
 LOADERS: dict[str, Callable[[str | None], Dataset]] = {

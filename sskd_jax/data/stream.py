@@ -291,8 +291,8 @@ def decoder(framing: Framing, centre: bool, tolerant: bool) -> Callable[[Any, An
 
 def load(
     name: str, data_dir: str | None, test_split: str, **framing: Any
-) -> tuple[Stream, Stream, int]:
-    """(training images, test images, number of classes) of a prepared dataset.
+) -> tuple[Stream, Stream, int, tuple[str, ...]]:
+    """(training images, test images, number of classes, their names) of a prepared dataset.
 
     Args:
       name: of any dataset of tfds with JPEG images and one label each.
@@ -317,9 +317,11 @@ def load(
         raise UserError(
             f"{name} has no JPEG `image` and class `label`: only such datasets can be streamed"
         )
-    classes = features["label"].num_classes
-    train, test = (open_stream(builder, split, classes, framing) for split in ("train", test_split))
-    return train, test, classes
+    label = features["label"]
+    train, test = (
+        open_stream(builder, split, label.num_classes, framing) for split in ("train", test_split)
+    )
+    return train, test, label.num_classes, tuple(label.names)
 
 
 def open_stream(builder: Any, split: str, num_classes: int, framing: dict[str, Any]) -> Stream:

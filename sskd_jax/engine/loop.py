@@ -57,6 +57,7 @@ class Job(NamedTuple):
       seed: of the run.
       checkpoint: where the finished stage comes from, in place of training it; "" if it does not.
       remarks: what its row of the results says beside the scores.
+      classes: their names, where they are known.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Job(NamedTuple):
     seed: int
     checkpoint: str = ""
     remarks: Mapping[str, Any] = {}
+    classes: tuple[str, ...] = ()
 
     @property
     def total_steps(self) -> int:
@@ -219,7 +221,7 @@ def first_state(job: Job) -> TrainState:
 
 def open_checkpoints(job: Job, workdir: epath.Path) -> Checkpoints:
     folder = workdir / job.name
-    describe(folder, job.about)
+    describe(folder, job.about | {"classes": list(job.classes)})
     advice = "give another --workdir, or delete the folder to train it again"
     check_description(folder, job.about, advice)
     return Checkpoints(folder)

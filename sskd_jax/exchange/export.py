@@ -1,4 +1,4 @@
-"""Takes a student out of its workdir: the network alone, in one file.
+"""Takes a network out of its workdir, the student or the teacher: the network alone, in one file.
 
 A JSON file beside it says what the network expects and what accuracy it reached.
 """
@@ -24,8 +24,9 @@ from sskd_jax.workdir.logbook import read_json, write_json
 from sskd_jax.workdir.stages import check_description, load_stage
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+NETWORKS = ("student", "teacher")  # the kinds of stages that make one
 
-Record = Mapping[str, Any]  # of a student, as `describe` gives it
+Record = Mapping[str, Any]  # of a network, as `describe` gives it
 
 
 def pth(record: Record, variables: Params) -> bytes:
@@ -67,38 +68,41 @@ FORMATS: dict[str, Callable[[Record, Params], bytes]] = {
 }
 
 
-def find_student(workdir: epath.Path, stage: str | None) -> str:
-    """The name of a student's stage in a workdir, such as "sskd/student".
+def find_stage(workdir: epath.Path, stage: str | None) -> str:
+    """The name of a stage in a workdir that makes a network, such as "sskd/student" or "teacher".
 
     Args:
       workdir: of the run.
       stage: the name that is asked for; None: that of the only student.
 
     Raises:
-      UserError: there is no such student, or there are several to choose from.
+      UserError: there is no such stage, or there are several students to choose from.
     """
-    folders = [path for path in stage_folders(workdir) if path.name == "student"]
-    found = sorted(str(path.relative_to(workdir)) for path in folders)
-    if not found:
+    folders = {str(path.relative_to(workdir)): path for path in stage_folders(workdir)}
+    found = sorted(name for name, path in folders.items() if path.name in NETWORKS)
+    students = [name for name in found if folders[name].name == "student"]
+    if stage is None and not students:
         raise UserError(f"{workdir} holds no student: give the --workdir of a run that trained one")
-    if stage is None and len(found) > 1:
+    if stage is None and len(students) > 1:
         raise UserError(
-            f"{workdir} holds several students: choose one with --stage={'|'.join(found)}"
+            f"{workdir} holds several students: choose one with --stage={'|'.join(students)}"
         )
-    by_name = dict(zip(found, found, strict=True))
-    return choose(by_name, stage or found[0], "stage")
+    return choose(dict(zip(found, found, strict=True)), stage or students[0], "stage")
 
 
 def describe(workdir: epath.Path, stage: str) -> dict[str, Any]:
-    """A student's network, what it expects of images, and what accuracy it reached."""
+    """A stage's network, what it expects of images, and what accuracy it reached."""
     about = check_description(workdir / stage, {}, "give another --workdir")
     data = read_json(workdir / "config.json")["data"]
     result = result_row(workdir, stage)
     return {
-        "model": about["student_model"],
+        "model": about[f"{kind_of(stage)}_model"],
         "num_classes": about["num_classes"],
+        "classes": about.get("classes", []),
         "image": about["image"],
-        "preprocessing": "image / 255, minus mean, over std, by channel (RGB)",
+        "resize": data.get("resize", about["image"][0]),
+        "preprocessing": "shorter side to `resize`, centre cut to `image`; "
+        "then image / 255, minus mean, over std, by channel (RGB)",
         "mean": data["mean"],
         "std": data["std"],
         "data": data["name"],
@@ -106,6 +110,16 @@ def describe(workdir: epath.Path, stage: str) -> dict[str, Any]:
         "steps": about["steps"],
         "accuracy": {name: result.get(name) for name in ("top1", "top5")},
     }
+
+
+def kind_of(stage: str) -> str:
+    """The last part of a stage's name, which is the network that it makes: student or teacher."""
+    return stage.rpartition("/")[2]
+
+
+def load_network(workdir: epath.Path, stage: str) -> Params:
+    """The last {"params", "batch_stats"} of the network that a finished stage made."""
+    return load_stage(workdir / stage, kind_of(stage), {})[kind_of(stage)]
 
 
 def result_row(workdir: epath.Path, stage: str) -> dict[str, Any]:
@@ -116,30 +130,31 @@ def result_row(workdir: epath.Path, stage: str) -> dict[str, Any]:
     return next((row for row in read_json(results) if row["stage"] == stage), {})
 
 
-def export_student(
+def export_network(
     workdir: str, kind: str, stage: str | None = None, out: str | None = None
 ) -> str:
-    """Writes the last weights of a student to a file, and what to know about it to FILE.json.
+    """Writes the last weights of a network to a file, and what to know about it to FILE.json.
 
     Args:
       workdir: of the run that trained it.
       kind: one of `FORMATS`.
-      stage: such as "sskd/student"; None: the only student.
+      stage: such as "sskd/student" or "teacher"; None: the only student.
       out: the file; None: one in the workdir.
 
     Returns:
       The line that tells the user what was written.
 
     Raises:
-      UserError: there is no such student, it is not finished, or the file can't be written.
+      UserError: there is no such stage, it is not finished, or the file can't be written.
     """
     folder = locate(workdir)
-    stage = find_student(folder, stage)
+    stage = find_stage(folder, stage)
     record = describe(folder, stage)
-    student = load_stage(folder / stage, "student", {})["student"]
+    network = load_network(folder, stage)
     path = locate(out) if out else folder / f"{stage.replace('/', '-')}.{kind}"
     try:
-        write_bytes(path, FORMATS[kind](record, student))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, FORMATS[kind](record, network))
         write_json(path.with_name(path.name + ".json"), record)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -156,13 +171,15 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0, or 2 after a mistake, whose one line is on stderr.
     """
     parser = argparse.ArgumentParser(prog="python -m sskd_jax.exchange.export", description=__doc__)
-    parser.add_argument("--workdir", required=True, help="of the run that trained the student")
+    parser.add_argument("--workdir", required=True, help="of the run that trained it")
     parser.add_argument("--format", choices=FORMATS, default="pth", help="default: pth")
-    parser.add_argument("--stage", help="such as sskd/student, where the run has several students")
+    parser.add_argument(
+        "--stage", help="such as sskd/student or teacher; default: the only student"
+    )
     parser.add_argument("--out", help="the file; default: in the workdir")
     args = parser.parse_args(argv)
     try:
-        print(export_student(args.workdir, args.format, args.stage, args.out))
+        print(export_network(args.workdir, args.format, args.stage, args.out))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

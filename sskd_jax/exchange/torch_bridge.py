@@ -4,6 +4,7 @@ Modules here carry the names that they have in the reference's networks. So the 
 joined by dots, is its name in PyTorch but for the last part; and the axes are in another order.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from functools import cache, partial
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sskd_jax.exchange import torch_file
@@ -48,8 +50,8 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
 
 
-def load_pth(path: str | os.PathLike, name: str) -> tuple[dict[str, Any], int]:
-    """({"params", "batch_stats"}, number of classes) of an architecture from a PyTorch checkpoint.
+def load_weights(path: str | os.PathLike, name: str) -> tuple[dict[str, Any], int]:
+    """({"params", "batch_stats"}, number of classes) of an architecture from a file of PyTorch's.
 
     Args:
       path: of the file.
@@ -58,20 +60,50 @@ def load_pth(path: str | os.PathLike, name: str) -> tuple[dict[str, Any], int]:
     Raises:
       UserError: the file can't be read, or holds another network.
     """
-    state = read_pth(path)
+    state = read_state_dict(path)
     try:
         return from_state_dict(name, state), _num_classes(state)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The state_dict in a PyTorch checkpoint of any layout in use, without wrappers' prefixes.
+def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The state_dict in a PyTorch checkpoint of any layout, or in a file called *.safetensors.
+
+    Wrappers' prefixes are gone.
 
     Raises:
       UserError: the file can't be read, asks for code to be run, or holds no named tensors.
     """
+    if str(path).endswith(".safetensors"):
+        return _unwrapped(_read_safetensors(path))
     return _unwrapped(torch_file.read_tensors(path))
+
+
+def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(epath.Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, KeyError) as error:  # KeyError: a type that numpy has not
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def identified(state_dict: StateDict) -> str:
+    """The name in `MODELS` of the architecture that a state_dict holds.
+
+    Raises:
+      UserError: it is none of them.
+    """
+    state = {ALIASES.get(key, key): array for key, array in _unwrapped(state_dict).items()}
+    num_classes = _num_classes(state)
+    for name in MODELS:
+        if _misfit(_places(name, num_classes), state) is None:
+            return name
+    raise UserError("this is none of our architectures: name the one that it is")
 
 
 def from_state_dict(name: str, state_dict: StateDict) -> dict[str, Any]:
@@ -79,7 +111,7 @@ def from_state_dict(name: str, state_dict: StateDict) -> dict[str, Any]:
 
     Args:
       name: of the architecture, one of `MODELS`.
-      state_dict: arrays by PyTorch's names, as `read_pth` gives them.
+      state_dict: arrays by PyTorch's names, as `read_state_dict` gives them.
 
     Raises:
       UserError: an entry is missing, unknown, of the wrong shape or type, or not finite.
@@ -185,10 +217,9 @@ def _fitting_places(name: str, state: StateDict) -> dict[str, Place]:
     places = _places(name, num_classes)
     if misfit := _misfit(places, state):
         hint = ""
-        for other in MODELS:
-            if _misfit(_places(other, num_classes), state) is None:
-                hint = f"; this file holds a {other}: use --config.teacher.model={other}"
-                break
+        with contextlib.suppress(UserError):
+            other = identified(state)
+            hint = f"; this file holds a {other}: use --config.teacher.model={other}"
         raise UserError(f"this is not a {name}: {misfit}{hint}")
     return places
 

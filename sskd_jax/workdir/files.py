@@ -109,3 +109,8 @@ def read_rows(path: epath.Path) -> list[Row]:
             if key in row and not isinstance(row[key], kind):
                 raise damage(path, f"line {number} has {row[key]!r} as its {key}")
     return rows
+
+
+def existing_rows(path: epath.Path) -> list[Row]:
+    """The rows of a .jsonl file; none where there is no such file yet."""
+    return read_rows(path) if path.exists() else []

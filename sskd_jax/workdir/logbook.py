@@ -22,7 +22,7 @@ from sskd_jax.system.paths import is_remote, stage_folders, take_lock, write_byt
 from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints
-from sskd_jax.workdir.files import METRICS, TIMES, Row, read_json, read_rows, write_json
+from sskd_jax.workdir.files import METRICS, TIMES, Row, existing_rows, read_json, write_json
 
 LIBRARIES = (
     "jax",
@@ -218,8 +218,7 @@ class Logbook:
 
     def rows(self, name: str = METRICS) -> list[Row]:
         """All rows of a .jsonl file so far."""
-        file = self.workdir / name
-        return read_rows(file) if file.exists() else []
+        return existing_rows(self.workdir / name)
 
     def rewind(self, stage: str, step: int) -> None:
         """Begins or goes on with a stage: its rows behind `step` go, and its time counts from here.

@@ -8,7 +8,8 @@ from etils import epath
 
 from sskd_jax.data.sources import Dataset
 from sskd_jax.system.console import console, table
-from sskd_jax.workdir.files import TIMES, read_json, write_json
+from sskd_jax.types import UserError
+from sskd_jax.workdir.files import METRICS, TIMES, existing_rows, read_json, write_json
 from sskd_jax.workdir.logbook import Logbook, minutes
 
 Row = dict[str, Any]
@@ -69,14 +70,26 @@ def finish(book: Logbook, rows: list[Row]) -> None:
         top1, top5, best_top1 in [0, 1], best_epoch and paper, the published accuracy in per cent.
     """
     book.check_owner()
-    rows = with_earlier(book.workdir / "results.json", rows)
-    write_json(book.workdir / "results.json", rows)
-    times = book.rows(TIMES)
-    cells = [result_cells(row, minutes(times, row["stage"])) for row in rows]
+    file = book.workdir / "results.json"
+    write_json(file, with_earlier(file, rows))
+    show(book.workdir)
+
+
+def show(workdir: epath.Path) -> None:
+    """Prints the results that a workdir holds, and draws its curves.png.
+
+    Raises:
+      UserError: there are none yet, or a file of them is damaged.
+    """
+    file = workdir / "results.json"
+    if not file.exists():
+        raise UserError(f"{workdir} has no results.json: give the workdir of a run that is done")
+    times = existing_rows(workdir / TIMES)
+    cells = [result_cells(row, minutes(times, row["stage"])) for row in read_json(file)]
     table("Accuracy on the test images, %", RESULT_COLUMNS, cells)
-    picture = plot_curves(book)
+    picture = plot_curves(workdir)
     console.print(f"curves   {picture}" if picture else "curves   none: nothing was trained")
-    console.print(f"results  {book.workdir / 'results.json'}")
+    console.print(f"results  {file}")
 
 
 def with_earlier(file: epath.Path, rows: list[Row]) -> list[Row]:
@@ -115,8 +128,8 @@ def is_student(kind: str) -> bool:
     return kind == "student"
 
 
-def plot_curves(book: Logbook) -> str | None:
-    """Draws curves.png and returns its path; None where nothing was trained.
+def plot_curves(workdir: epath.Path) -> str | None:
+    """Draws a workdir's curves.png and returns its path; None where nothing was trained.
 
     There is a column per kind of stage and a line per method: the held-out score above, the
     training loss below.
@@ -127,7 +140,7 @@ def plot_curves(book: Logbook) -> str | None:
     import matplotlib.pyplot as plt
 
     stages: dict[str, list[Row]] = {}
-    for row in book.rows():
+    for row in existing_rows(workdir / METRICS):
         stages.setdefault(row["stage"], []).append(row)
     if not stages:
         return None
@@ -143,7 +156,7 @@ def plot_curves(book: Logbook) -> str | None:
     for above, below in axes.T:
         above.axison = bool(above.lines)  # a stage without scores has no curve above
         below.legend()
-    path = book.workdir / "curves.png"
+    path = workdir / "curves.png"
     with path.open("wb") as file:
         figure.savefig(file, dpi=120, format="png")
     plt.close(figure)

@@ -50,7 +50,7 @@ SMALL = {
 def read(data: bytes, folder: Path) -> dict[str, np.ndarray]:
     path = folder / "x.pth"
     path.write_bytes(data)
-    return torch_bridge.read_pth(path)
+    return torch_bridge.read_state_dict(path)
 
 
 def assert_same(found: dict, expected: dict) -> None:
@@ -227,7 +227,7 @@ def test_a_file_that_is_no_checkpoint(data, reason, tmp_path):
 def test_a_path_that_is_no_file(tmp_path):
     for path in (tmp_path, tmp_path / "absent.pth"):
         with pytest.raises(UserError, match=f"{path} cannot be read"):
-            torch_bridge.read_pth(path)
+            torch_bridge.read_state_dict(path)
 
 
 def attacks(command: str) -> dict[str, Any]:
@@ -351,9 +351,9 @@ def test_round_trip_of_the_reference_weights(name):
 @pytest.mark.parametrize("name", ["resnet20", "resnet56"])
 def test_real_checkpoints(name):
     path = WEIGHTS / f"cifar100_{name}.pth"
-    variables, num_classes = torch_bridge.load_pth(path, name)
+    variables, num_classes = torch_bridge.load_weights(path, name)
     assert num_classes == 100
-    assert_same(torch_bridge.to_state_dict(name, variables), torch_bridge.read_pth(path))
+    assert_same(torch_bridge.to_state_dict(name, variables), torch_bridge.read_state_dict(path))
 
 
 def test_axes():
@@ -372,11 +372,11 @@ def test_axes():
 
 @both_formats
 @pytest.mark.parametrize("dtype", ["<f8", "<f2", ml_dtypes.bfloat16])
-def test_load_pth_gives_float32(form, dtype, tmp_path):
+def test_load_weights_gives_float32(form, dtype, tmp_path):
     state = {key: x.astype(dtype) for key, x in weights("resnet8").items()}
     path = tmp_path / "x.pth"
     path.write_bytes(checkpoint(form, state))
-    variables, num_classes = torch_bridge.load_pth(path, "resnet8")
+    variables, num_classes = torch_bridge.load_weights(path, "resnet8")
     assert num_classes == 7
     back = torch_bridge.to_state_dict("resnet8", variables)
     assert_same(back, {key: x.astype(np.float32) for key, x in state.items()})
@@ -405,7 +405,7 @@ def test_weights_of_another_architecture(name, other, tmp_path):
     path.write_bytes(checkpoint("zip", weights(other)))
     hint = f"this file holds a {other}: use --config.teacher.model={other}$"
     with pytest.raises(UserError, match=rf"x\.pth: this is not a {name}: '.*; {hint}"):
-        torch_bridge.load_pth(path, name)
+        torch_bridge.load_weights(path, name)
 
 
 def without(key: str, state: dict) -> dict:

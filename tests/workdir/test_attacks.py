@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from sskd_jax.exchange.export import export_student
+from sskd_jax.exchange.export import export_network
 from sskd_jax.types import UserError
 from sskd_jax.workdir import report
 from sskd_jax.workdir.checkpoint import Checkpoints
@@ -122,7 +122,7 @@ def test_export_from_a_folder_without_a_file(tmp_path, missing):
         (tmp_path / "config.json").write_text(json.dumps(CONFIG))
         (tmp_path / "student" / "stage.json").write_text('{"format": 2}')
     with pytest.raises(UserError, match=missing):
-        export_student(str(tmp_path), "pth")
+        export_network(str(tmp_path), "pth")
 
 
 def test_a_file_where_the_folder_of_figures_should_be(tmp_path):

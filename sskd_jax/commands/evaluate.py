@@ -1,0 +1,129 @@
+"""Measures a trained network: a workdir's, or that of a .pth or .safetensors file.
+
+  python -m sskd_jax evaluate runs/sskd
+  python -m sskd_jax evaluate runs/table --stage=teacher --split=train
+  python -m sskd_jax evaluate resnet20.pth --config=configs/cifar.py --data_dir=DIR
+
+Images are those of the run, or of the data section of --config.
+"""
+
+import argparse
+import runpy
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from sskd_jax.data import sources
+from sskd_jax.engine.devices import keep_programs, replicated
+from sskd_jax.engine.evaluate import evaluation
+from sskd_jax.engine.task import Frozen, Task
+from sskd_jax.exchange.classifier import Classifier, load
+from sskd_jax.methods.common import supervised
+from sskd_jax.settings import STREAMING, section
+from sskd_jax.system.console import console, show
+from sskd_jax.system.paths import locate
+from sskd_jax.types import UserError
+from sskd_jax.views import Optics
+from sskd_jax.workdir.files import read_json
+
+SPLITS = ("test", "train")
+
+
+def evaluate(
+    classifier: Classifier,
+    dataset: sources.Dataset,
+    split: str,
+    devices: Sequence[jax.Device],
+    batch_size: int = 256,
+) -> dict[str, float]:
+    """top1, top5 (in [0, 1]) and loss of a network over the "test" or the "train" split.
+
+    The result does not depend on the number of devices, but for rounding.
+
+    Raises:
+      UserError: the network tells another number of classes apart, or the devices don't divide
+        the batch.
+    """
+    classes = classifier.record["num_classes"]
+    if classes != dataset.num_classes:
+        raise UserError(
+            f"the network tells {classes} classes apart, and the dataset has {dataset.num_classes}"
+        )
+    if batch_size % len(devices):
+        raise UserError(f"{len(devices)} devices do not divide a batch of {batch_size}")
+    images = getattr(dataset, split)
+    record = classifier.record
+    task = Task(
+        stage=supervised("network"),
+        modules={"network": classifier.module},
+        weights={},
+        optimizer=None,
+        optics=Optics(False, 0, tuple(record["mean"]), tuple(record["std"])),
+        num_classes=classes,
+        steps_per_epoch=1,
+        scores=("top1", "top5", "loss"),
+    )
+    frozen = Frozen(jax.random.PRNGKey(0), **images.resident(), nets={})
+    variables = {"network": classifier.variables}
+    run = evaluation(task, devices, batch_size)
+    return run(replicated(variables, devices), replicated(frozen, devices), images)
+
+
+def data_section(source: str, config: str | None) -> ConfigDict:
+    """The data section of a config file (PATH or PATH:ARGUMENTS), or else of a workdir's run."""
+    if config:
+        path, _, arguments = config.partition(":")
+        try:
+            made = runpy.run_path(path)["get_config"](arguments or None)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        return section(made, "data")
+    file = locate(source) / "config.json"
+    if not file.exists():
+        raise UserError(
+            f"{source} is no workdir: give --config=configs/cifar.py, or another config whose "
+            "data section says which images to look at, and how"
+        )
+    return ConfigDict(read_json(file)["data"])
+
+
+def chosen_devices(count: int | None) -> list[jax.Device]:
+    """The first `count` devices, or all of them."""
+    devices = jax.devices()
+    if count and not 1 <= count <= len(devices):
+        raise UserError(f"--devices={count}: there are {len(devices)}")
+    return devices[:count]
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Measures what a command line asks for, and prints a line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sskd_jax evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", help="a workdir, or a .pth or .safetensors file")
+    parser.add_argument("--stage", help="of a workdir, such as sskd/student or teacher")
+    parser.add_argument("--network", help="of a file; default: the one that its weights fit")
+    parser.add_argument("--config", help="whose data section is taken in place of the run's")
+    parser.add_argument("--data", help="the name of another dataset")
+    parser.add_argument("--data_dir", help="the folder of datasets")
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0])
+    parser.add_argument("--devices", type=int, help="how many to use; default: all")
+    args = parser.parse_args(argv)
+    keep_programs()
+    data = data_section(args.source, args.config)
+    network = {"mean": data.mean, "std": data.std, "network": args.network}
+    classifier = load(args.source, stage=args.stage, **network)
+    streaming = {key: data[key] for key in STREAMING if key in data}
+    directory = args.data_dir or data.data_dir or None
+    dataset = sources.load(args.data or data.name, directory, **streaming)
+    devices = chosen_devices(args.devices)
+    scores = evaluate(classifier, dataset, args.split, devices)
+    size = getattr(dataset, args.split).size
+    figures = "  ".join(f"{name} {show(name, value)}" for name, value in scores.items())
+    console.print(
+        f"{classifier.model}  {args.data or data.name}, {size} {args.split} images  {figures}  "
+        f"({len(devices)} x {devices[0].device_kind})"
+    )

@@ -1,0 +1,45 @@
+"""Says what a trained network sees in images.
+
+python -m sskd_jax predict runs/flowers rose.jpg more/*.png
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+
+from sskd_jax.exchange.classifier import Classifier, load
+from sskd_jax.system.console import table
+
+SHOWN = 3  # of the most probable classes
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Prints a table with the most probable classes of every image that a command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sskd_jax predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", help="a workdir, or a .pth or .safetensors file")
+    parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument("--stage", help="of a workdir, such as sskd/student or teacher")
+    numbers = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
+    parser.add_argument(
+        "--mean", help="of a file without a FILE.json: of images in 0..1", **numbers
+    )
+    parser.add_argument("--std", help="likewise", **numbers)
+    parser.add_argument("--size", type=int, help="likewise, the side of its images in pixels")
+    args = parser.parse_args(argv)
+    normalisation = {"mean": args.mean, "std": args.std, "size": args.size}
+    classifier = load(args.source, stage=args.stage, **normalisation)
+    rows = [[path, *most_probable(classifier, path)] for path in args.images]
+    columns = ["image", *(f"class {place}" for place in range(1, len(rows[0])))]
+    table(f"What the {classifier.model} sees", columns, rows)
+
+
+def most_probable(classifier: Classifier, path: str) -> list[str]:
+    """The names of an image's most probable classes, each with its probability."""
+    (probability,) = classifier.predict(path)
+    best = np.argsort(-probability)[:SHOWN]
+    return [f"{classifier.classes[label]} {100 * probability[label]:.1f} %" for label in best]

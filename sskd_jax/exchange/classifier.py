@@ -1,0 +1,161 @@
+"""A trained network to be used from Python: images in, probabilities out."""
+
+import dataclasses
+import functools
+import io
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from PIL import Image
+
+from sskd_jax.data.image_file import FORMATS, Unreadable, contents
+from sskd_jax.exchange import export, torch_bridge
+from sskd_jax.models.build import architecture
+from sskd_jax.system.paths import locate
+from sskd_jax.types import Array, Outputs, Params, UserError
+from sskd_jax.views import Optics, normalise
+from sskd_jax.workdir.files import read_json
+
+AT_ONCE = 256  # images
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """A trained network, with what it expects of images.
+
+    Attributes:
+      model: the name of its architecture.
+      module: the linen module.
+      variables: {"params", "batch_stats"}.
+      record: what `export` writes beside a network: mean, std, image, resize, accuracy ...
+    """
+
+    model: str
+    module: nn.Module
+    variables: Params
+    record: Mapping[str, Any]
+
+    def predict(self, images: np.ndarray | str | os.PathLike) -> np.ndarray:
+        """Probabilities f32[N, K] of uint8 images [N, H, W, 3] (RGB), or of one in a file."""
+        return np.asarray(jax.nn.softmax(self.logits(images)))
+
+    def logits(self, images: np.ndarray | str | os.PathLike) -> np.ndarray:
+        """Logits f32[N, K] of uint8 images [N, H, W, 3] (RGB), or of one in a file."""
+        return np.concatenate([outputs.logits for outputs in self.outputs(images)])
+
+    def features(self, images: np.ndarray | str | os.PathLike) -> np.ndarray:
+        """The pooled features f32[N, D] in front of the classifier."""
+        return np.concatenate([outputs.embed for outputs in self.outputs(images)])
+
+    def outputs(self, images: np.ndarray | str | os.PathLike) -> Iterator[Outputs]:
+        """Yields logits and embed of so many images at once as memory surely holds.
+
+        Raises:
+          UserError: the images are of another type or shape, or the file can't be read.
+        """
+        if isinstance(images, str | os.PathLike):
+            images = read_image(pathlib.Path(images), *self.sizes)[None]
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise UserError(
+                f"images are {images.dtype}{list(images.shape)}: give uint8[N, H, W, 3], or the "
+                "path of one"
+            )
+        for start in range(0, len(images), AT_ONCE):
+            yield self.program(self.variables, images[start : start + AT_ONCE])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the K classes; their numbers where names are not known."""
+        names = self.record.get("classes") or range(self.record["num_classes"])
+        return tuple(map(str, names))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """(the side of the images, their shorter side before the centre is cut out), in pixels."""
+        if "image" not in self.record:
+            raise UserError(
+                "the size of the network's images is not known: give size=32, or --size 32"
+            )
+        return self.record["image"][0], self.record["resize"]
+
+    @functools.cached_property
+    def program(self) -> Any:
+        """The jitted forward pass: (variables, uint8 images) -> logits and embed."""
+        optics = Optics(False, 0, tuple(self.record["mean"]), tuple(self.record["std"]))
+
+        def forward(variables: Params, images: Array) -> Outputs:
+            outputs = self.module.apply(variables, normalise(images, optics))
+            return Outputs(outputs.logits, outputs.embed)
+
+        return jax.jit(forward)
+
+
+def load(
+    source: str | os.PathLike,
+    *,
+    stage: str | None = None,
+    network: str | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    size: int | None = None,
+) -> Classifier:
+    """A trained network from a workdir, or from a .pth or .safetensors file.
+
+    Args:
+      source: the workdir or the file. What FILE.json says, as `export` writes it, is believed.
+      stage: of a workdir, such as "sskd/student" or "teacher"; None: the only student.
+      network: of a file, the name of its architecture; None: the one that its weights fit.
+      mean: of a file without FILE.json, what images in [0, 1] are normalised by; std likewise.
+      size: of such a file, the pixels of an image's side; asked for where an image comes as a path.
+
+    Raises:
+      UserError: there is no such network, it is not finished or damaged, or mean and std are not
+        known.
+    """
+    path = locate(source)
+    if path.is_dir():
+        stage = export.find_stage(path, stage)
+        record, variables = export.describe(path, stage), export.load_network(path, stage)
+        return classifier(record["model"], variables, record)
+    state = torch_bridge.read_state_dict(path)
+    beside = path.with_name(path.name + ".json")
+    given = {"mean": mean, "std": std, "image": size and [size, size, 3], "resize": size}
+    record = {key: value for key, value in given.items() if value}
+    record |= read_json(beside) if beside.exists() else {}
+    if missing := [key for key in ("mean", "std") if key not in record]:
+        raise UserError(
+            f"{path} has no {beside.name} beside it, which says how images are normalised: give "
+            + " and ".join(f"{key}=(R, G, B)" for key in missing)
+        )
+    name = network or record.get("model") or torch_bridge.identified(state)
+    variables, num_classes = torch_bridge.load_weights(path, name)
+    return classifier(name, variables, record | {"num_classes": num_classes})
+
+
+def classifier(model: str, variables: Params, record: Mapping[str, Any]) -> Classifier:
+    module = architecture(model)(num_classes=record["num_classes"], dtype=jnp.float32)
+    return Classifier(model, module, variables, record)
+
+
+def read_image(path: pathlib.Path, size: int, resize: int) -> np.ndarray:
+    """uint8[size, size, 3]: the shorter side becomes `resize` pixels, then the centre is cut out.
+
+    Raises:
+      UserError: there is no such file, or it is no whole image.
+    """
+    try:
+        with Image.open(io.BytesIO(contents(path)), formats=FORMATS) as image:
+            image = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Unreadable) as error:
+        raise UserError(f"{path} is no image that can be read: {error}") from error
+    scale = resize / min(image.size)
+    image = image.resize([max(resize, round(scale * side)) for side in image.size])
+    left, top = ((side - size) // 2 for side in image.size)
+    return np.asarray(image.crop((left, top, left + size, top + size)))

@@ -1,0 +1,106 @@
+"""The commands: what a person types, sees, and is told about mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from students import resnet8_variables, student
+
+import sskd_jax
+from sskd_jax.__main__ import COMMANDS, main
+from sskd_jax.data import sources
+from sskd_jax.methods import METHODS
+from sskd_jax.models import MODELS
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run on the digits, which its student tells apart as ten classes."""
+    folder = tmp_path_factory.mktemp("run")
+    student(folder, "student", resnet8_variables(10), num_classes=10)
+    return folder
+
+
+def said(capsys, *argv: str) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of a command."""
+    code = main(list(map(str, argv)))
+    return code, *capsys.readouterr()
+
+
+def test_help_lists_every_command(capsys):
+    for argv in ([], ["--help"]):
+        code, out, _ = said(capsys, *argv)
+        assert code == 0 and all(f"\n  {name} " in out for name in COMMANDS)
+    assert said(capsys, "--version")[:2] == (0, f"{sskd_jax.__version__}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_own_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code in (0, 1)  # absl's help ends with 1
+    assert "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("what", "some"),
+    [
+        ("methods", METHODS),
+        ("networks", MODELS),
+        ("datasets", ["cifar100", "digits"]),
+        ("keys", ["STAGE.milestones", "data.size", "seed"]),
+    ],
+)
+def test_lists(what, some, capsys):
+    code, out, _ = said(capsys, "list", what)
+    assert code == 0 and set(some) <= {line.split()[0] for line in out.splitlines()}
+
+
+def test_evaluation_is_the_same_on_any_number_of_devices(workdir, capsys):
+    lines = [said(capsys, "evaluate", workdir, f"--devices={n}")[1] for n in (1, 2)]
+    assert "resnet8  digits, 450 test images  top1" in lines[0]
+    assert lines[0].split("(")[0] == lines[1].split("(")[0]
+    network = sskd_jax.load(workdir)
+    test = sources.load("digits").test
+    top1 = (network.logits(test.image).argmax(1) == test.label).mean()
+    assert f"top1 {100 * top1:.2f} %" in lines[0]
+
+
+def test_a_file_is_measured_on_the_data_of_a_config(workdir, capsys):
+    assert said(capsys, "export", "--workdir", workdir, "--out", workdir / "net.pth")[0] == 0
+    code, out, _ = said(
+        capsys, "evaluate", workdir / "net.pth", "--config=configs/quickstart.py", "--split=train"
+    )
+    assert code == 0 and "digits, 1347 train images" in out
+
+
+def test_predictions(workdir, tmp_path, capsys):
+    Image.fromarray(np.full((9, 8, 3), 200, np.uint8)).save(tmp_path / "grey.png")
+    code, out, _ = said(capsys, "predict", workdir, tmp_path / "grey.png")
+    assert code == 0 and "grey.png" in out and out.count(" %") == 3
+
+
+def test_a_report_is_shown_again(workdir, capsys):
+    row = {"stage": "student", "network": "resnet8", "parameters": 9, "top1": 0.5}
+    (workdir / "results.json").write_text(json.dumps([row]))
+    code, out, _ = said(capsys, "report", workdir)
+    assert code == 0 and "50.00" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evalute"], "unknown command 'evalute': did you mean 'evaluate'?"),
+        (["evaluate", "nowhere"], "nowhere is no workdir: give --config=configs/cifar.py"),
+        (["evaluate", "{run}", "--stage=teacher"], "unknown stage 'teacher': choose from student"),
+        (["evaluate", "{run}", "--devices=99"], "--devices=99: there are 8"),
+        (["evaluate", "{run}", "--devices=3"], "3 devices do not divide a batch of 256"),
+        (["evaluate", "{run}", "--config=nowhere.py"], "nowhere.py cannot be read"),
+        (["predict", "{run}", "nowhere.png"], "nowhere.png is no image that can be read"),
+        (["report", "{empty}"], "has no results.json: give the workdir of a run that is done"),
+    ],
+)
+def test_mistakes_are_one_line(argv, message, workdir, tmp_path, capsys):
+    code, _, err = said(capsys, *(part.format(run=workdir, empty=tmp_path) for part in argv))
+    assert code == 2 and message in err and err.count("\n") == 1

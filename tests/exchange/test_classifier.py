@@ -1,0 +1,93 @@
+"""Trained networks used from Python, out of workdirs and files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch_files
+from PIL import Image
+from students import IMAGE, MEAN, STD, logits, resnet8_variables, student
+
+import sskd_jax
+from sskd_jax.exchange import torch_file
+from sskd_jax.exchange.export import export_network
+from sskd_jax.types import UserError
+
+
+@pytest.fixture(scope="module")
+def variables() -> dict:
+    return resnet8_variables()
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, variables):
+    folder = tmp_path_factory.mktemp("run")
+    student(folder, "sskd/student", variables)
+    for kind in ("pth", "safetensors"):
+        export_network(str(folder), kind, out=str(folder / f"student.{kind}"))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", "student.pth", "student.safetensors"])
+def test_a_workdir_and_the_files_made_of_it_are_one_network(name, workdir, variables):
+    network = sskd_jax.load(workdir / name)
+    expected = logits(variables)
+    np.testing.assert_allclose(network.logits(IMAGE), expected, rtol=1e-5, atol=1e-5)
+    probability = network.predict(IMAGE)
+    assert probability.shape == (4, 7)
+    np.testing.assert_allclose(probability.sum(1), 1, rtol=1e-5)
+    assert (probability.argmax(1) == expected.argmax(1)).all()
+    assert network.features(IMAGE).shape == (4, 64)
+    assert network.model == "resnet8" and network.classes == tuple("0123456")
+
+
+def test_more_images_than_are_computed_at_once(workdir):
+    network = sskd_jax.load(workdir)
+    many = np.repeat(IMAGE, 70, 0)
+    assert network.logits(many).shape == (280, 7)
+
+
+def test_the_path_of_an_image_is_that_image_resized(workdir, tmp_path):
+    flat = np.full((20, 30, 3), 90, np.uint8)
+    Image.fromarray(flat).save(tmp_path / "flat.png")
+    network = sskd_jax.load(workdir)
+    expected = network.logits(flat[None, :8, :8])
+    np.testing.assert_allclose(network.logits(tmp_path / "flat.png"), expected, rtol=1e-5)
+
+
+def test_names_of_classes_are_those_of_the_run(tmp_path, variables):
+    student(tmp_path, "student", variables)
+    about = json.loads((tmp_path / "student" / "stage.json").read_text())
+    names = ["ant", "bee", "cat", "dog", "emu", "fox", "gnu"]
+    (tmp_path / "student" / "stage.json").write_text(json.dumps(about | {"classes": names}))
+    assert sskd_jax.load(tmp_path).classes == tuple(names)
+
+
+def test_a_file_without_its_json_asks_how_images_are_normalised(tmp_path, variables):
+    path = tmp_path / "alone.pth"
+    torch_file.write_tensors(path, torch_files.weights("resnet8"))
+    with pytest.raises(UserError, match=r"give mean=\(R, G, B\) and std=\(R, G, B\)"):
+        sskd_jax.load(path)
+    network = sskd_jax.load(path, mean=MEAN, std=STD)
+    assert network.model == "resnet8"  # found by its weights
+    with pytest.raises(UserError, match="the size of the network's images is not known"):
+        network.predict(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize("images", [IMAGE[0], IMAGE.astype(np.float32), IMAGE[..., :1]])
+def test_other_arrays_are_refused(images, workdir):
+    with pytest.raises(UserError, match=r"give uint8\[N, H, W, 3\]"):
+        sskd_jax.load(workdir).predict(images)
+
+
+def test_what_is_no_image_is_told(workdir, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(UserError, match="text.png is no image that can be read"):
+        sskd_jax.load(workdir).predict(tmp_path / "text.png")
+
+
+def test_a_damaged_safetensors_file(workdir, tmp_path):
+    content = (workdir / "student.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="is not a whole safetensors file"):
+        sskd_jax.load(tmp_path / "cut.safetensors", mean=MEAN, std=STD)

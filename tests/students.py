@@ -1,0 +1,52 @@
+"""A workdir with a finished student, made without training."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import torch_files
+
+from sskd_jax.engine.task import TrainState
+from sskd_jax.exchange import torch_bridge
+from sskd_jax.models import MODELS
+from sskd_jax.workdir.checkpoint import Checkpoints
+from sskd_jax.workdir.stages import describe
+
+ABOUT = {"student_model": "resnet8", "num_classes": 7, "image": [8, 8, 3], "steps": 3}
+IMAGE = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+
+
+def resnet8_variables(num_classes: int = 7) -> dict:
+    """Variables of a resnet8 whose running variances are positive."""
+    weights = torch_bridge.from_state_dict("resnet8", torch_files.weights("resnet8", num_classes))
+    stats = jax.tree.map(lambda leaf: np.abs(leaf) + 1, weights["batch_stats"])
+    return weights | {"batch_stats": stats}
+
+
+def student(
+    workdir: pathlib.Path, name: str, variables: dict, step: int = 3, **about: object
+) -> None:
+    """A workdir's student, as a run leaves it: beside a head of the method's own."""
+    describe(workdir / name, ABOUT | about)
+    state = TrainState(
+        step=np.int32(step),
+        params={"student": variables["params"], "head": {"bias": np.ones(3, np.float32)}},
+        batch_stats={"student": variables["batch_stats"], "head": {}},
+        opt_state={},
+        memory={},
+        sums={},
+        first_nonfinite={},
+    )
+    with Checkpoints(workdir / name) as checkpoints:
+        checkpoints.save(state, 0.5)
+    config = {"data": {"name": "digits", "data_dir": "", "mean": MEAN, "std": STD}}
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "results.json").write_text(json.dumps([{"stage": name, "top1": 0.75, "top5": 0.9}]))
+
+
+def logits(variables: dict) -> np.ndarray:
+    """The logits of `IMAGE` [4, K]."""
+    view = (IMAGE.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    return np.asarray(MODELS["resnet8"](num_classes=7).apply(variables, view).logits)
