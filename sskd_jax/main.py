@@ -17,6 +17,7 @@ from ml_collections import config_flags  # noqa: E402
 
 from sskd_jax.system import distributed  # noqa: E402
 from sskd_jax.system.console import complain  # noqa: E402
+from sskd_jax.system.installed import with_installed_config  # noqa: E402
 from sskd_jax.types import Stopped, UserError  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -42,7 +43,7 @@ def fail(message: str) -> NoReturn:
 def parse(argv: Sequence[str]) -> list[str]:
     """Parses absl's flags; a mistake in them or in the config file ends in one line, code 2."""
     try:
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS([with_installed_config(part) for part in argv])
         # A config file that could not be loaded raises when it is used, here by `in`.
         if CONFIG.value is None or "seed" not in CONFIG.value:
             raise UserError(

@@ -22,6 +22,7 @@ from sskd_jax.exchange.classifier import Classifier, load
 from sskd_jax.methods.common import supervised
 from sskd_jax.settings import STREAMING, section
 from sskd_jax.system.console import console, show
+from sskd_jax.system.installed import with_installed_config
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.views import Optics
@@ -73,7 +74,7 @@ def evaluate(
 def data_section(source: str, config: str | None) -> ConfigDict:
     """The data section of a config file (PATH or PATH:ARGUMENTS), or else of a workdir's run."""
     if config:
-        path, _, arguments = config.partition(":")
+        path, _, arguments = with_installed_config(config).partition(":")
         try:
             made = runpy.run_path(path)["get_config"](arguments or None)
         except OSError as error:
