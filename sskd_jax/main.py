@@ -33,6 +33,8 @@ DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, f"This is one of several processes: {distributed.HOW}."
 )
 
+KEYS = ": write --config.SECTION.KEY=VALUE; python -m sskd_jax list keys has all keys"
+
 
 def fail(message: str) -> NoReturn:
     """Prints a user's mistake as one line and exits with code 2."""
@@ -73,7 +75,10 @@ def reason(error: BaseException) -> str:
     # ml_collections hands the first error to the second as an argument.
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
-    return f"unknown config key {error.args[0]}" if isinstance(error, KeyError) else str(error)
+    text = f"unknown config key {error.args[0]}" if isinstance(error, KeyError) else str(error)
+    return (
+        text if "did you mean" in text.lower() else text + KEYS * text.lower().startswith("unknown")
+    )
 
 
 def default_workdir() -> str:

@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -75,13 +76,32 @@ def show(name: str, value: float) -> str:
     return f"{value:.3g}" if value < 1 else f"{value:.3f}"
 
 
+def in_short(figures: dict[str, float]) -> str:
+    """The figures of an epoch that fit a line: the training loss, and accuracies held out but top5.
+
+    All of them are in metrics.jsonl.
+    """
+    shown = [
+        name
+        for name in figures
+        if name == "train/loss"
+        or not name.startswith("train/")
+        and name.rsplit("/")[-1] in set(IN_PERCENT) - {"top5"}
+    ]
+    return "  ".join(f"{name} {show(name, figures[name])}" for name in shown)
+
+
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Prints a table, its first column to the left and the others to the right."""
-    drawn = Table(title=title, title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
-        drawn.add_column(column, justify="right" if i else "left")
+    """Prints a table, its first column to the left and the others to the right.
+
+    Columns without a cell are left out.
+    """
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for i in used:
+        drawn.add_column(columns[i], justify="right" if i else "left")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(row[i] for i in used))
     console.print(drawn)
 
 
@@ -149,8 +169,7 @@ class StageProgress:
         get one.
         """
         if epoch == epochs or epoch == 1 or time.monotonic() - self.printed > QUIET_SECONDS:
-            text = "  ".join(f"{name} {show(name, value)}" for name, value in figures.items())
-            self.print(f"epoch {epoch}/{epochs}  {text}")
+            self.print(f"epoch {epoch}/{epochs}  {in_short(figures)}")
 
     def print(self, text: str) -> None:
         """Prints a line with the stage before the text and the pace behind it."""

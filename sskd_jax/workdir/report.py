@@ -18,13 +18,12 @@ PLAN_COLUMNS = ["stage", "network", "parameters", "images", "work"]
 RESULT_COLUMNS = [
     "stage",
     "network",
-    "parameters",
-    "top-1 last",
-    "top-5 last",
-    "top-1 best",
-    "best epoch",
+    "top-1\nlast",
+    "top-5\nlast",
+    "top-1\nbest",
+    "best\nepoch",
     "minutes",
-    "paper, best",
+    "paper,\nbest",
 ]
 
 
@@ -103,13 +102,12 @@ def result_cells(row: Row, spent: float) -> list[str]:
     return [
         row["stage"],
         row["network"],
-        f"{row['parameters']:,}",
         percent(row.get("top1")),
         percent(row.get("top5")),
         percent(row.get("best_top1")),
         str(row.get("best_epoch", "")),
         f"{spent:.1f}",
-        str(row.get("paper") or "-"),
+        str(row.get("paper", "")),
     ]
 
 
@@ -139,6 +137,7 @@ def plot_curves(workdir: epath.Path) -> str | None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    papers = {row["stage"]: row.get("paper") for row in read_json(workdir / "results.json")}
     stages: dict[str, list[Row]] = {}
     for row in existing_rows(workdir / METRICS):
         stages.setdefault(row["stage"], []).append(row)
@@ -152,10 +151,12 @@ def plot_curves(workdir: epath.Path) -> str | None:
     for name, rows in stages.items():
         above, below = axes[:, kinds.index(kind_of(name))]
         above.set(title=kind_of(name))
-        plot_stage(above, below, name, rows)
+        plot_stage(above, below, name, rows, papers.get(name))
     for above, below in axes.T:
         above.axison = bool(above.lines)  # a stage without scores has no curve above
         below.legend()
+        if any(line.get_linestyle() == "--" for line in above.lines):
+            above.legend()
     path = workdir / "curves.png"
     with path.open("wb") as file:
         figure.savefig(file, dpi=120, format="png")
@@ -163,11 +164,26 @@ def plot_curves(workdir: epath.Path) -> str | None:
     return str(path)
 
 
-def plot_stage(above: Any, below: Any, name: str, rows: list[Row]) -> None:
-    """Draws a stage's held-out score and its training loss, each into axes of matplotlib's."""
+def plot_stage(above: Any, below: Any, name: str, rows: list[Row], paper: float | None) -> None:
+    """Draws a stage's held-out score and its training loss, each into axes of matplotlib's.
+
+    A dot marks the best epoch, a dashed line the published accuracy in per cent, if there is one.
+    """
+    from matplotlib import ticker
+
     epochs = [row["epoch"] for row in rows]
     if score := headline(rows[0]):
-        above.plot(epochs, [100 * row[score] for row in rows], label=name)
+        values = [100 * row[score] for row in rows]
+        (line,) = above.plot(epochs, values, label=name)
+        best = max(values)
+        above.plot(epochs[values.index(best)], best, "o", color=line.get_color(), markersize=4)
         above.set(ylabel=f"{score}, %")
+        if paper:
+            label = f"{name}, paper, best"
+            above.axhline(paper, linestyle="--", linewidth=1, color=line.get_color(), label=label)
     below.plot(epochs, [row["train/loss"] for row in rows], label=name)
     below.set(xlabel="epoch", ylabel="train/loss", yscale="log")
+    below.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    below.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    below.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    below.yaxis.set_minor_formatter(ticker.NullFormatter())
