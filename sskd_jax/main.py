@@ -12,13 +12,13 @@ from sskd_jax.system import early
 if __name__ == "__main__":  # before the imports that take seconds
     early.catch_signals()
 
-from absl import app, flags, logging  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
+from absl import app, flags, logging
+from ml_collections import config_flags
 
-from sskd_jax.system import distributed  # noqa: E402
-from sskd_jax.system.console import complain  # noqa: E402
-from sskd_jax.system.installed import with_installed_config  # noqa: E402
-from sskd_jax.types import Stopped, UserError  # noqa: E402
+from sskd_jax.system import distributed
+from sskd_jax.system.console import complain
+from sskd_jax.system.installed import with_installed_config
+from sskd_jax.types import Stopped, UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to train, such as configs/cifar.py:method=kd."

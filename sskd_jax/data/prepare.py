@@ -19,6 +19,11 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sskd_jax.system import early
+
+if __name__ == "__main__":  # before the imports that take seconds
+    early.catch_signals(early.ANEW)
+
 from absl import logging
 from tqdm import tqdm
 
@@ -198,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped:
-        text = f"{interruption.reason}: nothing was written; the same command begins anew"
+        text = f"{interruption.reason}: nothing was written; {early.ANEW}"
         print(f"stopped: {text}", file=sys.stderr)
         return GO_ON
     print(line)

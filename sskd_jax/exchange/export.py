@@ -10,6 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from sskd_jax.system import early
+
+if __name__ == "__main__":  # before the imports that take seconds
+    early.catch_signals(early.ANEW)
+
 import jax
 import jax.numpy as jnp
 from etils import epath

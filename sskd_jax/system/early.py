@@ -7,19 +7,24 @@ from typing import NoReturn
 
 STDERR = 2  # its file descriptor
 GO_ON = 75  # exit code, EX_TEMPFAIL: nothing is wrong, the same command goes on
+GOES_ON = "the same command goes on from where it is"
+ANEW = "the same command begins anew"  # for commands that are done in a minute
 
 
-def catch_signals() -> None:
-    """Has a signal end this process with code 75: nothing runs yet that could be saved."""
+def catch_signals(advice: str = GOES_ON) -> None:
+    """Has a signal end this process with code 75: nothing runs yet that could be saved.
+
+    Args:
+      advice: what the line says that the process ends with.
+    """
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        """Handles a signal; nothing is cleaned up, as a module may be half imported."""
+        try:
+            os.write(STDERR, f"stopped: {signal.Signals(number).name}: {advice}\n".encode())
+        finally:
+            os._exit(GO_ON)
+
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end)
-
-
-def end(number: int, frame: FrameType | None) -> NoReturn:
-    """Handles a signal; nothing is cleaned up, as a module may be half imported."""
-    text = f"stopped: {signal.Signals(number).name}: the same command goes on from where it is\n"
-    try:
-        os.write(STDERR, text.encode())
-    finally:
-        os._exit(GO_ON)

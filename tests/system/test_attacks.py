@@ -41,9 +41,19 @@ def catches(process: subprocess.Popen, number: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_during_imports_says_that_the_same_command_goes_on(number):
-    command = [sys.executable, "-m", "sskd_jax.main", "--config=nowhere.py"]
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        ("sskd_jax.main", signal.SIGTERM),
+        ("sskd_jax.main", signal.SIGINT),
+        ("sskd_jax.main", signal.SIGHUP),
+        ("sskd_jax.data.prepare", signal.SIGTERM),
+        ("sskd_jax.exchange.export", signal.SIGTERM),
+        ("experiments.record", signal.SIGTERM),
+    ],
+)
+def test_a_signal_during_imports_says_that_the_same_command_goes_on(module, number):
+    command = [sys.executable, "-m", module, "--config=nowhere.py"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not catches(process, signal.SIGHUP):
             time.sleep(0.001)
