@@ -1,6 +1,7 @@
 """A file that spares the next start what takes long to find out about a dataset."""
 
 import contextlib
+import glob
 import hashlib
 import os
 import pathlib
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+
+from sskd_jax.system.paths import take_lock
 
 Arrays = dict[str, np.ndarray]
 
@@ -55,14 +58,24 @@ def _write(path: pathlib.Path, arrays: Arrays) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
+            take_lock(file)
             np.savez(file, **stored)
-        os.replace(part, path)
+            os.replace(part, path)
+        _delete_parts(path)
     except OSError as error:
         logging.warning("%s can't be kept (%s): every start will make it again", path, error)
     finally:
         # A read-only disk refuses to delete even a file that is not there.
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _delete_parts(path: pathlib.Path) -> None:
+    """Deletes what writers of a file have left that were killed: parts that nobody has locked."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError), part.open("rb") as file:
+            if take_lock(file):
+                part.unlink()
 
 
 def _digest(arrays: Arrays) -> str:

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shlex
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from sskd_jax.system.paths import is_remote, locate, take_lock
 from sskd_jax.types import UserError
 
 NOTE = ".preparing"  # where the folder aside is noted that a dataset is written to
+FORGOTTEN_SECONDS = 24 * 3600
 OFFICIAL_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
@@ -75,7 +77,8 @@ def alone(builder: Any) -> Iterator[None]:
     """A context in which no other process of ours writes a builder's dataset.
 
     tfds writes to a folder aside, which stays where the process is killed. Here it is noted, and
-    the next start that writes the dataset deletes it. A bucket has no locks; there nothing is done.
+    the next start that writes the dataset deletes it, with those that are `is_forgotten`. A bucket
+    has no locks; there nothing is done.
 
     Raises:
       UserError: another process writes the dataset.
@@ -91,9 +94,10 @@ def alone(builder: Any) -> Iterator[None]:
                 f"another process writes {builder.name} to {home(builder)}: wait for it"
             )
         note.seek(0)
-        left = pathlib.Path(note.read())
-        if left.name.startswith("incomplete."):
-            shutil.rmtree(parent / left.name, ignore_errors=True)
+        left = pathlib.Path(note.read()).name
+        for folder in parent.glob("incomplete.*"):
+            if folder.name == left or is_forgotten(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
         def noted_generators(*args: Any, **kwargs: Any) -> Any:
             note.truncate(0)
@@ -107,6 +111,12 @@ def alone(builder: Any) -> Iterator[None]:
         finally:
             builder._split_generators = generators
             (parent / NOTE).unlink(missing_ok=True)
+
+
+def is_forgotten(folder: pathlib.Path) -> bool:
+    """Whether nothing below a folder has changed for a day, so that nobody writes to it."""
+    changed = [path.lstat().st_mtime for path in (folder, *folder.rglob("*"))]
+    return time.time() - max(changed) > FORGOTTEN_SECONDS
 
 
 def damaged(builder: Any, reason: str) -> UserError:

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -381,6 +382,20 @@ def test_the_next_start_deletes_what_a_killed_one_left(tmp_path):
     assert written(tmp_path) == ["1.0.0", "incomplete.GHIJKL_1.0.0"]
 
 
+def test_what_was_left_long_ago_is_deleted(tmp_path):
+    """By tfds, or by a start that was killed before it could note its folder."""
+    source = folder(tmp_path / "source", train=3)
+    for name, days in (("old", 2), ("at_work", 2), ("new", 0)):
+        left = tmp_path / f"odd/incomplete.{name}_1.0.0"
+        left.mkdir(parents=True)
+        (left / "file").write_text("")
+        for path in (left / "file", left):
+            os.utime(path, (time.time() - days * 86_400,) * 2)
+    os.utime(tmp_path / "odd/incomplete.at_work_1.0.0/file")
+    assert prepare(source, tmp_path) == 0
+    assert written(tmp_path) == ["1.0.0", "incomplete.at_work_1.0.0", "incomplete.new_1.0.0"]
+
+
 def test_a_note_deletes_nothing_else(tmp_path):
     source = folder(tmp_path / "source", train=3)
     (tmp_path / "odd/0.9.0").mkdir(parents=True)
@@ -455,6 +470,17 @@ def test_a_cache_whose_header_is_damaged_is_made_anew(old, new, tmp_path):
     for make in (lambda: {"label": labels}, None):  # made anew, and then there
         found = cached(path, "key", make)
         np.testing.assert_array_equal(found["label"], labels, strict=True)
+
+
+def test_the_next_writer_deletes_parts_that_killed_ones_left(tmp_path):
+    path, other = tmp_path / "a[1].npz", tmp_path / "b.npz.12345678.part"
+    left, at_work = (path.with_name(f"a[1].npz.{name}.part") for name in ("0a", "0b"))
+    for part in (left, at_work, other):
+        part.write_bytes(b"PK")
+    with at_work.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        cached(path, "key", lambda: LABELS)
+    assert sorted(tmp_path.iterdir()) == [path, at_work, other]
 
 
 def test_a_cache_that_is_a_pipe(tmp_path, in_time):
