@@ -28,6 +28,7 @@ from sskd_jax.types import Net, Params, Stage, UserError, choose, shuffled
 from sskd_jax.views import Optics
 from sskd_jax.workdir.checkpoint import checksum
 
+MOST_STEPS = 2**31  # of a stage: a step is an int32
 Row = dict[str, Any]
 Origins = Mapping[str, tuple[str, str]]  # (job, net) by net: where its variables come from
 
@@ -193,7 +194,13 @@ def steps_per_epoch(
             f"{kind}.batch_size={size} is more than the {visited} training images: "
             "use a smaller one"
         )
-    return visited // size
+    steps = visited // size
+    if section.epochs * steps >= MOST_STEPS:
+        raise UserError(
+            f"{kind}.epochs={section.epochs} of {steps} steps are more than can be counted "
+            f"({MOST_STEPS - 1:,}): use fewer epochs or a larger batch_size"
+        )
+    return steps
 
 
 def schedule_of(section: ConfigDict, steps_per_epoch: int) -> optax.Schedule:

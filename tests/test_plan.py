@@ -422,3 +422,11 @@ def test_milestones_hold_for_any_number_of_epochs(epochs):
     shares = (0, 0.62, 0.63, 0.74, 0.76, 0.87, 0.88, 0.99)
     found = [rate(round(share * epochs * 10)) for share in shares]
     np.testing.assert_allclose(found, [0.05] * 2 + [5e-3] * 2 + [5e-4] * 2 + [5e-5] * 2, rtol=1e-5)
+
+
+def test_more_steps_than_can_be_counted_are_told():
+    epochs = 2**31 // 3 + 1
+    with pytest.raises(UserError, match=f"student.epochs={epochs} of 3 steps are more than can be"):
+        planned({"student": POINT}, **{"student.epochs": epochs})
+    (job,) = planned({"student": POINT}, **{"student.epochs": epochs - 1})
+    assert job.total_steps == 2**31 - 2
