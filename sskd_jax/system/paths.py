@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -56,6 +57,15 @@ def locate(path: str | os.PathLike[str]) -> epath.Path:
         import_tensorflow()  # before etils does, and without the GPU
         return found
     return epath.Path(os.path.abspath(found))
+
+
+def check_no_pattern(path: str | os.PathLike[str]) -> None:
+    """Raises a `UserError` where orbax would take a path for a pattern of many."""
+    if found := re.search(r"[*?[]", str(path)):
+        raise UserError(
+            f"{path} has a {found[0]} in it, with which no checkpoint can be read: give a path "
+            "without * ? ["
+        )
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

@@ -17,7 +17,7 @@ from orbax.checkpoint import options
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import is_remote, locate
+from sskd_jax.system.paths import check_no_pattern, is_remote, locate
 from sskd_jax.system.quiet import quiet
 from sskd_jax.types import UserError
 
@@ -162,8 +162,9 @@ def read_newest(folder: epath.Path) -> dict[str, Any] | None:
     The folder may be another run's: nothing in it is changed.
 
     Raises:
-      UserError: the newest checkpoint is damaged.
+      UserError: the newest checkpoint is damaged, or its path is one that orbax can't read.
     """
+    check_no_pattern(folder)
     if not (steps := _steps(folder)):
         return None
     newest = folder / str(steps[-1])
