@@ -18,9 +18,15 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from sskd_jax.system import early
+
+if __name__ == "__main__":  # before the imports that take seconds
+    early.catch_signals(early.ANEW)
+
 from configs.methods import NAMES
 from sskd_jax.main import fail
 from sskd_jax.system.console import console
+from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import METRICS, TIMES, read_json, read_rows
 from sskd_jax.workdir.logbook import HARMLESS, differences, flatten, minutes
@@ -152,6 +158,7 @@ def rows(folder: pathlib.Path) -> list[tuple[Network, list[str]]]:
     Raises:
       UserError: the folder does not hold the whole record of a run.
     """
+    read_rows(folder / METRICS)
     try:
         return [(network, cells([network])) for network in networks(folder)]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -285,7 +292,7 @@ def main(argv: Sequence[str] | None = None, results: pathlib.Path = RESULTS) -> 
         for folder, workdir in places(parser.parse_args(argv).workdir, results).items():
             keep(workdir, folder)
             console.print(f"kept     {folder}")
-        (results / "README.md").write_text(page(results), encoding="utf-8")
+        write_bytes(locate(results / "README.md"), page(results).encode())
     except (UserError, OSError) as error:
         fail(str(error))
     console.print(f"page     {results / 'README.md'}")

@@ -90,7 +90,8 @@ class Trained(NamedTuple):
 
     Attributes:
       last: {"params", "batch_stats"} by net, behind the last epoch.
-      best: the same of the best epoch; None where the stage comes from elsewhere.
+      best: the same of the best epoch; None where the stage comes from elsewhere, or where that
+        checkpoint was lost.
       best_epoch: counted from 1.
     """
 
@@ -208,9 +209,13 @@ def run_stage(job: Job, session: Session) -> Trained:
         if step := int(state.step):
             is_done = step == job.total_steps
             console.print(f"{job.name}  {'done' if is_done else 'goes on'} at step {step}")
+            session.book.tell_missing(job.name, step, step // job.task.steps_per_epoch)
         if step < job.total_steps:
             train(job, state, checkpoints, session)
         last, best = load(Checkpoints.newest), load(Checkpoints.best)
+    if any(max_over_processes(not session.book.is_best(job.name, int(best.step)))):
+        console.print(f"{job.name}  its best checkpoint is lost: the results name no best epoch")
+        return Trained(variables(last), best=None, best_epoch=None)
     best_epoch = int(best.step) // job.task.steps_per_epoch
     return Trained(variables(last), variables(best), best_epoch)
 

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import zlib
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from etils import epath
@@ -33,6 +35,7 @@ CONTENTS = {
     ),
 }
 OTHERS = (dict, "put a copy of it back, or delete its folder")
+CHECKSUM = "checksum"  # the last key of a row
 ROW = {"stage": str, "step": int, "seconds": float | int, "environment": int, "epoch": int}
 
 
@@ -100,17 +103,41 @@ def read_rows(path: epath.Path) -> list[Row]:
     Raises:
       UserError: the file can't be read, or a line is no row.
     """
-    lines = read_text(path).splitlines(keepends=True)
-    rows = [parse(path, line) for line in lines if line.endswith("\n")]
+    *lines, _ = read_text(path).split("\n")
+    rows = [parse(path, line) for line in lines]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or "stage" not in row or "step" not in row:
             raise damage(path, f"line {number} is no row with a stage and a step")
-        for key, kind in ROW.items():
-            if key in row and not isinstance(row[key], kind):
-                raise damage(path, f"line {number} has {row[key]!r} as its {key}")
+        for key, value in row.items():
+            kind = float | int if "/" in key else ROW.get(key, object)
+            if not isinstance(value, kind):
+                raise damage(path, f"line {number} has {value!r} as its {key}")
+    check_checksums(path, rows)
     return rows
 
 
 def existing_rows(path: epath.Path) -> list[Row]:
     """The rows of a .jsonl file; none where there is no such file yet."""
     return read_rows(path) if path.exists() else []
+
+
+def check_checksums(path: epath.Path, rows: list[Row]) -> None:
+    """Makes sure that the rows of a file are as they were written, and drops their checksums.
+
+    A file of an earlier version has none.
+    """
+    if any(CHECKSUM in row for row in rows):
+        for number, row in enumerate(rows, 1):
+            written = row.pop(CHECKSUM, None)
+            if written != checksum(row):
+                raise damage(path, f"line {number} is not as it was written")
+
+
+def checksum(row: Row) -> int:
+    return zlib.crc32(json.dumps(row).encode())
+
+
+def write_rows(path: epath.Path, rows: Iterable[Row]) -> None:
+    """Replaces a .jsonl file at once, with a checksum in every row."""
+    lines = (json.dumps(row | {CHECKSUM: checksum(row)}) + "\n" for row in rows)
+    write_bytes(path, "".join(lines).encode())

@@ -18,11 +18,19 @@ import jax
 from etils import epath
 
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import is_remote, stage_folders, take_lock, write_bytes
+from sskd_jax.system.paths import check_no_pattern, is_remote, stage_folders, take_lock
 from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints
-from sskd_jax.workdir.files import METRICS, TIMES, Row, existing_rows, read_json, write_json
+from sskd_jax.workdir.files import (
+    METRICS,
+    TIMES,
+    Row,
+    existing_rows,
+    read_json,
+    write_json,
+    write_rows,
+)
 
 LIBRARIES = (
     "jax",
@@ -145,11 +153,7 @@ class Logbook:
     def __init__(self, workdir: epath.Path, config: Row, devices: Sequence[jax.Device]):
         self.workdir, self.tensorboard = workdir, None
         self.clock = time.monotonic()  # of the last checkpoint, or of the start
-        if found := re.search(r"[*?[]", str(workdir)):
-            raise UserError(
-                f"--workdir={workdir} has a {found[0]} in it, with which no checkpoint can be read "
-                "again: give a path without * ? ["
-            )
+        check_no_pattern(workdir)
         with contextlib.ExitStack() as on_failure:
             try:
                 workdir.mkdir(parents=True, exist_ok=True)
@@ -232,11 +236,28 @@ class Logbook:
             self.write_rows(name, remaining)
         self.clock = time.monotonic()
 
+    def tell_missing(self, stage: str, step: int, epochs: int) -> None:
+        """Says so where a stage that is at a step lacks rows of the epochs that are done."""
+        missing = epochs - sum(row["stage"] == stage and row["step"] <= step for row in self.rows())
+        if missing > 0:
+            console.print(
+                f"{stage}  {METRICS} lacks {missing} of {epochs} epochs: they are in no curve"
+            )
+
+    def is_best(self, stage: str, step: int) -> bool:
+        """Whether no epoch of a stage was better than the one that ended with a step.
+
+        It is where there is no row or no score to tell.
+        """
+        rows = [row for row in self.rows() if row["stage"] == stage]
+        name = headline(rows[0]) if rows else None
+        scores = {row["step"]: row[name] for row in rows if name in row}
+        return step not in scores or not any(score > scores[step] for score in scores.values())
+
     def write_rows(self, name: str, rows: list[Row]) -> None:
         """Replaces the rows of a .jsonl file at once, if the workdir is still this process's."""
         self.check_owner()
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        write_bytes(self.workdir / name, lines.encode())
+        write_rows(self.workdir / name, rows)
 
     def saved(self, stage: str, step: int) -> None:
         """Writes the seconds from the checkpoint before, or from the start, to that of `step`."""
@@ -250,8 +271,14 @@ class Logbook:
         self.write_rows(TIMES, [*self.rows(TIMES), row])
 
     def write(self, row: Row) -> None:
-        """Writes the row of an epoch, with "stage", "step" and figures by name."""
-        self.write_rows(METRICS, [*self.rows(), row])
+        """Writes the row of an epoch, with "stage", "step" and figures by name.
+
+        It stands behind the others of its stage, even where later stages have rows already.
+        """
+        rows = self.rows()
+        own = [place for place, other in enumerate(rows, 1) if other["stage"] == row["stage"]]
+        rows.insert(max(own, default=len(rows)), row)
+        self.write_rows(METRICS, rows)
         if self.tensorboard is None:
             self.tensorboard = summary_writer(self.workdir / TENSORBOARD)
         if self.tensorboard:
@@ -282,6 +309,12 @@ class NoLogbook:
 
     def saved(self, stage: str, step: int) -> None:
         pass
+
+    def tell_missing(self, stage: str, step: int, epochs: int) -> None:
+        pass
+
+    def is_best(self, stage: str, step: int) -> bool:
+        return True
 
     def __enter__(self) -> "NoLogbook":
         return self
@@ -322,6 +355,12 @@ def is_open(file: IO[Any], path: epath.Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def headline(row: Row) -> str | None:
+    """The name of the first score of held-out images in an epoch's row, which epochs compare by."""
+    scores = (name for name in row if "/" in name and not name.startswith("train/"))
+    return next(scores, None)
 
 
 def minutes(times: list[Row], stage: str, step: float = math.inf) -> float:

@@ -1,5 +1,6 @@
 """The first and the last thing that a run shows: its plan; its results as a table and a picture."""
 
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,9 +9,10 @@ from etils import epath
 
 from sskd_jax.data.sources import Dataset
 from sskd_jax.system.console import console, table
+from sskd_jax.system.paths import write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import METRICS, TIMES, existing_rows, read_json, write_json
-from sskd_jax.workdir.logbook import Logbook, minutes
+from sskd_jax.workdir.logbook import Logbook, headline, minutes
 
 Row = dict[str, Any]
 
@@ -111,12 +113,6 @@ def result_cells(row: Row, spent: float) -> list[str]:
     ]
 
 
-def headline(row: Row) -> str | None:
-    """The name of the first score of held-out images in an epoch's row, which epochs compare by."""
-    scores = (name for name in row if "/" in name and not name.startswith("train/"))
-    return next(scores, None)
-
-
 def kind_of(stage: str) -> str:
     """The last part of a stage's name: student for sskd/student."""
     return stage.rsplit("/")[-1]
@@ -157,10 +153,10 @@ def plot_curves(workdir: epath.Path) -> str | None:
         below.legend()
         if any(line.get_linestyle() == "--" for line in above.lines):
             above.legend()
-    path = workdir / "curves.png"
-    with path.open("wb") as file:
-        figure.savefig(file, dpi=120, format="png")
+    path, picture = workdir / "curves.png", io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
     plt.close(figure)
+    write_bytes(path, picture.getvalue())
     return str(path)
 
 

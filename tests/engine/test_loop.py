@@ -107,6 +107,12 @@ class Book:
     def saved(self, stage: str, step: int) -> None:
         self.saves.append(step)
 
+    def tell_missing(self, stage: str, step: int, epochs: int) -> None:
+        assert sum(row["step"] <= step for row in self.rows) == epochs
+
+    def is_best(self, stage: str, step: int) -> bool:
+        return True
+
 
 class StopAfter(Interruption):
     """Wants to stop once it was asked so many times."""
@@ -163,6 +169,16 @@ def test_the_best_epoch_is_that_of_the_first_score(whole):
     trained, rows = whole
     scores = [row["test/top1"] for row in rows]
     assert scores[trained.best_epoch - 1] == max(scores)
+
+
+def test_another_epoch_does_not_stand_for_the_best_one_whose_checkpoint_is_lost(
+    whole, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(Book, "is_best", lambda book, stage, step: False)
+    trained = run_stage(job(), session(tmp_path))
+    assert trained.best is None and trained.best_epoch is None
+    jax.tree.map(np.testing.assert_array_equal, trained.last, whole[0].last)
+    assert "student  its best checkpoint is lost: the results name no" in capsys.readouterr().out
 
 
 def test_what_is_not_finite_stops_the_stage_and_leaves_the_last_good_checkpoint(tmp_path):

@@ -65,6 +65,16 @@ def test_a_run_is_recorded_again_and_once_it_went_on(tmp_path):
     assert sorted(path.name for path in results.iterdir()) == ["README.md", "run"]
 
 
+def test_a_score_that_is_no_number_is_told_and_nothing_kept(tmp_path, capsys):
+    workdir, results = tmp_path / "run", tmp_path / "results"
+    finished(workdir)
+    row = {"stage": "teacher", "epoch": 1, "step": 4, "test/top1": "high"}
+    (workdir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    line = refused(capsys, [str(workdir)], results)
+    assert "metrics.jsonl is damaged (line 1 has 'high' as its test/top1)" in line
+    assert not results.exists()
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", [None, "", "null\n", "{}\n", "[]\n", "[1]\n", '{"a": 1}\n'])
 def test_a_broken_folder_spoils_no_page(tmp_path, capsys, name, content):

@@ -6,12 +6,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from sskd_jax.exchange.export import export_network
 from sskd_jax.types import UserError
 from sskd_jax.workdir import report
 from sskd_jax.workdir.checkpoint import Checkpoints
-from sskd_jax.workdir.files import read_json, read_rows
+from sskd_jax.workdir.files import read_json, read_rows, write_rows
 from sskd_jax.workdir.logbook import Logbook
 from sskd_jax.workdir.stages import describe, load_stage
 
@@ -177,3 +178,81 @@ def test_names_that_are_patterns_are_refused_before_training(tmp_path, name):
     with pytest.raises(UserError, match="with which no checkpoint can be read") as error:
         open_book(tmp_path / name)
     assert name in str(error.value) and not (tmp_path / name).exists()
+
+
+def test_the_path_of_another_run_that_is_a_pattern_is_told(tmp_path):
+    describe(tmp_path / "[1]" / "teacher", {"steps": 1})
+    with pytest.raises(UserError, match="has a .* in it, with which no checkpoint can be read"):
+        load_stage(tmp_path / "[1]", "teacher", {})
+
+
+EPOCHS = [
+    {"stage": "teacher", "epoch": epoch, "step": 3 * epoch, "train/loss": 1 / epoch, "test/top1": x}
+    for epoch, x in enumerate((0.25, 0.5, 0.375), 1)
+]
+
+
+def test_no_bit_of_a_row_can_change_unnoticed(tmp_path):
+    path = epath.Path(tmp_path / "metrics.jsonl")
+    write_rows(path, EPOCHS)
+    assert read_rows(path) == EPOCHS
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        spoiled = bytearray(whole)
+        spoiled[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(spoiled))
+        try:
+            found = read_rows(path)
+        except UserError as error:
+            assert "metrics.jsonl is damaged" in str(error)
+        else:  # what is cut short is missed elsewhere: see below
+            assert found == EPOCHS or found == EPOCHS[:2] and bit // 8 == len(whole) - 1
+
+
+def test_rows_of_earlier_versions_have_no_checksum(tmp_path):
+    lines = "".join(json.dumps(row) + "\n" for row in EPOCHS)
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    assert read_rows(tmp_path / "metrics.jsonl") == EPOCHS
+
+
+@pytest.mark.parametrize("value", ["0.5", None, [0.5], {}])
+def test_a_score_is_a_number(tmp_path, value):
+    row = EPOCHS[0] | {"test/top1": value}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="line 1 has .* as its test/top1.: mend or delete"):
+        read_rows(tmp_path / "metrics.jsonl")
+
+
+def test_the_rows_of_a_stage_that_is_trained_again_keep_their_place(tmp_path):
+    with open_book(tmp_path) as book:
+        for stage in ("teacher", "kd/student"):
+            for row in EPOCHS:
+                book.write(row | {"stage": stage})
+        before = (tmp_path / "metrics.jsonl").read_bytes()
+        book.rewind("teacher", 6)
+        book.write(EPOCHS[2])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_rows_that_are_lost_are_told(tmp_path, capsys):
+    with open_book(tmp_path) as book:
+        for row in EPOCHS[:2]:
+            book.write(row)
+        book.tell_missing("teacher", 8, 2)
+        assert not capsys.readouterr().out
+        book.tell_missing("teacher", 9, 3)
+        book.tell_missing("kd/student", 9, 3)
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "teacher  metrics.jsonl lacks 1 of 3 epochs: they are in no curve",
+        "kd/student  metrics.jsonl lacks 3 of 3 epochs: they are in no curve",
+    ]
+
+
+def test_the_rows_know_whether_a_checkpoint_is_the_best(tmp_path):
+    with open_book(tmp_path) as book:
+        for row in EPOCHS:
+            book.write(row)
+            book.write(row | {"stage": "ab/warmup", "test/top1": 1.0})
+        assert [book.is_best("teacher", step) for step in (3, 6, 9)] == [False, True, False]
+        assert book.is_best("teacher", 12) and book.is_best("kd/student", 3)  # no row tells
