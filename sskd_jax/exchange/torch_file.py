@@ -297,12 +297,12 @@ def write_tensors(path: str | os.PathLike | BinaryIO, tensors: Mapping[str, np.n
         items += _pickled(name) + _pickled_tensor(str(i), array)
     # Protocol 2, an empty OrderedDict, a mark, the items, "set all of them behind the mark", stop.
     content = b"\x80\x02" + ORDERED_DICT + b"(" + items + b"u."
+    parts = {"data.pkl": content, "byteorder": b"little", "version": b"3\n"}
+    parts |= {f"data/{i}": array.tobytes() for i, array in enumerate(arrays.values())}
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", content)
-        archive.writestr("archive/byteorder", "little")
-        archive.writestr("archive/version", "3\n")
-        for i, array in enumerate(arrays.values()):
-            archive.writestr(f"archive/data/{i}", array.tobytes())
+        for name, part in parts.items():
+            # Without the time of day: the same weights give the same file.
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), part)
 
 
 def _pickled(*values: Any) -> bytes:

@@ -42,6 +42,15 @@ def test_weights_alone_by_pytorchs_names(kind, read, workdir, expected):
     np.testing.assert_array_equal(logits(torch_bridge.from_state_dict("resnet8", state)), expected)
 
 
+def test_the_same_weights_give_the_same_file_at_any_time(workdir, monkeypatch):
+    contents = []
+    for seconds in (1e9, 2e9):
+        monkeypatch.setattr("time.time", lambda: seconds)  # noqa: B023
+        export_student(str(workdir), "pth")
+        contents.append((workdir / "sskd-student.pth").read_bytes())
+    assert contents[0] == contents[1]
+
+
 def test_the_record_says_what_it_expects_and_what_it_reached(workdir):
     export_network(str(workdir), "pth", out=str(workdir / "mine.pth"))
     record = json.loads((workdir / "mine.pth.json").read_text())
