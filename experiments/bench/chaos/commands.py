@@ -1,0 +1,173 @@
+"""The other commands that write files, as targets: export, record, and prepare of two kinds."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import pickle
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.export
+import numpy as np
+
+from experiments.bench.chaos.moments import Target
+from experiments.bench.chaos.runs import State, differences, in_a_copy, run_module, train
+from sskd_jax.exchange.export import FORMATS
+from sskd_jax.system import early
+
+STUDENT = "kd/student"
+RUN, RESULTS, DATA = "run", "results", "data"  # folders of a target
+PASSING = (".lock", ".preparing")  # what is no part of what a command leaves
+
+
+def contents(folder: pathlib.Path) -> State:
+    """A hash of every file below a folder, by its path in it."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(meaning(path)).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in PASSING
+    }
+
+
+def meaning(path: pathlib.Path) -> bytes:
+    """The bytes of a file; of a whole StableHLO program those without the lines that made it."""
+    content = path.read_bytes()
+    if path.suffix == ".stablehlo":
+        with contextlib.suppress(Exception):  # any: it may be half of one
+            return jax.export.deserialize(bytearray(content)).mlir_module().encode()
+    return content
+
+
+def halves(
+    before: State, folder: pathlib.Path, expected: State, hidden: tuple[str, ...] = (".",)
+) -> list[str]:
+    """Files that are there under a name that ends whole, but neither as they end nor as they began.
+
+    Args:
+      before: what there was in the beginning.
+      folder: what there is now.
+      expected: what there is in the end.
+      hidden: how the names of files and folders begin that nobody takes for whole.
+    """
+    now = contents(folder)
+    return [
+        name
+        for name in differences(now, expected)
+        if name in now
+        and now[name] != before.get(name)
+        and not any(part.startswith(hidden) for part in pathlib.Path(name).parts)
+    ]
+
+
+def targets(flags: Sequence[str], folder: pathlib.Path) -> Iterator[Target]:
+    """The commands, on a run with these flags and on small sources of images."""
+    ready = folder / "ready"
+    ended = in_a_copy(lambda: train(flags, ready / RUN))
+    if ended.code:
+        sys.exit(f"error: the run does not come to its end: {ended.printed}")
+    write_cifar(ready / "cifar-100-python")
+    write_images(ready / "images")
+    for kind in FORMATS:
+        yield export(ready, kind)
+    yield record(ready)
+    yield prepare(ready, "prepare cifar100", "cifar100", "--source=cifar-100-python")
+    yield prepare(ready, "prepare imagefolder", "imagefolder", "--source=images", "--name=flowers")
+
+
+def export(ready: pathlib.Path, kind: str) -> Target:
+    """A student out of the workdir that a run has left."""
+    before = contents(ready / RUN)
+
+    def run(place: pathlib.Path) -> None:
+        run_module("sskd_jax.exchange.export", f"--workdir={place / RUN}", f"--format={kind}")
+
+    return Target(
+        name=f"export {kind}",
+        prepare=lambda place: shutil.copytree(ready / RUN, place / RUN),
+        run=run,
+        ending=lambda place: contents(place / RUN),
+        halves=lambda place, expected: halves(before, place / RUN, expected),
+    )
+
+
+def record(ready: pathlib.Path) -> Target:
+    """Two runs beside one that was recorded before."""
+
+    def prepare(place: pathlib.Path) -> None:
+        for name in ("first", "second", "third"):
+            shutil.copytree(ready / RUN, place / name)
+        keep(place, "first")
+
+    def keep(place: pathlib.Path, *names: str) -> None:
+        from experiments import record
+
+        record.main([str(place / name) for name in names], place / RESULTS)
+
+    def run(place: pathlib.Path) -> None:
+        early.catch_signals()
+        keep(place, "second", "third")
+
+    return Target(
+        name="record",
+        prepare=lambda place: in_a_copy(lambda: prepare(place)),
+        run=run,
+        ending=lambda place: contents(place / RESULTS),
+    )
+
+
+def prepare(ready: pathlib.Path, name: str, *arguments: str) -> Target:
+    """A dataset out of files."""
+
+    def run(place: pathlib.Path) -> None:
+        os.chdir(ready)
+        run_module("sskd_jax.data.prepare", *arguments, f"--data_dir={place / DATA}")
+
+    return Target(
+        name=name,
+        prepare=lambda place: None,
+        run=run,
+        ending=lambda place: contents(place / DATA),
+        halves=lambda place, expected: halves(
+            {}, place / DATA, expected, hidden=(".", "incomplete.")
+        ),
+    )
+
+
+def write_cifar(folder: pathlib.Path) -> None:
+    """Files like the official ones of CIFAR-100, with a few random images."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 30), ("test", 12)):
+        content = {
+            b"data": rng.integers(0, 256, (count, 3072), np.uint8),
+            b"fine_labels": rng.integers(0, 100, count).tolist(),
+            b"coarse_labels": rng.integers(0, 20, count).tolist(),
+        }
+        (folder / name).write_bytes(as_official(content))
+    names = {
+        b"fine_label_names": [b"fine %d" % i for i in range(100)],
+        b"coarse_label_names": [b"coarse %d" % i for i in range(20)],
+    }
+    (folder / "meta").write_bytes(as_official(names))
+
+
+def as_official(content: dict[bytes, object]) -> bytes:
+    """A pickle like those of Python 2 and its numpy: with other names, and bytes for text."""
+    pickled = pickle.dumps(content, protocol=3).replace(b"numpy._core.", b"numpy.core.")
+    return pickled.replace(b"X\x02\0\0\0u1", b"T\x02\0\0\0u1")  # the name of a dtype
+
+
+def write_images(folder: pathlib.Path) -> None:
+    """train/CLASS/IMAGE and val/CLASS/IMAGE."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("daisy", "rose"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(3):
+                image = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
+                image.save(folder / split / name / f"{i}.png")

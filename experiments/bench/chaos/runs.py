@@ -1,0 +1,219 @@
+"""A small run, the copies of this process that it is started in, and what it ends with."""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import pathlib
+import pickle
+import runpy
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import numpy as np
+
+from sskd_jax.system.quiet import import_tensorflow
+from sskd_jax.workdir.checkpoint import Checkpoints
+from sskd_jax.workdir.files import METRICS, Row, read_rows
+
+SAVE_OFTEN = "--config.save_seconds=0"  # a checkpoint after every dispatch
+IMPORTED_LATER = (
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+    "tensorflow_datasets",
+    "sskd_jax.exchange.export",
+    "sskd_jax.train",
+)
+RESULTS = "results.json"
+
+State = dict[str, Any]  # what a folder holds, by the name that a difference is told by
+
+
+def small(methods: str, **settings: float) -> tuple[str, ...]:
+    """The flags of a small run on the digits, of three epochs per stage."""
+    settings = {"epochs": 3, "milestones": "(2,)", **settings}
+    return (
+        "--config=configs/quickstart.py",
+        f"--config.methods={methods}",
+        "--config.teacher.model=resnet8",
+        *(
+            f"--config.{section}.{name}={value}"
+            for section in ("teacher", "head", "student")
+            for name, value in settings.items()
+        ),
+    )
+
+
+TINY = small("('kd',)", batch_size=16, fraction=0.04)
+
+
+class Outcome(NamedTuple):
+    """How one attack went.
+
+    Attributes:
+      attack: its kind.
+      place: where it was.
+      verdict: one of `VERDICTS`.
+      reason: of a mismatch.
+    """
+
+    attack: str
+    place: str
+    verdict: str
+    reason: str = ""
+
+
+VERDICTS = ("right", "told", "refused", "mismatch")
+
+
+class Ended(NamedTuple):
+    """The end of a process.
+
+    Attributes:
+      code: its exit code, or minus the signal that killed it.
+      printed: what it wrote to stdout and stderr.
+      value: what its work returned, if anything.
+    """
+
+    code: int
+    printed: str
+    value: Any = None
+
+
+def warm_up() -> None:
+    """Imports what runs import later, so that copies of this process have it.
+
+    Nothing here may start a thread or one of JAX's backends, which do not survive a copy.
+    """
+    for module in IMPORTED_LATER:
+        importlib.import_module(module)
+    with contextlib.suppress(ImportError):
+        import_tensorflow()
+        importlib.import_module("clu.metric_writers")
+
+
+def in_a_copy(work: Callable[[], Any]) -> Ended:
+    """Does some work in a copy of this process, which spares it the seconds of the imports."""
+    with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as value:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        child = os.fork()
+        if not child:
+            become(work, printed.fileno(), value)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        for file in (printed, value):
+            file.seek(0)
+        text, content = printed.read().decode(errors="replace"), value.read()
+    return Ended(code, text, pickle.loads(content) if content else None)
+
+
+def become(work: Callable[[], Any], printed: int, value: Any) -> NoReturn:
+    """Does some work, and ends this process as the interpreter would, but for its clean-up.
+
+    That belongs to the process which this one is a copy of.
+    """
+    code = 1
+    try:
+        os.dup2(printed, 1)
+        os.dup2(printed, 2)
+        pickle.dump(work(), value)
+        value.flush()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        threading._shutdown()  # waits for what still writes
+        os._exit(code)
+
+
+def run_module(module: str, *arguments: str) -> None:
+    """Runs `python -m module` in this process."""
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def train(flags: Sequence[str], workdir: pathlib.Path) -> None:
+    run_module("sskd_jax.main", *flags, SAVE_OFTEN, f"--workdir={workdir}")
+
+
+def stages(workdir: pathlib.Path) -> list[str]:
+    """The names of the stages that were begun."""
+    return sorted(str(file.parent.relative_to(workdir)) for file in find(workdir, "stage.json"))
+
+
+def find(folder: pathlib.Path, ending: str) -> set[pathlib.Path]:
+    """Files and folders below whose names end so; what vanishes meanwhile is none."""
+    return {
+        pathlib.Path(place, name)
+        for place, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+        if name.endswith(ending)
+    }
+
+
+def ending(workdir: pathlib.Path) -> State:
+    """What a finished run has left that must not depend on how it got there."""
+    rows = json.loads((workdir / RESULTS).read_text())
+    best = [[row.pop(key) for key in list(row) if key.startswith("best_")] for row in rows]
+    by_stage: dict[str, list[Row]] = {}
+    for row in read_rows(workdir / METRICS) if (workdir / METRICS).exists() else []:
+        by_stage.setdefault(row["stage"], []).append(row)
+    state = {
+        METRICS: by_stage,
+        RESULTS: rows,
+        f"{RESULTS}, best": best,
+    }
+    for stage in stages(workdir):
+        with Checkpoints(workdir / stage) as checkpoints:
+            state[f"{stage}, last"] = digest(checkpoints.newest())
+            state[f"{stage}, best"] = digest(checkpoints.best())
+    return state
+
+
+def digest(tree: Any) -> str:
+    """A hash over structure, types and bits."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def differences(found: State, expected: State) -> list[str]:
+    """The names of what differs."""
+    names = dict.fromkeys([*expected, *found])
+    return [name for name in names if found.get(name) != expected.get(name)]
+
+
+def is_refusal(ended: Ended) -> bool:
+    """Whether a process ended with one clear line and code 2."""
+    errors = [line for line in ended.printed.splitlines() if line.startswith("error: ")]
+    return ended.code == 2 and len(errors) == 1 and "Traceback" not in ended.printed
+
+
+def judged(attack: str, place: str, ended: Ended, state: State, expected: State) -> Outcome:
+    """The outcome of an attack on a run, by how its last process ended, and by what it left."""
+    if is_refusal(ended):
+        return Outcome(attack, place, "refused", ended.printed.splitlines()[-1])
+    if ended.code or "Traceback" in ended.printed:
+        return Outcome(attack, place, "mismatch", f"code {ended.code}: {ended.printed[-3000:]}")
+    if not (wrong := differences(state, expected)):
+        return Outcome(attack, place, "right")
+    is_told = all(
+        name.endswith(", best")
+        and "its best checkpoint is lost" in ended.printed
+        or name == METRICS
+        and f"{METRICS} lacks" in ended.printed
+        for name in wrong
+    )
+    return Outcome(attack, place, "told" if is_told else "mismatch", ", ".join(wrong))
