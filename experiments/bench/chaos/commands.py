@@ -1,6 +1,5 @@
 """The other commands that write files, as targets: export, record, and prepare of two kinds."""
 
-import contextlib
 import hashlib
 import os
 import pathlib
@@ -9,8 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
-import jax
-import jax.export
 import numpy as np
 
 from experiments.bench.chaos.moments import Target
@@ -26,19 +23,10 @@ PASSING = (".lock", ".preparing")  # what is no part of what a command leaves
 def contents(folder: pathlib.Path) -> State:
     """A hash of every file below a folder, by its path in it."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(meaning(path)).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in PASSING
     }
-
-
-def meaning(path: pathlib.Path) -> bytes:
-    """The bytes of a file; of a whole StableHLO program those without the lines that made it."""
-    content = path.read_bytes()
-    if path.suffix == ".stablehlo":
-        with contextlib.suppress(Exception):  # any: it may be half of one
-            return jax.export.deserialize(bytearray(content)).mlir_module().encode()
-    return content
 
 
 def halves(
