@@ -66,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console_script() -> NoReturn:
     """The command `sskd`, which finds modules in the folder where it is typed, as `python -m`."""
-    early.catch_signals()
+    early.catch_signals(early.GOES_ON if "train" in sys.argv[1:2] else early.ANEW)
     sys.path.insert(0, "")
     sys.exit(main())
 
 
 if __name__ == "__main__":
-    early.catch_signals()
+    early.catch_signals(early.GOES_ON if "train" in sys.argv[1:2] else early.ANEW)
     sys.exit(main())

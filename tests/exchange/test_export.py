@@ -48,7 +48,7 @@ def test_the_same_weights_give_the_same_file_at_any_time_and_place(kind, workdir
 
     def export_at(seconds: float) -> bytes:
         monkeypatch.setattr("time.time", lambda: seconds)
-        export_student(str(workdir), kind)
+        export_network(str(workdir), kind)
         return file.read_bytes()
 
     before = export_at(1e9)

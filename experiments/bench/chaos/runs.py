@@ -37,7 +37,7 @@ State = dict[str, Any]  # what a folder holds, by the name that a difference is 
 
 def small(methods: str, **settings: float) -> tuple[str, ...]:
     """The flags of a small run on the digits, of three epochs per stage."""
-    settings = {"epochs": 3, "milestones": "(2,)", **settings}
+    settings = {"epochs": 3, "milestones": "(0.67,)", **settings}
     return (
         "--config=configs/quickstart.py",
         f"--config.methods={methods}",
