@@ -59,6 +59,7 @@ def sgd(
     warmup_epochs: float = 0.0,
     cooldown_epochs: float = 0.0,
     weight_decay: float = 5e-4,
+    nesterov: bool = False,
 ) -> dict[str, object]:
     """One stage's training: SGD whose rate is a tenth from every milestone on.
 
@@ -80,5 +81,6 @@ def sgd(
         "decay": 0.1,
         "cooldown_epochs": cooldown_epochs,
         "momentum": 0.9,
+        "nesterov": nesterov,
         "weight_decay": weight_decay,
     }

@@ -111,6 +111,7 @@ STAGE = {
     "weight_decay": NOT_NEGATIVE,
     "fraction": number(is_part, "a number above 0, 1 at most"),
     "momentum": BELOW_ONE,
+    "nesterov": FLAG,
     "milestones": Rule(
         are_rising_shares, "shares of the epochs that rise between 0 and 1, such as (0.5, 0.75)"
     ),

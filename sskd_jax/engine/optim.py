@@ -44,13 +44,15 @@ def milestone_schedule(
 
 
 def sgd(
-    schedule: optax.Schedule, *, momentum: float, weight_decay: float
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float, nesterov: bool = False
 ) -> optax.GradientTransformation:
     """torch.optim.SGD: before momentum, decay is added to the gradient of every parameter.
 
-    Those of batch norms and biases are no exception.
+    Those of batch norms and biases are no exception. With `nesterov`, a step goes along the
+    gradient plus `momentum` times the buffer, into which that gradient went already.
     """
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
+    sgd = optax.sgd(schedule, momentum, nesterov)
+    return optax.chain(optax.add_decayed_weights(weight_decay), sgd)
 
 
 def depends_on(jaxpr: Jaxpr, outputs: Iterable[Any]) -> set[Var]:

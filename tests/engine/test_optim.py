@@ -29,12 +29,14 @@ def torch_sgd(
     rates: list[float],
     momentum: float,
     weight_decay: float,
+    nesterov: bool = False,
 ) -> np.ndarray:
-    """torch.optim.SGD, no dampening, no Nesterov: the rate stands outside the momentum buffer."""
+    """torch.optim.SGD, no dampening: the rate stands outside the momentum buffer."""
     p, buffer = np.float64(p), 0.0
     for g, rate in zip(gradients, rates, strict=True):
-        buffer = momentum * buffer + g + weight_decay * p
-        p = p - rate * buffer
+        g = g + weight_decay * p
+        buffer = momentum * buffer + g
+        p = p - rate * (g + momentum * buffer if nesterov else buffer)
     return p
 
 
@@ -46,16 +48,18 @@ def run(optimizer: optax.GradientTransformation, gradients: list) -> dict:
     return params
 
 
-@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.9, 5e-2), (0.9, 0.0), (0.0, 5e-2)])
-def test_sgd_is_that_of_pytorch(momentum, weight_decay):
+@pytest.mark.parametrize(
+    ("momentum", "weight_decay", "nesterov"),
+    [(0.9, 5e-2, False), (0.9, 0.0, False), (0.0, 5e-2, False), (0.9, 5e-2, True)],
+)
+def test_sgd_is_that_of_pytorch(momentum, weight_decay, nesterov):
     schedule = milestone_schedule(0.1, (2,), 0.1, steps_per_epoch=2)
-    params = run(sgd(schedule, momentum=momentum, weight_decay=weight_decay), GRADIENTS)
+    numbers = dict(momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+    params = run(sgd(schedule, **numbers), GRADIENTS)
     rates = [0.1] * 4 + [0.01] * 3
     for path in (("kernel",), ("bn", "scale")):
         actual, start, *gradients = (leaf(tree, path) for tree in (params, START, *GRADIENTS))
-        np.testing.assert_allclose(
-            actual, torch_sgd(start, gradients, rates, momentum, weight_decay), rtol=1e-5
-        )
+        np.testing.assert_allclose(actual, torch_sgd(start, gradients, rates, **numbers), rtol=1e-5)
 
 
 def leaf(tree: dict, path: tuple[str, ...]) -> np.ndarray:
