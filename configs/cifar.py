@@ -49,6 +49,8 @@ def build(args: dict[str, str]) -> ConfigDict:
     config.teacher = {"model": teacher, **schedule(teacher)}  # its checkpoint may be a .pth, too
     config.update(methods.own_stages(names, student))
     config.student = {"model": student, **schedule(student)}
+    for stage in ("teacher", "student"):
+        config[stage].nesterov = methods.nesterov(names, stage)
     if args["dataset"] == "cifar100":
         config.paper = paper(names, teacher, student)
     return config

@@ -56,7 +56,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Silent: how long the head is trained, and methods' other stages. As on CIFAR-100, the head
     # takes a quarter of the student's epochs, with drops at a half and at three quarters, and the
     # others an eighth.
-    own = {"head": {"epochs": 24, "milestones": (12 / 24, 18 / 24)}}
+    own = {
+        "head": {"epochs": 24, "milestones": (12 / 24, 18 / 24)},
+        # HSAKD's, as released.
+        "branches": {"epochs": 100, "milestones": (0.3, 0.6, 0.9)},
+    }
     for name in methods.own_stages(names, student):
         config[name] = stage(args["batch"], **own.get(name, {"epochs": 12, "milestones": ()}))
     config.student = {"model": student, **network}

@@ -1,7 +1,8 @@
 """One entry per method: its numbers, the weights of its terms by preset, its own stages' schedules.
 
-SSKD's, DKD's and ReviewKD's numbers are their released code's, DIST's its paper's, the others
-RepDistiller's, but for KDSVD's weight, which that does not name and mdistiller does.
+SSKD's, HSAKD's, HSSAKD's, DKD's and ReviewKD's numbers are their released code's, DIST's its
+paper's, the others RepDistiller's, but for KDSVD's weight, which that does not name and mdistiller
+does.
 """
 
 import inspect
@@ -30,6 +31,8 @@ class Entry(NamedTuple):
       stages: student's architecture -> how the stages of its own are trained on CIFAR-100.
       by_pair: weights that differ for some pairs of networks.
       imagenet_numbers, imagenet_weights: what differs for ResNet-34 -> ResNet-18.
+      nesterov: which of the stages "teacher" and "student" it trains with Nesterov's momentum on
+        CIFAR-100.
     """
 
     numbers: Mapping[str, Any]
@@ -38,11 +41,18 @@ class Entry(NamedTuple):
     by_pair: Mapping[Pair, Mapping[str, float]] = {}
     imagenet_numbers: Mapping[str, Any] = {}
     imagenet_weights: Mapping[str, float] = {}
+    nesterov: tuple[str, ...] = ()
 
 
 def head(student: str) -> Schedules:
     """SSKD's: the contrastive task of the teacher's head."""
     return {"head": sgd(epochs=60, milestones=(30 / 60, 45 / 60), learning_rate=0.05)}
+
+
+def branches(student: str) -> Schedules:
+    """HSAKD's: the teacher's branches."""
+    schedule = sgd(epochs=100, milestones=(0.3, 0.6, 0.9), learning_rate=0.05, nesterov=True)
+    return {"branches": schedule}
 
 
 def warmup(student: str) -> Schedules:
@@ -133,6 +143,22 @@ METHODS = {
         },
         head,
     ),
+    "hsakd": Entry(
+        {"temperature": 3.0},
+        {"code": {"ce": 1.0, "kd": 1.0, "joint_kd": 1.0}},
+        branches,
+        nesterov=("student",),
+    ),
+    "hsakd_joint": Entry(
+        {"temperature": 3.0},
+        {"code": {"ce": 1.0, "kd": 1.0, "joint_kd": 1.0}},
+        nesterov=("teacher", "student"),
+    ),
+    "hssakd": Entry(
+        {"temperature": 3.0},
+        {"code": {"ce": 1.0, "joint_ce": 1.0, "kd": 1.0, "joint_kd": 1.0}},
+        nesterov=("student",),
+    ),
 }
 
 # "+kd" behind the name of a method whose `kd` counts nothing gives it the weight 1.
@@ -201,3 +227,11 @@ def own_stages(names: str, student: str) -> Schedules:
     for name in names.split(","):
         found |= entry_of(name).stages(student)
     return found
+
+
+def nesterov(names: str, stage: str) -> bool:
+    """Whether all of the named methods train "teacher" or "student" with Nesterov's momentum.
+
+    Methods that are compared share these schedules.
+    """
+    return all(stage in entry_of(name).nesterov for name in names.split(","))

@@ -30,6 +30,7 @@ from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import METRICS, TIMES, read_json, read_rows
 from sskd_jax.workdir.logbook import HARMLESS, differences, flatten, minutes
+from sskd_jax.workdir.report import kind_of
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 FILES = ("config.json", "environments.json", METRICS, TIMES, "results.json")
@@ -89,7 +90,8 @@ class Network(NamedTuple):
         others = (*HARMLESS, "seed", "settings.")
         config = flatten(self.config).items()
         alike = {key: value for key, value in config if not key.startswith(others)}
-        return json.dumps([self.result["stage"], setting, alike], sort_keys=True)
+        place = self.result["stage"], self.result.get("net")
+        return json.dumps([*place, setting, alike], sort_keys=True)
 
 
 def places(
@@ -214,7 +216,8 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
 def belongs(stage: str, network: str) -> bool:
     """Whether a stage was trained for that of a network: sskd/head for sskd/student, or itself."""
     is_of_the_method = stage.split("/")[:-1] == network.split("/")[:-1]
-    return stage == network or is_of_the_method and "teacher" not in (stage, network)
+    is_teacher = "teacher" in map(kind_of, (stage, network))
+    return stage == network or is_of_the_method and not is_teacher
 
 
 def percent(scores: Sequence[float | None]) -> str:
@@ -239,15 +242,13 @@ def listed(texts: Iterable[Any]) -> str:
 def cells(group: Sequence[Network]) -> list[str]:
     """The row of the page for networks that differ in their seed alone."""
     one, results = group[0], [network.result for network in group]
-    teacher, student = one.config["teacher"], one.config["student"]
-    section = teacher if one.result["stage"] == "teacher" else student
-    pair = f"{teacher['model']} -> {student['model']}"
+    section = one.config[kind_of(one.result["stage"])]
     best = percent([result.get("best_top1") for result in results])
     epochs = [result["best_epoch"] for result in results if "best_epoch" in result]
     places = [environment for network in group for environment in network.environments]
     found = {
         "data": one.config["data"]["name"],
-        "networks": one.result["network"] if section is teacher else pair,
+        "networks": told_networks(one),
         "method": one.method,
         "epochs": "given" if section.get("checkpoint") else str(section["epochs"]),
         "top-1, last": percent([result["top1"] for result in results]),
@@ -260,6 +261,15 @@ def cells(group: Sequence[Network]) -> list[str]:
         "log": listed(f"[{network.run}]({network.run}/{METRICS})" for network in group),
     }
     return [found[column] for column in COLUMNS]
+
+
+def told_networks(network: Network) -> str:
+    """What it is, and whom it learns from: of two that learn from each other, the other one."""
+    config, result = network.config, network.result
+    if kind_of(result["stage"]) == "teacher":
+        return result["network"]
+    pair = [config["teacher"]["model"], config["student"]["model"]]
+    return " -> ".join(reversed(pair) if "net" in result else pair)
 
 
 def told_minutes(network: Network) -> str:

@@ -137,7 +137,12 @@ def make_job(
         stage=stage,
         modules={net: module_of(run, own) for net, own in stage.nets.items()},
         weights=recipe.weights_of(kind),
-        optimizer=optim.sgd(schedule, momentum=section.momentum, weight_decay=section.weight_decay),
+        optimizer=optim.sgd(
+            schedule,
+            momentum=section.momentum,
+            weight_decay=section.weight_decay,
+            nesterov=section.nesterov,
+        ),
         optics=optics_of(config.data),
         num_classes=run.data.num_classes,
         steps_per_epoch=steps,
@@ -221,13 +226,16 @@ def optics_of(data: ConfigDict) -> Optics:
 
 
 def networks_of(config: ConfigDict, stage: Stage) -> dict[str, str]:
-    """The architectures of a stage by net, of those nets that are whole networks."""
-    modules = {name: net.module for name, net in stage.nets.items()}
-    return {
-        name: config[module].model
-        for name, module in modules.items()
-        if isinstance(module, str) and module in config
-    }
+    """The architectures of a stage by net, of those nets that are networks or parts of one.
+
+    The branches of a resnet8 are "resnet8.branches".
+    """
+    found = {}
+    for name, net in stage.nets.items():
+        if isinstance(net.module, str):
+            section, dot, part = net.module.partition(".")
+            found[name] = config[section].model + dot + part
+    return found
 
 
 def module_of(run: Run, net: Net) -> nn.Module:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from sskd_jax import settings
@@ -17,6 +18,7 @@ from sskd_jax.system.paths import locate
 from sskd_jax.system.quiet import silence_checkpoint_errors
 from sskd_jax.types import Params, UserError
 from sskd_jax.workdir import report
+from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.logbook import Logbook, NoLogbook
 from sskd_jax.workdir.stages import check_formats, load_stage
 
@@ -73,21 +75,48 @@ def load_given(job: Job) -> Params:
     Raises:
       UserError: there is none, or it does not suit this run.
     """
-    path = locate(job.checkpoint)
+    path, learned = locate(job.checkpoint), list(job.sketch.state.params)
     if path.is_dir():
         about = {key: value for key, value in job.about.items() if key not in ("image", "steps")}
         return load_stage(path, job.name, about)
-    if set(job.sketch.state.params) != {job.kind} or job.kind not in job.networks:
+    if not all(is_in_pytorchs_file(job, net) for net in learned):
         raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
+    check_beside(job, path)
+    return {net: load_net(job, path, net) for net in learned}
+
+
+def is_in_pytorchs_file(job: Job, net: str) -> bool:
+    """Whether it is the network that the stage is called after, or the branches of one."""
+    is_part = "." in job.networks.get(net, "")
+    return is_part or net == job.kind and net in job.networks
+
+
+def load_net(job: Job, path: epath.Path, net: str) -> Params:
+    """{"params", "batch_stats"} of a network, or of its branches, from a file of PyTorch's."""
     from sskd_jax.exchange import torch_bridge
 
-    weights, num_classes = torch_bridge.load_weights(path, job.networks[job.kind])
+    weights, num_classes = torch_bridge.load_weights(path, job.networks[net])
     if num_classes != job.task.num_classes:
         raise UserError(
             f"{path} tells {num_classes} classes apart, and the dataset has "
             f"{job.task.num_classes}: give a {job.kind} of this dataset"
         )
-    return {job.kind: weights}
+    return weights
+
+
+def check_beside(job: Job, path: epath.Path) -> None:
+    """Refuses branches that stand beside another network in their file than in this run.
+
+    Whose weights this run has is known once the stage is supplied.
+    """
+    for net in job.sketch.state.params:
+        network, _, part = job.task.stage.nets[net].module.partition(".")
+        ours = job.about.get(f"{network}_weights")
+        if part and ours and ours != f"{checksum(load_net(job, path, network)):08x}":
+            raise UserError(
+                f"{path} holds branches of another {network} than this run has: give "
+                f"--config.{network}.checkpoint={path}, too"
+            )
 
 
 def results(
@@ -95,21 +124,35 @@ def results(
 ) -> list[Row]:
     """A row for every network that a stage makes: its scores on all test images."""
     makers = [(job, trained) for job, trained in done if job.kind in job.networks]
-    return [result_row(job, trained, test, session) for job, trained in makers]
+    return [row for job, trained in makers for row in result_rows(job, trained, test, session)]
 
 
-def result_row(job: Job, trained: Trained, test: Split | Stream, session: Session) -> Row:
-    """The scores behind the last epoch, and the first of them behind the best one."""
+def result_rows(job: Job, trained: Trained, test: Split | Stream, session: Session) -> list[Row]:
+    """The scores behind the last epoch, and the first of them behind the best one, by network."""
     states = [trained.last, trained.best] if trained.best else [trained.last]
-    scores, *best = measure(job, states, test, session)
-    row = {
-        "stage": job.name,
-        "network": job.networks[job.kind],
-        "parameters": parameters(job, job.kind),
-        **scores,
-        **job.remarks,
-    }
-    if best and scores:
-        first = next(iter(scores))
-        row |= {f"best_{first}": best[0][first], "best_epoch": trained.best_epoch}
-    return row
+    last, *best = [scores_by_net(job, scores) for scores in measure(job, states, test, session)]
+    rows = []
+    for net, scores in last.items():
+        row = {"stage": job.name} if net == job.kind else {"stage": job.name, "net": net}
+        row |= {"network": job.networks[net], "parameters": parameters(job, net)}
+        row |= scores | job.remarks
+        if best and scores:
+            first = next(iter(scores))
+            row |= {f"best_{first}": best[0][net][first], "best_epoch": trained.best_epoch}
+        rows.append(row)
+    return rows
+
+
+def scores_by_net(job: Job, scores: dict[str, float]) -> dict[str, dict[str, float]]:
+    """The scores of the network that a stage is called after, and of other networks in it, by net.
+
+    A score of another one begins with its name: those of the net "peer" are peer_top1 and so on.
+    """
+    found: dict[str, dict[str, float]] = {job.kind: {}}
+    for name, value in scores.items():
+        net, _, score = name.partition("_")
+        if net in job.networks:
+            found.setdefault(net, {})[score] = value
+        else:
+            found[job.kind][name] = value
+    return found

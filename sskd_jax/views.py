@@ -3,8 +3,8 @@
 A view is a function (optics, key, image) -> f32[V, H, W, C] of one square uint8 image [H, W, C].
 `key` decides everything random about it; with `Optics.plain` nothing is random.
 
-Xu et al., Knowledge Distillation Meets Self-Supervision, ECCV 2020. The order is that of the
-released code: flip, rotate, crop.
+SSKD (Xu et al., ECCV 2020) flips, rotates and then crops, and HSAKD (Yang et al., IJCAI 2021)
+flips, crops and then rotates, each as in its released code.
 """
 
 from functools import partial
@@ -47,6 +47,12 @@ def once(optics: Optics, key: Array, image: Array) -> Array:
 def rotated(optics: Optics, key: Array, image: Array) -> Array:
     """The four rotations of SSKD, f32[4, H, W, C]: one flip for all, a crop of its own for each."""
     return turns(optics, key, image, 4)
+
+
+def turned(optics: Optics, key: Array, image: Array) -> Array:
+    """The four rotations of HSAKD, f32[4, H, W, C]: those of one view, with its flip and crop."""
+    (view,) = once(optics, key, image)
+    return jnp.stack([jnp.rot90(view, k) for k in range(4)])
 
 
 def turns(optics: Optics, key: Array, image: Array, count: int) -> Array:

@@ -22,6 +22,7 @@ from experiments.bench.workload import Row, Steps, make_jobs, synthetic_run
 from sskd_jax import main as cli
 from sskd_jax.engine.loop import Job
 from sskd_jax.methods import METHODS
+from sskd_jax.models import MODELS
 
 METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Whose costs to measure.")
 TRAIN_IMAGES = flags.DEFINE_integer(
@@ -42,16 +43,21 @@ def method_jobs(config: ConfigDict, name: str, devices: Sequence[jax.Device]) ->
     return make_jobs(synthetic_run(method_config(config, name), devices, TRAIN_IMAGES.value))
 
 
+def is_network(job: Job, net: str) -> bool:
+    """Whether a net of a stage is a whole network."""
+    return job.networks.get(net) in MODELS
+
+
 def own_parameters(job: Job) -> int:
     """How many numbers a stage learns beside those of whole networks."""
     nets, params = job.task.stage.nets, job.sketch.state.params
-    own = [params[name] for name in nets if nets[name].learns and name not in job.networks]
+    own = [params[name] for name in nets if nets[name].learns and not is_network(job, name)]
     return sum(leaf.size for leaf in jax.tree.leaves(own))
 
 
 def state_bytes(job: Job) -> int:
     """The size of what a step changes, and of what earlier stages of the method's own learned."""
-    frozen = [net for name, net in job.frozen.nets.items() if name not in job.networks]
+    frozen = [net for name, net in job.frozen.nets.items() if not is_network(job, name)]
     return sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((job.sketch.state, frozen))
     )

@@ -43,7 +43,8 @@ class Job(NamedTuple):
       name: as in metrics.jsonl, such as "teacher" or "sskd/student"; also its folder.
       kind: its name in its method, such as "student".
       about: what its checkpoints belong to; a folder with another description is refused.
-      networks: architectures by net, of those that are networks.
+      networks: architectures by net, of those that are networks ("resnet8") or a part of one
+        ("resnet8.branches").
       task: of its programs.
       sketch: shapes of its first state.
       origins: (job, net) by net, of those that go on from, or stay as, an earlier job left them.

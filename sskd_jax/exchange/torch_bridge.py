@@ -4,10 +4,9 @@ Modules here carry the names that they have in the reference's networks. So the 
 joined by dots, is its name in PyTorch but for the last part; and the axes are in another order.
 """
 
-import contextlib
 import os
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from sskd_jax.exchange import torch_file
 from sskd_jax.models import MODELS
 from sskd_jax.models.build import architecture
-from sskd_jax.types import UserError
+from sskd_jax.types import Array, UserError
 
 StateDict = Mapping[str, np.ndarray]
 
@@ -39,6 +38,15 @@ LEAVES = {
 TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 
+# The names of HSAKD's and of SSKD's files begin with these.
+BACKBONE, BRANCHES, HEAD = "backbone.", "auxiliary_classifier.", "proj_head."
+
+# HSAKD's MobileNetV2 and SSKD's have the same names and shapes, but stems of different strides.
+# What stands beside a backbone tells whose it is.
+MOBILENETS = {BRANCHES: "MobileNetV2s1", HEAD: "MobileNetV2"}
+
+PART = ".branches"  # the end of a name that means the branches of an architecture
+
 # Both names of MobileNetV2's classifier are in use.
 ALIASES = {f"classifier.0.{leaf}": f"classifier.{leaf}" for leaf in ("weight", "bias")}
 
@@ -55,14 +63,15 @@ def load_weights(path: str | os.PathLike, name: str) -> tuple[dict[str, Any], in
 
     Args:
       path: of the file.
-      name: of the architecture, one of `MODELS`.
+      name: of the architecture, one of `MODELS`, or with ".branches" behind it: of its branches.
 
     Raises:
       UserError: the file can't be read, or holds another network.
     """
-    state = read_state_dict(path)
+    tensors = read_state_dict(path)
     try:
-        return from_state_dict(name, state), _num_classes(state)
+        state = _own_entries(name, tensors)
+        return _variables(name, state), _num_classes(name, state)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -70,7 +79,7 @@ def load_weights(path: str | os.PathLike, name: str) -> tuple[dict[str, Any], in
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The state_dict in a PyTorch checkpoint of any layout, or in a file called *.safetensors.
 
-    Wrappers' prefixes are gone.
+    DataParallel's prefix is gone.
 
     Raises:
       UserError: the file can't be read, asks for code to be run, or holds no named tensors.
@@ -98,27 +107,30 @@ def identified(state_dict: StateDict) -> str:
     Raises:
       UserError: it is none of them.
     """
-    state = {ALIASES.get(key, key): array for key, array in _unwrapped(state_dict).items()}
-    num_classes = _num_classes(state)
-    for name in MODELS:
-        if _misfit(_places(name, num_classes), state) is None:
-            return name
+    if name := _fitting_model(_own_entries("", state_dict)):
+        return name
     raise UserError("this is none of our architectures: name the one that it is")
+
+
+def _fitting_model(state: StateDict, part: str = "") -> str | None:
+    """The first architecture whose own entries these are, or those of whose part ".branches"."""
+    num_classes = _num_classes(part, state)
+    return next(
+        (name for name in MODELS if not _misfit(_places(name + part, num_classes), state)), None
+    )
 
 
 def from_state_dict(name: str, state_dict: StateDict) -> dict[str, Any]:
     """{"params", "batch_stats"} of an architecture, nested dictionaries of float32 arrays.
 
     Args:
-      name: of the architecture, one of `MODELS`.
-      state_dict: arrays by PyTorch's names, as `read_state_dict` gives them.
+      name: of the architecture, one of `MODELS`, or with ".branches" behind it: of its branches.
+      state_dict: arrays by PyTorch's names.
 
     Raises:
       UserError: an entry is missing, unknown, of the wrong shape or type, or not finite.
     """
-    state = {ALIASES.get(key, key): array for key, array in _unwrapped(state_dict).items()}
-    places = _fitting_places(name, state)
-    return unflatten_dict({place.path: _to_flax(key, state[key]) for key, place in places.items()})
+    return _variables(name, _own_entries(name, state_dict))
 
 
 def to_state_dict(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -141,12 +153,17 @@ def to_state_dict(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarr
 
 @cache
 def template(name: str, num_classes: int) -> dict[str, Any]:
-    """The shapes of an architecture's variables, {"params", "batch_stats"}.
+    """The shapes of the variables of an architecture or its branches, {"params", "batch_stats"}.
 
     Raises:
       UserError: there is no such architecture.
     """
-    init = partial(architecture(name)(num_classes=num_classes).init, train=False)
+    network = architecture(_model(name))(num_classes=num_classes)
+
+    def init(key: Array, image: Array) -> dict[str, Any]:
+        outputs, variables = network.init_with_output(key, image)
+        return network.branches.init(key, outputs.maps) if _is_part(name) else variables
+
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     return jax.eval_shape(init, jax.random.key(0), image)
 
@@ -161,6 +178,15 @@ def _places(name: str, num_classes: int) -> dict[str, Place]:
     return places
 
 
+def _model(name: str) -> str:
+    """resnet8 for "resnet8.branches"."""
+    return name.removesuffix(PART)
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(PART)
+
+
 def _torch_name(path: Path) -> str:
     _, *modules, leaf = path
     if leaf not in LEAVES:
@@ -168,23 +194,49 @@ def _torch_name(path: Path) -> str:
     return ".".join([*modules, LEAVES[leaf]])
 
 
-def _unwrapped(state_dict: StateDict) -> StateDict:
-    """A network's own entries, by its own names.
+def _variables(name: str, state: StateDict) -> dict[str, Any]:
+    """{"params", "batch_stats"} of an architecture's own entries."""
+    places = _fitting_places(name, state)
+    return unflatten_dict({place.path: _to_flax(key, state[key]) for key, place in places.items()})
 
-    What goes: the prefix of DataParallel; batch norm's counts of steps; in files of SSKD, the
-    prefix `backbone.` and the projection head beside it.
+
+def _own_entries(name: str, state_dict: StateDict) -> StateDict:
+    """The entries of an architecture, or of its branches, by their own names.
+
+    Raises:
+      UserError: they are those of another MobileNetV2, or there are no branches.
     """
-    state = {
+    state = _unwrapped(state_dict)
+    model = _model(name)
+    for prefix, mobilenet in MOBILENETS.items():
+        is_other = model in MOBILENETS.values() and model != mobilenet
+        if is_other and any(key.startswith(prefix) for key in state):
+            raise UserError(
+                f"the {prefix[:-1]} in it tells that its stem has another stride than that of "
+                f"{model}: use --config.teacher.model={mobilenet}"
+            )
+    if _is_part(name):
+        if branches := _under(BRANCHES, state):
+            return branches
+        raise UserError(f"no branches in it: no name begins with {BRANCHES!r}")
+    network = _under(BACKBONE, state) or state
+    return {ALIASES.get(key, key): array for key, array in network.items()}
+
+
+def _under(prefix: str, state: StateDict) -> dict[str, np.ndarray]:
+    """The entries whose names begin with a prefix, without it."""
+    return {
+        key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)
+    }
+
+
+def _unwrapped(state_dict: StateDict) -> dict[str, np.ndarray]:
+    """All entries without the prefix of DataParallel, and without batch norm's counts of steps."""
+    return {
         key.removeprefix("module."): array
         for key, array in state_dict.items()
         if not key.endswith("num_batches_tracked")
     }
-    backbone = {
-        key.removeprefix("backbone."): array
-        for key, array in state.items()
-        if key.startswith("backbone.")
-    }
-    return backbone or state
 
 
 def _to_flax(key: str, array: np.ndarray) -> np.ndarray:
@@ -199,12 +251,15 @@ def _to_flax(key: str, array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _num_classes(state: StateDict) -> int:
-    """K of the classifier's weight [K, D], which is the last matrix of every architecture."""
+def _num_classes(name: str, state: StateDict) -> int:
+    """K of the classifier's weight [K, D], which is the last matrix of every architecture.
+
+    Those of branches are [4K, D].
+    """
     matrices = [array for key, array in state.items() if key.endswith("weight") and array.ndim == 2]
     if not matrices or len(matrices[-1]) < 1:
         raise UserError("no classifier in it: no weight is a matrix")
-    return len(matrices[-1])
+    return len(matrices[-1]) // (4 if _is_part(name) else 1)
 
 
 def _fitting_places(name: str, state: StateDict) -> dict[str, Place]:
@@ -213,12 +268,11 @@ def _fitting_places(name: str, state: StateDict) -> dict[str, Place]:
     Raises:
       UserError: `state` has other entries than these.
     """
-    num_classes = _num_classes(state)
+    num_classes = _num_classes(name, state)
     places = _places(name, num_classes)
     if misfit := _misfit(places, state):
-        hint = ""
-        with contextlib.suppress(UserError):
-            other = identified(state)
+        hint, part = "", name.removeprefix(_model(name))
+        if other := _fitting_model(state, part):
             hint = f"; this file holds a {other}: use --config.teacher.model={other}"
         raise UserError(f"this is not a {name}: {misfit}{hint}")
     return places

@@ -12,6 +12,8 @@ from sskd_jax.methods import (
     fitnet,
     fsp,
     ft,
+    hsakd,
+    hssakd,
     kd,
     kdsvd,
     nst,
@@ -45,4 +47,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "dist": dist.dist,
     "reviewkd": reviewkd.reviewkd,
     "sskd": sskd.sskd,
+    "hsakd": hsakd.hsakd,
+    "hsakd_joint": hsakd.hsakd_joint,
+    "hssakd": hssakd.hssakd,
 }

@@ -203,6 +203,11 @@ class Branches(nn.Module):
 
     network: Network
 
+    @property
+    def dtype(self) -> Any:
+        """What convolutions compute in."""
+        return self.network.dtype
+
     @nn.compact
     def __call__(self, maps: Sequence[Array], train: bool = False) -> tuple[Array, ...]:
         """Logits f32[B, 4 K] of every branch, given the network's maps, stem first."""

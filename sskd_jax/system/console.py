@@ -71,7 +71,7 @@ if not console.is_terminal:
 
 def show(name: str, value: float) -> str:
     """A figure as text: accuracies in per cent, others with three digits."""
-    if name.rsplit("/")[-1] in IN_PERCENT:
+    if name.endswith(IN_PERCENT):
         return f"{100 * value:.2f} %"
     return f"{value:.3g}" if value < 1 else f"{value:.3f}"
 

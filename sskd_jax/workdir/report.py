@@ -68,7 +68,8 @@ def finish(book: Logbook, rows: list[Row]) -> None:
     Args:
       book: of the run.
       rows: one per network that was trained: stage, network, parameters and, where there are any,
-        top1, top5, best_top1 in [0, 1], best_epoch and paper, the published accuracy in per cent.
+        net (of a network that the stage is not called after), top1, top5, best_top1 in [0, 1],
+        best_epoch and paper, the published accuracy in per cent.
     """
     book.check_owner()
     file = book.workdir / "results.json"
@@ -94,15 +95,16 @@ def show(workdir: epath.Path) -> None:
 
 
 def with_earlier(file: epath.Path, rows: list[Row]) -> list[Row]:
-    """The rows of a results.json, where it exists, with these in place of those of their stages."""
-    earlier = {row["stage"]: row for row in read_json(file)} if file.exists() else {}
-    return list((earlier | {row["stage"]: row for row in rows}).values())
+    """The rows of a results.json, where it exists, with these in place of those of their networks."""
+    earlier = read_json(file) if file.exists() else []
+    return list({(row["stage"], row.get("net")): row for row in [*earlier, *rows]}.values())
 
 
 def result_cells(row: Row, spent: float) -> list[str]:
     """The cells of a network's row, by `RESULT_COLUMNS`; `spent` minutes of training."""
+    stage = f"{row['stage']}, {row['net']}" if "net" in row else row["stage"]
     return [
-        row["stage"],
+        stage,
         row["network"],
         percent(row.get("top1")),
         percent(row.get("top5")),
