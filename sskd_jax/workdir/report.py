@@ -95,7 +95,7 @@ def show(workdir: epath.Path) -> None:
 
 
 def with_earlier(file: epath.Path, rows: list[Row]) -> list[Row]:
-    """The rows of a results.json, where it exists, with these in place of those of their networks."""
+    """The rows of a results.json, where it exists, these in place of those of their networks."""
     earlier = read_json(file) if file.exists() else []
     return list({(row["stage"], row.get("net")): row for row in [*earlier, *rows]}.values())
 
