@@ -55,7 +55,7 @@ def sgd(
     milestones: tuple[float, ...],
     learning_rate: float,
     batch_size: int = 64,
-    fraction: float = 1.0,
+    share: float = 1.0,
     warmup_epochs: float = 0.0,
     cooldown_epochs: float = 0.0,
     weight_decay: float = 5e-4,
@@ -65,7 +65,7 @@ def sgd(
 
     Milestones are shares of the epochs, so that they hold for fewer epochs, too.
 
-    `fraction` is the share of the training images, of every class alike, that the stage sees;
+    `share` is that of the training images, of every class alike, that the stage sees;
     over the first `warmup_epochs` the rate rises from nothing, and over the last
     `cooldown_epochs` it falls to nothing. `checkpoint`, where it is given, is a workdir of ours
     in which that very stage was trained.
@@ -74,7 +74,6 @@ def sgd(
         "checkpoint": "",
         "epochs": epochs,
         "batch_size": batch_size,
-        "fraction": fraction,
         "learning_rate": learning_rate,
         "warmup_epochs": warmup_epochs,
         "milestones": milestones,
@@ -83,4 +82,9 @@ def sgd(
         "momentum": 0.9,
         "nesterov": nesterov,
         "weight_decay": weight_decay,
+        "images": {
+            "share": share,  # of every class
+            "noise": 0.0,  # share of the labels that become those of other classes
+            "imbalance": 1.0,  # images of the first class over those of the last one
+        },
     }

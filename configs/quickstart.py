@@ -37,7 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     for name in methods.own_stages(",".join(methods.NAMES), STUDENT):
         config[name] = common.sgd(epochs=6, milestones=(3 / 6, 5 / 6), learning_rate=0.05)
     student = common.sgd(
-        epochs=40, milestones=(0.6, 0.75, 0.9), learning_rate=0.05, batch_size=32, fraction=0.1
+        epochs=40, milestones=(0.6, 0.75, 0.9), learning_rate=0.05, batch_size=32, share=0.1
     )
     config.student = {"model": STUDENT, **student}
     return config

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from sskd_jax import settings
 from sskd_jax.data import sources
+from sskd_jax.data.scenarios import hold_out, scenario
 from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
 from sskd_jax.engine import optim
@@ -60,7 +61,7 @@ def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
     data = sources.load(config.data.name, config.data.data_dir or None, **streaming)
     train, held_out = data.train, data.test
     if config.data.validation:
-        train, held_out = sources.hold_out(train, config.data.validation, config.seed)
+        train, held_out = hold_out(train, config.data.validation, config.seed)
     return Run(config, data, train, held_out, dtype, len(devices))
 
 
@@ -130,7 +131,7 @@ def make_job(
 ) -> Job:
     """A stage of a method, traced with what the jobs before it will leave."""
     config, section, stage = run.config, run.config[kind], recipe.method[kind]
-    images = sources.subset(run.train, section.fraction, config.seed)
+    images = scenario(run.train, config.seed, **section.images)
     steps = steps_per_epoch(kind, section, stage, images, run.devices)
     schedule = schedule_of(section, steps)
     task = Task(

@@ -109,12 +109,16 @@ STAGE = {
     "warmup_epochs": NOT_NEGATIVE._replace(most=EPOCHS),
     "cooldown_epochs": NOT_NEGATIVE._replace(most=EPOCHS),
     "weight_decay": NOT_NEGATIVE,
-    "fraction": number(is_part, "a number above 0, 1 at most"),
     "momentum": BELOW_ONE,
     "nesterov": FLAG,
     "milestones": Rule(
         are_rising_shares, "shares of the epochs that rise between 0 and 1, such as (0.5, 0.75)"
     ),
+}
+IMAGES = {  # of a stage: see data/scenarios.py
+    "share": number(is_part, "a number above 0, 1 at most"),
+    "noise": BELOW_ONE,
+    "imbalance": number(lambda value: value >= 1, "a number, 1 or more"),
 }
 OF_SOME_STAGES = {"model": TEXT, "checkpoint": TEXT}
 NAMES = Rule(are_names, "different names")
@@ -135,6 +139,7 @@ def check(config: ConfigDict) -> list[Recipe]:
     for name in {kind: None for recipe in recipes for kind in recipe.method}:
         stage = section(config, name)
         check_keys(f"{name}.", stage, STAGE | given(stage))
+        check_keys(f"{name}.images.", section(stage, "images", f"{name}."), IMAGES)
     for name in networks(recipes):
         if "model" not in section(config, name):
             raise UserError(f"the config lacks {name}.model: give the name of an architecture")

@@ -109,7 +109,9 @@ def whole(split) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.slow
 def test_a_method_with_a_memory_gets_the_labels(flowers, tmp_path):
     table = run(
-        small_config(flowers, "crd+kd", **{"method.negative_count": 8, "student.fraction": 0.5}),
+        small_config(
+            flowers, "crd+kd", **{"method.negative_count": 8, "student.images.share": 0.5}
+        ),
         tmp_path,
     )
     assert table[-1]["method"] == "crd"

@@ -74,8 +74,8 @@ MISTAKES = [
     ((CIFAR + ":weights=iccv",), "did you mean 'eccv'"),
     # keys and types
     (
-        (QUICK, "--config.student.fracton=1"),
-        "unknown config key 'fracton' Did you mean \"fraction\"",
+        (QUICK, "--config.student.images.shar=1"),
+        "unknown config key 'shar' Did you mean \"share\"",
     ),
     (
         (QUICK, "--config.student.epochs=many"),
@@ -135,8 +135,16 @@ MISTAKES = [
     ((QUICK, "--config.student.milestones=(3,2)"), "student.milestones is (3, 2)"),
     ((QUICK, "--config.student.milestones=(-1,2)"), "student.milestones is (-1, 2)"),
     (
-        (QUICK, "--config.student.fraction=1.5"),
-        "student.fraction is 1.5: give a number above 0, 1 at most",
+        (QUICK, "--config.student.images.share=1.5"),
+        "student.images.share is 1.5: give a number above 0, 1 at most",
+    ),
+    (
+        (QUICK, "--config.student.images.noise=1.0"),
+        "student.images.noise is 1.0: give a number from 0, but below 1",
+    ),
+    (
+        (QUICK, "--config.student.images.imbalance=0.5"),
+        "student.images.imbalance is 0.5: give a number, 1 or more",
     ),
     (
         (QUICK, "--config.data.validation=1.0"),

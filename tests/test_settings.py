@@ -102,6 +102,13 @@ def test_sections_of_stages_that_no_method_has_are_not_looked_at():
         settings.check(config)
 
 
+def test_a_stage_that_does_not_say_which_images_it_sees():
+    config = quickstart.get_config()
+    del config.teacher.images
+    with pytest.raises(UserError, match="the config lacks the section teacher.images"):
+        settings.check(config)
+
+
 def test_a_stage_whose_network_has_no_architecture():
     config = quickstart.get_config()
     del config.student.model
@@ -141,7 +148,18 @@ def test_what_a_run_of_its_own_may_leave_out():
         ({"student.milestones": (0.5, 0.5)}, "give shares of the epochs that rise between 0 and 1"),
         ({"student.milestones": (0.0,)}, "give shares of the epochs that rise between 0 and 1"),
         ({"student.milestones": (150, 180)}, r"such as \(0.5, 0.75\)"),
-        ({"student.fraction": 0.0}, "student.fraction is 0.0: give a number above 0, 1 at most"),
+        (
+            {"student.images.share": 0.0},
+            "student.images.share is 0.0: give a number above 0, 1 at most",
+        ),
+        (
+            {"student.images.noise": 1.0},
+            "student.images.noise is 1.0: give a number from 0, but below 1",
+        ),
+        (
+            {"head.images.imbalance": 0.01},
+            "head.images.imbalance is 0.01: give a number, 1 or more",
+        ),
         ({"student.cooldown_epochs": -1.0}, "student.cooldown_epochs is -1.0: give a number, 0"),
         ({"seed": 2**31}, "seed is 2147483648: give 2147483647 at most"),
         ({"methods": "kd"}, "methods is 'kd': give different names"),

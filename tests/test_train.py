@@ -280,7 +280,7 @@ def test_a_run_of_an_earlier_version_is_refused(finished, tmp_path):
 @pytest.mark.slow
 def test_epochs_may_be_compared_on_held_out_training_images(tmp_path):
     """The table is still measured on the test images, which are not as many."""
-    config = small_config(**{"data.validation": 0.2, "student.fraction": 0.1})
+    config = small_config(**{"data.validation": 0.2, "student.images.share": 0.1})
     config.methods = ("scratch",)
     (row,) = run(config, tmp_path)
     scores = [line["validation/top1"] for line in rows(tmp_path)]

@@ -119,7 +119,8 @@ def small_config(**changes: Any) -> ConfigDict:
     """
     config = quickstart.get_config()
     for section in ("teacher", "head", "warmup", "paraphraser", "student"):
-        config[section].update(epochs=2, batch_size=32, fraction=0.08, milestones=(0.5,))
+        config[section].update(epochs=2, batch_size=32, milestones=(0.5,))
+        config[section].images.share = 0.08
     config.teacher.model = config.student.model = "tiny"
     config.update_from_flattened_dict(changes)
     return config

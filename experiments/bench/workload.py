@@ -35,7 +35,7 @@ def synthetic_run(config: ConfigDict, devices: Sequence[jax.Device], images: int
     config = config.copy_and_resolve_references()
     stages = [section for section in config.values() if "batch_size" in keys_of(section)]
     for section in stages:
-        section.fraction = 1.0
+        section.images.share = 1.0
     largest = max(section.batch_size for section in stages)
     rng = np.random.default_rng(0)
     train = random_split(rng, max(images, STEPS.value * largest))

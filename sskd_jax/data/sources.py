@@ -1,4 +1,4 @@
-"""Datasets by name, checked, and parts of them that keep the shares of the classes."""
+"""Datasets by name, checked."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -29,6 +29,10 @@ class Split(NamedTuple):
     def take(self, chosen: np.ndarray) -> "Split":
         """The images where bool[N] says so."""
         return Split(self.image[chosen], self.label[chosen])
+
+    def relabel(self, label: np.ndarray) -> "Split":
+        """The same images with other labels, i32[N]."""
+        return self._replace(label=label)
 
     def resident(self, labelled: bool = True) -> dict[str, np.ndarray]:
         """The arrays that lie on the device while a stage is trained: all images and labels."""
@@ -84,46 +88,6 @@ def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
     return dataset
 
 
-def subset(split: Split | Stream, fraction: float, seed: int) -> Split | Stream:
-    """A random `fraction` of every class, one image at least, in the order of `split`.
-
-    With the same seed a smaller fraction is part of a larger one.
-
-    Raises:
-      UserError: the fraction is outside (0, 1].
-    """
-    if not 0 < fraction <= 1:
-        raise UserError(
-            f"the fraction of the training images to keep is {fraction}: give one in (0, 1], 1 "
-            "keeps all"
-        )
-    return split if fraction == 1 else split.take(_stratified(split.label, fraction, seed))
-
-
-def hold_out(
-    split: Split | Stream, fraction: float, seed: int
-) -> tuple[Split | Stream, Split | Stream]:
-    """(training images, validation images), the latter a random `fraction` of every class.
-
-    At least one image of every class is held out.
-
-    Raises:
-      UserError: the fraction is outside (0, 1), or leaves nothing of a class to train on.
-    """
-    if not 0 < fraction < 1:
-        raise UserError(
-            f"the fraction of the training images to hold out is {fraction}: give one between 0 "
-            "and 1"
-        )
-    held_out = _stratified(split.label, fraction, seed)
-    if len(np.unique(split.label[~held_out])) < len(np.unique(split.label)):
-        raise UserError(
-            f"holding out {fraction} of the training images leaves a class without any: hold out "
-            "fewer"
-        )
-    return split.take(~held_out), split.take(held_out)
-
-
 def check(where: str, split: Split, num_classes: int) -> None:
     """Refuses arrays that would train without a complaint and mean nothing.
 
@@ -148,20 +112,6 @@ def check(where: str, split: Split, num_classes: int) -> None:
         raise UserError(
             f"{where}: labels run from {label.min()} to {label.max()}, outside 0..{num_classes - 1}"
         )
-
-
-def _stratified(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """bool[N], true for a random `fraction` of every class, one image at least."""
-    random = np.random.RandomState(seed)  # its stream is the same in every version of numpy
-    chosen = np.zeros(len(label), bool)
-    for value in np.unique(label):
-        members = random.permutation(np.flatnonzero(label == value))
-        chosen[members[: _share(fraction, len(members))]] = True
-    return chosen
-
-
-def _share(fraction: float, count: int) -> int:
-    return max(1, round(fraction * count))
 
 
 def _cifar(name: str, num_classes: int, data_dir: str | None) -> Dataset:

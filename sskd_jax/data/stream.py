@@ -59,6 +59,7 @@ class Stream:
       framing: how images are cut.
       where: what error messages call the split.
       key: changes with the files.
+      given: i32[N], labels that stand for those in the files; None where these count.
       damaged: names of the images that could not be decoded so far.
     """
 
@@ -68,6 +69,7 @@ class Stream:
     framing: Framing
     where: str
     key: str
+    given: np.ndarray | None = None
     damaged: set[str] = dataclasses.field(default_factory=set)
 
     @property
@@ -82,6 +84,8 @@ class Stream:
     @functools.cached_property
     def label(self) -> np.ndarray:
         """i32[N]; the whole split is read for it the first time, and the labels are cached."""
+        if self.given is not None:
+            return self.given
         labels = cached(cache_file("labels", [self.key]), self.key, self.read_labels)["label"]
         return labels[self.row]
 
@@ -99,7 +103,12 @@ class Stream:
 
     def take(self, chosen: np.ndarray) -> "Stream":
         """The images where bool[N] says so."""
-        return dataclasses.replace(self, row=self.row[chosen])
+        given = None if self.given is None else self.given[chosen]
+        return dataclasses.replace(self, row=self.row[chosen], given=given)
+
+    def relabel(self, label: np.ndarray) -> "Stream":
+        """The same images with other labels, i32[N]."""
+        return dataclasses.replace(self, given=label)
 
     def resident(self, labelled: bool = False) -> dict[str, np.ndarray]:
         """The arrays that lie on the device while a stage is trained.
@@ -171,7 +180,9 @@ class Stream:
             decoded = self.decoded(rows[done:], seeds[done:], place is None, tolerant)
             try:
                 for image, label in decoded:
-                    yield Streamed(shares(image), shares(label), index[:, done : done + 1])
+                    chosen = index[:, done : done + 1]
+                    labels = shares(label) if self.given is None else self.given[chosen]
+                    yield Streamed(shares(image), labels, chosen)
                     done += 1
             except tf.errors.OpError as error:
                 if tolerant:

@@ -1,27 +1,10 @@
-"""Loading by name, the checks on what was loaded, and stratified parts."""
+"""Loading by name, and the checks on what was loaded."""
 
 import numpy as np
 import pytest
 
 from sskd_jax.data import sources
 from sskd_jax.types import UserError
-
-
-def split(counts: tuple[int, ...] = (40, 80, 20)) -> sources.Split:
-    """Images that hold their own position, so that no two are alike; `counts` per class."""
-    label = (
-        np.random.default_rng(0)
-        .permutation(np.repeat(np.arange(len(counts)), counts))
-        .astype(np.int32)
-    )
-    image = np.broadcast_to(
-        np.arange(len(label), dtype=np.uint8)[:, None, None, None], (len(label), 2, 2, 3)
-    )
-    return sources.Split(image, label)
-
-
-def where(part: sources.Split) -> set[int]:
-    return set(part.image[:, 0, 0, 0].tolist())
 
 
 def test_digits():
@@ -69,51 +52,3 @@ def test_check_refuses(change, message):
     sources.check("toy", good, 10)
     with pytest.raises(UserError, match=f"^toy: .*{message}"):
         sources.check("toy", good._replace(**change), 10)
-
-
-@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
-def test_subset_keeps_a_fraction_of_every_class(fraction):
-    part = sources.subset(split(), fraction, seed=1)
-    assert np.bincount(part.label).tolist() == [40 * fraction, 80 * fraction, 20 * fraction]
-    assert len(where(part)) == len(part.label)
-    np.testing.assert_array_equal(part.label, split().label[sorted(where(part))])
-
-
-def test_subset_is_decided_by_the_seed_and_grows_with_the_fraction():
-    quarter = sources.subset(split(), 0.25, seed=1)
-    np.testing.assert_array_equal(quarter.image, sources.subset(split(), 0.25, seed=1).image)
-    assert where(quarter) != where(sources.subset(split(), 0.25, seed=2))
-    assert where(quarter) < where(sources.subset(split(), 0.5, seed=1))
-
-
-def test_subset_keeps_one_image_of_every_class_at_least():
-    assert np.bincount(sources.subset(split(), 0.01, seed=0).label).tolist() == [1, 1, 1]
-
-
-def test_subset_of_all_is_the_split_itself():
-    whole = split()
-    assert sources.subset(whole, 1.0, seed=0) is whole
-
-
-@pytest.mark.parametrize("fraction", [0, -0.5, 1.5, float("nan")])
-def test_subset_refuses(fraction):
-    with pytest.raises(UserError, match=f"is {fraction}: give one"):
-        sources.subset(split(), fraction, seed=0)
-
-
-def test_hold_out_is_stratified_disjoint_and_decided_by_the_seed():
-    train, validation = sources.hold_out(split(), 0.1, seed=0)
-    assert np.bincount(validation.label).tolist() == [4, 8, 2]
-    assert where(train) | where(validation) == set(range(140)) and not where(train) & where(
-        validation
-    )
-    assert where(validation) == where(sources.hold_out(split(), 0.1, seed=0)[1])
-    assert where(validation) != where(sources.hold_out(split(), 0.1, seed=1)[1])
-
-
-@pytest.mark.parametrize(
-    "fraction, counts", [(0, (4, 4)), (1, (4, 4)), (0.999, (4, 4)), (0.1, (4, 1))]
-)
-def test_hold_out_refuses(fraction, counts):
-    with pytest.raises(UserError, match=f"{fraction}"):
-        sources.hold_out(split(counts), fraction, seed=0)

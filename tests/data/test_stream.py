@@ -9,6 +9,7 @@ from pictures import FRAMING, dataset, folder
 
 from sskd_jax.data import imagefolder, jpeg, records, sources, stream
 from sskd_jax.data.prepare import main
+from sskd_jax.data.scenarios import hold_out, scenario
 from sskd_jax.types import UserError
 
 CENTRE = {key: FRAMING[key] for key in ("size", "resize")}
@@ -104,14 +105,28 @@ def test_another_epoch_cuts_the_same_images_otherwise(flowers):
 
 def test_parts_of_every_class_and_held_out_ones(flowers):
     data = open_flowers(flowers)
-    half = sources.subset(data.train, 0.5, seed=0)
+    half = scenario(data.train, seed=0, share=0.5)
     assert half.size == 12 and np.bincount(half.label).tolist() == [4, 4, 4]
-    train, held = sources.hold_out(data.train, 0.25, seed=0)
+    train, held = hold_out(data.train, 0.25, seed=0)
     assert train.size == 18 and held.size == 6 and not set(train.row) & set(held.row)
     rows, _ = next(
         held.in_order(np.arange(6, dtype=np.int32).reshape(1, 1, 6), np.ones((1, 1, 6), bool))
     )
     np.testing.assert_array_equal(rows.label[0, 0], held.label)
+
+
+def test_wrong_labels_come_with_their_images_and_long_tails_are_cut(flowers):
+    train = open_flowers(flowers).train
+    part = scenario(train, seed=0, share=0.5, noise=0.5, imbalance=2)
+    assert np.bincount(scenario(train, seed=0, imbalance=2).label).tolist() == [8, 5, 4]
+    clean = scenario(train, seed=0, share=0.5, imbalance=2)
+    np.testing.assert_array_equal(part.row, clean.row)
+    wrong = np.bincount(clean.label[part.label != clean.label])
+    assert wrong.tolist() == [2, 1, 1] and part.size == 8
+    order = np.random.default_rng(0).permutation(8).astype(np.int32).reshape(2, 1, 4)
+    (rows, *_), *_ = part.epoch(order, np.arange(8).reshape(2, 1, 4), 5, 0)(0, 1)
+    np.testing.assert_array_equal(rows.label, part.label[order])
+    assert rows.image.any((2, 3, 4, 5)).all()
 
 
 def test_labels_are_read_once(flowers, monkeypatch):

@@ -29,7 +29,7 @@ def quick_programs():
 @functools.cache
 def job(**changes: float) -> Job:
     """Two steps of 16 images in each of three epochs, of a student that learns from labels."""
-    student = {"epochs": 3, "batch_size": 16, "fraction": 0.03, "milestones": ()} | changes
+    student = {"epochs": 3, "batch_size": 16, "images.share": 0.03, "milestones": ()} | changes
     config = small_config(**{f"student.{key}": value for key, value in student.items()})
     config.methods = ("scratch",)
     (made,) = planned(config)

@@ -52,7 +52,8 @@ def toy_plan(name: str, devices: int) -> tuple[plan.Run, list]:
     method, config = TOYS[name](), quickstart.get_config()
     config.data.name = "toy"
     config.student.model = "small"
-    section = config.student.to_dict() | {"epochs": 2, "batch_size": 16, "fraction": 1.0}
+    section = config.student.to_dict() | {"epochs": 2, "batch_size": 16}
+    section["images"] = {"share": 1.0, "noise": 0.0, "imbalance": 1.0}
     for kind in method:
         config[kind] = ConfigDict(section)
     *_, last = method.values()

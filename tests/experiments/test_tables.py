@@ -22,7 +22,8 @@ def pair(student: str, **changes) -> ConfigDict:
     """A pair of tiny networks on the digits, three steps per stage."""
     config = quickstart.get_config()
     for section in SECTIONS:
-        config[section].update(epochs=1, batch_size=32, fraction=0.08, milestones=())
+        config[section].update(epochs=1, batch_size=32, milestones=())
+        config[section].images.share = 0.08
     config.teacher.model, config.student.model = "tiny", student
     config.methods = ("scratch", "sskd")
     config.paper = {"teacher": 90.0, "scratch": 80.0, "sskd": 85.0}

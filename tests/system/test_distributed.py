@@ -32,7 +32,7 @@ SMALL = (
             "epochs=4",
             "milestones=(0.5,)",
             "batch_size=32",
-            "fraction=0.054",
+            "images.share=0.054",
             "learning_rate=0.01",
         )
     ),

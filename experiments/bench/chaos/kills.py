@@ -21,7 +21,7 @@ from experiments.bench.chaos.runs import (
     stages,
 )
 
-SMALL = small("('scratch', 'kd', 'sskd')", batch_size=32, fraction=0.2)
+SMALL = small("('scratch', 'kd', 'sskd')", batch_size=32, share=0.2)
 UNFINISHED = ".orbax-checkpoint-tmp"  # how the name of a checkpoint ends until it is whole
 
 

@@ -35,9 +35,14 @@ RESULTS = "results.json"
 State = dict[str, Any]  # what a folder holds, by the name that a difference is told by
 
 
-def small(methods: str, **settings: float) -> tuple[str, ...]:
-    """The flags of a small run on the digits, of three epochs per stage."""
-    settings = {"epochs": 3, "milestones": "(0.67,)", **settings}
+def small(methods: str, batch_size: int, share: float) -> tuple[str, ...]:
+    """The flags of a small run on a share of the digits, of three epochs per stage."""
+    settings = {
+        "epochs": 3,
+        "milestones": "(0.67,)",
+        "batch_size": batch_size,
+        "images.share": share,
+    }
     return (
         "--config=configs/quickstart.py",
         f"--config.methods={methods}",
@@ -50,7 +55,7 @@ def small(methods: str, **settings: float) -> tuple[str, ...]:
     )
 
 
-TINY = small("('kd',)", batch_size=16, fraction=0.04)
+TINY = small("('kd',)", batch_size=16, share=0.04)
 
 
 class Outcome(NamedTuple):

@@ -34,7 +34,7 @@ def chaos(*flags: str) -> str:
 
 @pytest.mark.slow
 def test_killed_runs_end_as_one_that_was_never_stopped():
-    flags = runs.small("('sskd',)", batch_size=32, fraction=0.2)
+    flags = runs.small("('sskd',)", batch_size=32, share=0.2)
     assert "3 attacks, 0 mismatches" in chaos("--kills=3", f"--seed={SEED}", *flags)
 
 

@@ -35,7 +35,7 @@ def test_every_stage_sees_all_of_them(config):
     run = workload.synthetic_run(config, jax.devices()[:1])
     steps = {job.kind: job.task.steps_per_epoch for job in workload.make_jobs(run)}
     assert steps == {"teacher": 3, "head": 3, "student": 6}
-    assert config.student.fraction < 1
+    assert config.student.images.share < 1
 
 
 def test_what_earlier_stages_leave_has_numbers_of_the_right_shapes(config):
