@@ -7,6 +7,7 @@ RUN = {
     "seed": 0,
     "dtype": "auto",  # of the networks: bfloat16 on GPUs and TPUs, float32 on the CPU
     "time_limit": 0.0,  # seconds until the run saves and ends, to go on when called again; 0: none
+    "until": "",  # the stage that the run ends with, such as "teacher"; empty: the last one
     "save_seconds": 300.0,  # between two checkpoints within an epoch; every epoch ends with one
 }
 

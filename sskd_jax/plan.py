@@ -93,6 +93,19 @@ def plan(run: Run, recipes: Sequence[Recipe]) -> list[Job]:
     return sorted(jobs.values(), key=lambda job: not job.task.stage.shared)
 
 
+def up_to(kind: str, jobs: list[Job]) -> list[Job]:
+    """The jobs up to the last one of a kind of stage; all of them where it is "".
+
+    Raises:
+      UserError: no job is of this kind.
+    """
+    kinds = [job.kind for job in jobs]
+    if not kind:
+        return jobs
+    choose(dict.fromkeys(kinds), kind, "stage to end with")
+    return jobs[: len(kinds) - kinds[::-1].index(kind)]
+
+
 def job_name(jobs: Mapping[str, Job], prefix: str, kind: str, stage: Stage) -> str:
     """A shared stage has no prefix, unless another method has another stage of this name there."""
     is_free = kind not in jobs or jobs[kind].task.stage is stage

@@ -82,7 +82,13 @@ def is_part(value: Any) -> bool:
 
 EPOCHS = 10_000  # at most: steps are counted in 32 bits
 
-RUN = {"seed": whole(0), "dtype": TEXT, "time_limit": NOT_NEGATIVE, "save_seconds": NOT_NEGATIVE}
+RUN = {
+    "seed": whole(0),
+    "dtype": TEXT,
+    "time_limit": NOT_NEGATIVE,
+    "until": TEXT,
+    "save_seconds": NOT_NEGATIVE,
+}
 DATA = {
     "name": TEXT,
     "data_dir": TEXT,

@@ -11,7 +11,7 @@ from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
 from sskd_jax.engine.devices import chief, enough_memory, forget_programs, keep_programs
 from sskd_jax.engine.loop import Job, Session, Trained, measure, run_stage
-from sskd_jax.plan import Row, described, load, parameters, plan, supply
+from sskd_jax.plan import Row, described, load, parameters, plan, supply, up_to
 from sskd_jax.system.console import console
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.system.paths import locate
@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
         check_formats(folder)
         with Logbook(folder, config.to_dict(), devices) if chief() else NoLogbook() as book:
             session = Session(folder, devices, book, interruption, config.save_seconds)
-            jobs = plan(loaded, recipes)
+            jobs = up_to(config.until, plan(loaded, recipes))
             report.announce(devices, loaded.data, loaded.train.size, map(described, jobs))
             rows = results(train_all(jobs, session), loaded.data.test, session)
             if chief():

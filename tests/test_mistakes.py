@@ -147,6 +147,10 @@ MISTAKES = [
         "student.images.imbalance is 0.5: give a number, 1 or more",
     ),
     (
+        (QUICK, "--config.until=haed"),
+        "unknown stage to end with 'haed': did you mean 'head'? choose from teacher, student, head",
+    ),
+    (
         (QUICK, "--config.data.validation=1.0"),
         "data.validation is 1.0: give a number from 0, but below 1",
     ),

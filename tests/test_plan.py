@@ -430,3 +430,12 @@ def test_more_steps_than_can_be_counted_are_told():
         planned({"student": POINT}, **{"student.epochs": epochs})
     (job,) = planned({"student": POINT}, **{"student.epochs": epochs - 1})
     assert job.total_steps == 2**31 - 2
+
+
+def test_a_run_may_end_before_its_last_stage(quickstart):
+    _, jobs = quickstart
+    assert plan.up_to("", jobs) == jobs
+    assert [job.name for job in plan.up_to("teacher", jobs)] == ["teacher"]
+    assert plan.up_to("head", jobs)[-1].name == "sskd/head"
+    with pytest.raises(UserError, match="unknown stage to end with 'heads': did you mean 'head'"):
+        plan.up_to("heads", jobs)
