@@ -4,6 +4,8 @@ They are SOURCE/train/CLASS/IMAGE and SOURCE/val/CLASS/IMAGE, or SOURCE/CLASS/IM
 a share is held out.
 """
 
+import collections
+import hashlib
 import io
 import itertools
 import os
@@ -34,6 +36,24 @@ class Folder(NamedTuple):
 
     files: dict[str, Files]
     classes: list[str]
+
+    def digest(self) -> str:
+        """SHA-256 over class, name and size of every file, by split."""
+        lines = [
+            f"{split}/{path.parent.name}/{path.name} {path.stat().st_size}"
+            for split, paths in self.files.items()
+            for path in paths
+        ]
+        return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+
+    def counts(self) -> str:
+        """How many files of each class every split has, in words."""
+        texts = []
+        for split, paths in self.files.items():
+            found = collections.Counter(path.parent.name for path in paths).values()
+            least, most = min(found), max(found)
+            texts.append(f"{split}: {least} to {most}" if least < most else f"{split}: {most}")
+        return f"files per class, of {len(self.classes)} classes: {', '.join(texts)}"
 
 
 def read(source: pathlib.Path, share: float, known: Sequence[str] | None = None) -> Folder:

@@ -25,6 +25,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     early.catch_signals(early.ANEW)
 
 from absl import logging
+from etils import epath
 from tqdm import tqdm
 
 from sskd_jax.data import cifar, imagefolder, official, prepared
@@ -35,6 +36,7 @@ from sskd_jax.types import Stopped, UserError
 
 Examples = Iterable[tuple[Any, dict[str, Any]]]  # (key, example), as tfds's builders yield them
 FORMATS = ("array_record", "tfrecord")
+BATCH = 256  # of configs/imagenet.py
 
 
 def prepare_cifar(name: str, source: pathlib.Path, data_dir: str | None) -> str:
@@ -79,18 +81,46 @@ def prepare_folder(
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise UserError(f"--name={name}: give small letters, digits and _, such as flowers")
-    config = f"configs/imagenet.py:dataset={name}".removesuffix(":dataset=imagenet2012")
     builder = known_builder(name, data_dir)
-    if builder and prepared.is_prepared(builder, ("train", "validation")):
-        return already_there(builder, config)
     known_classes = builder and builder.info.features["label"].names
     folder = imagefolder.read(source, share, known_classes)
+    if builder and prepared.is_prepared(builder, ("train", "validation")):
+        check_origin(builder, folder)
+        return already_there(builder, folder_config(builder))
     with quiet(), warnings.catch_warnings(action="ignore"):  # PIL's, about odd files
         import_tensorflow()
         builder = builder or new_builder(name, data_dir, folder.classes)
         splits = {split: imagefolder.examples(split, folder.files[split]) for split in folder.files}
         write(builder, splits, file_format)
-    return written(builder, config)
+    origin(builder).write_text(folder.digest())
+    return f"{written(builder, folder_config(builder))}\n{folder.counts()}"
+
+
+def folder_config(builder: Any) -> str:
+    """The config that trains on a folder's dataset, with a batch that it has images for."""
+    name, images = builder.name, builder.info.splits["train"].num_examples
+    dataset = [] if name == "imagenet2012" else [f"dataset={name}"]
+    batch = [] if images >= BATCH else [f"batch={2 ** (images.bit_length() - 1)}"]
+    return ":".join(filter(None, ["configs/imagenet.py", ",".join(dataset + batch)]))
+
+
+def origin(builder: Any) -> epath.Path:
+    """The file beside a folder's dataset that tells which images it was made of."""
+    folder = epath.Path(builder.data_dir)
+    return folder.parent / f".{folder.name}.origin"
+
+
+def check_origin(builder: Any, folder: imagefolder.Folder) -> None:
+    """Refuses a dataset that was made of other images, or of others in its parts."""
+    file = origin(builder)
+    if file.exists() and file.read_text() != folder.digest():
+        counts = " and ".join(
+            f"{split.num_examples} {name}" for name, split in builder.info.splits.items()
+        )
+        raise UserError(
+            f"{builder.name} is there already, of other images or another --held_out ({counts} "
+            f"images): delete {builder.data_dir} to make it anew, or give another --name"
+        )
 
 
 def known_builder(name: str, data_dir: str | None) -> Any | None:

@@ -379,7 +379,7 @@ def test_the_next_start_deletes_what_a_killed_one_left(tmp_path):
     assert written(tmp_path) == [".preparing", "incomplete.ABCDEF_1.0.0"]
     (tmp_path / "odd/incomplete.GHIJKL_1.0.0").mkdir()  # of tfds, which may still be at work
     assert prepare(source, tmp_path) == 0
-    assert written(tmp_path) == ["1.0.0", "incomplete.GHIJKL_1.0.0"]
+    assert written(tmp_path) == [".1.0.0.origin", "1.0.0", "incomplete.GHIJKL_1.0.0"]
 
 
 def test_what_was_left_long_ago_is_deleted(tmp_path):
@@ -393,7 +393,12 @@ def test_what_was_left_long_ago_is_deleted(tmp_path):
             os.utime(path, (time.time() - days * 86_400,) * 2)
     os.utime(tmp_path / "odd/incomplete.at_work_1.0.0/file")
     assert prepare(source, tmp_path) == 0
-    assert written(tmp_path) == ["1.0.0", "incomplete.at_work_1.0.0", "incomplete.new_1.0.0"]
+    assert written(tmp_path) == [
+        ".1.0.0.origin",
+        "1.0.0",
+        "incomplete.at_work_1.0.0",
+        "incomplete.new_1.0.0",
+    ]
 
 
 def test_a_note_deletes_nothing_else(tmp_path):
@@ -401,7 +406,7 @@ def test_a_note_deletes_nothing_else(tmp_path):
     (tmp_path / "odd/0.9.0").mkdir(parents=True)
     (tmp_path / "odd/.preparing").write_text(str(tmp_path / "odd/0.9.0"))
     assert prepare(source, tmp_path) == 0
-    assert written(tmp_path) == ["0.9.0", "1.0.0"]
+    assert written(tmp_path) == [".1.0.0.origin", "0.9.0", "1.0.0"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -49,8 +49,23 @@ def test_a_second_run_changes_nothing_and_says_how_to_train(flowers, capsys):
     said = capsys.readouterr().out
     assert (
         "is there already" in said
-        and f"imagenet.py:dataset=flowers --config.data.data_dir={flowers}\n" in said
+        and f"imagenet.py:dataset=flowers,batch=16 --config.data.data_dir={flowers}\n" in said
     )
+
+
+def test_a_changed_folder_is_told(tmp_path, capsys):
+    source, data = folder(tmp_path, train=8) / "train", tmp_path / "data"
+    arguments = ["imagefolder", f"--source={source}", "--name=flowers", f"--data_dir={data}"]
+    assert main([*arguments, "--held_out=0.25"]) == 0
+    said = capsys.readouterr().out
+    assert "files per class, of 3 classes: train: 6, validation: 2" in said
+    assert main([*arguments, "--held_out=0.25"]) == 0
+    assert main([*arguments, "--held_out=0.5"]) == 2
+    assert "of other images or another --held_out (18 train and 6 validation images)" in (
+        capsys.readouterr().err
+    )
+    next(source.glob("*/*")).unlink()
+    assert main([*arguments, "--held_out=0.25"]) == 2
 
 
 def test_without_val_a_share_of_every_class_is_held_out(tmp_path):
@@ -87,7 +102,7 @@ def test_imagenets_folders_become_imagenet2012(shared, tmp_path, capsys):
     typed = ["imagefolder", f"--source={tmp_path / 'source'}", "--name=imagenet2012"]
     assert main([*typed, f"--data_dir={tmp_path}"]) == 0
     told = capsys.readouterr().out
-    assert f"--config=configs/imagenet.py --config.data.data_dir={tmp_path}\n" in told
+    assert f"--config=configs/imagenet.py:batch=64 --config.data.data_dir={tmp_path}\n" in told
     found = {
         row["file_name"].decode(): row["label"]
         for split in ("train", "validation")
