@@ -1,20 +1,20 @@
-r"""Keeps finished runs under experiments/results, and writes the page that compares all of them.
+r"""Keeps runs under experiments/results: small files that say what was done and what came out.
 
     python -m experiments.record runs/sskd
-    python -m experiments.record runs/tables/*/
+    python -m experiments.record runs/table/*/
 
 Of a workdir it keeps the config, the environments, a row per epoch and per checkpoint, and the
-results, and adds a picture of the accuracy against the minutes. Runs that differ in their seed
-alone share a row of the page.
+results, and adds the protocol. `results/index.csv` has a line for every network of all runs. Then
+`python -m experiments.report` writes the pages.
 """
 
 import argparse
-import itertools
+import csv
+import io
 import json
 import pathlib
+import re
 import shutil
-import statistics
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,75 +23,102 @@ from sskd_jax.system import early
 if __name__ == "__main__":  # before the imports that take seconds
     early.catch_signals(early.ANEW)
 
-from configs.methods import NAMES
+from experiments import protocol
 from sskd_jax.main import fail
 from sskd_jax.system.console import console
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import UserError
-from sskd_jax.workdir.files import METRICS, TIMES, read_json, read_rows
-from sskd_jax.workdir.logbook import HARMLESS, differences, flatten, minutes
+from sskd_jax.workdir.files import METRICS, TIMES, read_json, read_rows, write_json
+from sskd_jax.workdir.logbook import differences, minutes
 from sskd_jax.workdir.report import kind_of
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 FILES = ("config.json", "environments.json", METRICS, TIMES, "results.json")
-COLUMNS = (
+PROTOCOL = "protocol.json"
+INDEX = "index.csv"
+DONE, FAILED = "done", "failed"
+PROTOCOL_COLUMNS = (
     "data",
-    "networks",
+    "teacher",
+    "network",
     "method",
+    "changes",
     "epochs",
-    "top-1, last",
-    "top-1, best (epoch)",
-    "paper, best",
-    "minutes",
-    "seeds",
-    "device",
-    "JAX",
-    "log",
+    "batch_size",
+    "views",
+    "share",
+    "noise",
+    "imbalance",
+    "before",
+    "selection",
+    "teraflop",
+    "experiment",
 )
-WIDTH = 120  # of the page
-TITLE = "# Results"
-INTRODUCTION = """What was run, a row per experiment: top-1 accuracy on the test images in per cent,
-with the standard deviation over the seeds where there are several. The last epoch is the result;
-the best one, picked on the test images, stands beside it because the paper's numbers are such.
-Minutes are those of the method's own stages + those of the network, with compilation and
-evaluations. `python -m experiments.record WORKDIR` adds a run and writes this page."""
+COLUMNS = (
+    "run",
+    "stage",
+    "status",
+    "seed",
+    *PROTOCOL_COLUMNS,
+    "last",
+    "best",
+    "held_out",
+    "best_epoch",
+    "minutes_before",
+    "minutes",
+    "device",
+    "jax",
+    "revision",
+    "reason",
+)
 
 Row = dict[str, Any]
 
 
 class Network(NamedTuple):
-    """A network of a kept run.
+    """A network of a kept run, or one that a failed run was to make.
 
     Attributes:
       run: the name of its folder.
-      config: of the run.
-      result: its row of the results.
+      stage: that makes it.
+      seed: of the run.
+      status: `DONE` or `FAILED`.
+      reason: why it failed, or "".
+      protocol: what was done; see experiments/protocol.py.
+      result: its row of the results; empty where there is none.
       minutes: how long it was trained: the method's own stages, then the network's.
       environments: those that the network's stage was in.
     """
 
     run: str
-    config: Row
+    stage: str
+    seed: int
+    status: str
+    reason: str
+    protocol: Row
     result: Row
     minutes: list[float]
     environments: list[Row]
 
     @property
-    def method(self) -> str:
-        """As it is typed: its folder in a comparison; alone, "+kd" shows in the weights."""
-        folder, name = self.result["stage"].rpartition("/")[0], self.result.get("method", "labels")
-        beside = f"{name}+kd" in NAMES and not folder and self.config["weights"]["kd"]
-        return folder or name + "+kd" * bool(beside)
+    def experiment(self) -> str:
+        """What networks share that differ in their seed alone."""
+        return self.protocol["experiment"]
 
     @property
-    def experiment(self) -> str:
-        """What networks have in common that differ in their seed alone."""
-        setting = self.config.get("settings", {}).get(self.method)
-        others = (*HARMLESS, "seed", "settings.")
-        config = flatten(self.config).items()
-        alike = {key: value for key, value in config if not key.startswith(others)}
-        place = self.result["stage"], self.result.get("net")
-        return json.dumps([*place, setting, alike], sort_keys=True)
+    def last(self) -> float | None:
+        """Top-1 accuracy of the last epoch on the test images."""
+        return self.result.get("top1")
+
+    @property
+    def best(self) -> float | None:
+        """That of the best epoch, where it was picked on the test images."""
+        return None if self.protocol["selection"] != "test images" else self.result.get("best_top1")
+
+    @property
+    def held_out(self) -> float | None:
+        """That of the best epoch, where it was picked on training images that were held out."""
+        return None if self.protocol["selection"] == "test images" else self.result.get("best_top1")
 
 
 def places(
@@ -109,7 +136,7 @@ def places(
             raise UserError(
                 f"{workdir} has no {missing[0]}: give the workdir of a run that came to its end"
             )
-        rows(workdir)
+        found_protocol(workdir)
         folder = results / workdir.name
         if folder in found:
             raise UserError(
@@ -125,14 +152,19 @@ def places(
 
 
 def goes_on(kept: pathlib.Path, workdir: pathlib.Path) -> bool:
-    """Whether a record is of this run, as it is or as it was earlier; true where there is none."""
+    """Whether a record is of this run, as it is or as it was earlier; true where there is none.
+
+    A failed run is no record that could be lost.
+    """
+    if (kept / PROTOCOL).exists() and read_json(kept / PROTOCOL)["status"] == FAILED:
+        return True
     for name in (METRICS, TIMES):
         if (kept / name).exists():
             if not (workdir / name).read_bytes().startswith((kept / name).read_bytes()):
                 return False
     if (kept / "config.json").exists():
-        before, now = (read_json(folder / "config.json") for folder in (kept, workdir))
-        if differences(before, now):
+        now = json.loads(content_of(workdir / "config.json"))
+        if differences(read_json(kept / "config.json"), now):
             return False
     if (kept / "results.json").exists():
         before, now = (read_json(folder / "results.json") for folder in (kept, workdir))
@@ -140,77 +172,111 @@ def goes_on(kept: pathlib.Path, workdir: pathlib.Path) -> bool:
     return True
 
 
+def found_protocol(workdir: pathlib.Path) -> Row:
+    """What protocol.json of a finished run says.
+
+    Raises:
+      UserError: the folder does not hold a run of this version.
+    """
+    try:
+        config, results = (read_json(workdir / name) for name in ("config.json", "results.json"))
+        stages = [row["stage"] for row in results if not is_elsewhere(config, row["stage"])]
+        networks = {stage: protocol.describe(config, stage) for stage in stages}
+        return {"status": DONE, "reason": "", "seed": config["seed"], "networks": networks}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{workdir} holds no record of a run of this version ({type(error).__name__}: {error})"
+        ) from error
+
+
+def is_elsewhere(config: Row, stage: str) -> bool:
+    """Whether a network comes from another run of ours, whose record it is in."""
+    section = config[stage.rpartition("/")[2]]
+    return bool(section.get("checkpoint")) and not protocol.is_given(section)
+
+
 def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
     """Copies the record of a finished run to its folder, where a file is seen once it is whole."""
+    contents = {name: content_of(workdir / name) for name in FILES}
+    put(folder, contents, found_protocol(workdir))
+
+
+def keep_failed(
+    workdir: pathlib.Path, folder: pathlib.Path, config: Row, stage: str, reason: str
+) -> None:
+    """Keeps what there is of a run that failed: at least the network that was to be, and why not.
+
+    Args:
+      workdir: of the run; it may be empty.
+      folder: of the record.
+      config: of the run, as it reads in config.json.
+      stage: that was to make the network.
+      reason: a line.
+    """
+    networks = {stage: protocol.describe(config, stage)}
+    told = {"status": FAILED, "reason": reason, "seed": config["seed"], "networks": networks}
+    names = [name for name in FILES if (workdir / name).is_file()]
+    put(folder, {name: content_of(workdir / name) for name in names}, told)
+
+
+def content_of(file: pathlib.Path) -> bytes:
+    """What is kept of a file: all but the folders of this machine, as in /data/weights/a.pth."""
+    content = file.read_bytes()
+    if file.suffix != ".json":
+        return content
+    return re.sub(rb"(?<![\w.:/])/(?:[^/\s\"',]+/)*", b"", content)
+
+
+def put(folder: pathlib.Path, contents: dict[str, bytes], told: Row) -> None:
+    """Writes a record beside its folder, and then moves it there file by file."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for name in FILES:
-        shutil.copyfile(workdir / name, part / name)
-    plot_accuracy(part, folder.name)
+    for name, content in contents.items():
+        (part / name).write_bytes(content)
+    write_json(part / PROTOCOL, told)
     folder.mkdir(exist_ok=True)
     for file in part.iterdir():
         file.replace(folder / file.name)
     part.rmdir()
 
 
-def rows(folder: pathlib.Path) -> list[tuple[Network, list[str]]]:
-    """The networks of a run, each with its row of the page were it there alone.
+def networks(folder: pathlib.Path) -> Iterator[Network]:
+    """The networks of a kept run, in the order of its results.
 
     Raises:
       UserError: the folder does not hold the whole record of a run.
     """
-    read_rows(folder / METRICS)
     try:
-        return [(network, cells([network])) for network in networks(folder)]
+        told = read_json(folder / PROTOCOL)
+        failed = told["status"] == FAILED
+        results, times, environments = [], [], []
+        if not failed:
+            results, environments = (
+                read_json(folder / name) for name in ("results.json", "environments.json")
+            )
+            times = read_rows(folder / TIMES)
+            read_rows(folder / METRICS)
+        # Of two networks that taught each other, the one that the stage is called after.
+        by_stage = {row["stage"]: row for row in results if "net" not in row}
+        for stage, found in told["networks"].items():
+            used = dict.fromkeys(row["environment"] for row in times if row["stage"] == stage)
+            own = dict.fromkeys(row["stage"] for row in times if belongs(row["stage"], stage))
+            yield Network(
+                run=folder.name,
+                stage=stage,
+                seed=told["seed"],
+                status=told["status"],
+                reason=told["reason"],
+                protocol={name: found[name] for name in PROTOCOL_COLUMNS},
+                result={} if failed else by_stage[stage],
+                minutes=[minutes(times, name) for name in own],
+                environments=[] if failed else [environments[place] for place in used or [-1]],
+            )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder} holds no record of a run of this version ({type(error).__name__}: {error})"
         ) from error
-
-
-def plot_accuracy(folder: pathlib.Path, title: str) -> None:
-    """The held-out accuracy of every network against the minutes of its stage, as accuracy.png."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    times = read_rows(folder / TIMES)
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for stage, rows in itertools.groupby(read_rows(folder / METRICS), lambda row: row["stage"]):
-        points = [
-            (minutes(times, stage, row["step"]), 100 * score)
-            for row in rows
-            for name, score in row.items()
-            if name in ("test/top1", "validation/top1")
-        ]
-        if points:
-            axis.plot(*zip(*points, strict=True), marker=".", label=stage)
-    axis.set(xlabel="minutes of the stage", ylabel="top-1, %", xlim=(0, None))
-    axis.set_title(title, parse_math=False)
-    axis.legend()
-    figure.savefig(folder / "accuracy.png", dpi=100)
-    plt.close(figure)
-
-
-def networks(folder: pathlib.Path) -> Iterator[Network]:
-    """The networks of a kept run, in the order of its results."""
-    config, environments, results = (
-        read_json(folder / name) for name in ("config.json", "environments.json", "results.json")
-    )
-    times = read_rows(folder / TIMES)
-    for result in results:
-        name = result["stage"]
-        used = dict.fromkeys(row["environment"] for row in times if row["stage"] == name)
-        own = dict.fromkeys(row["stage"] for row in times if belongs(row["stage"], name))
-        yield Network(
-            run=folder.name,
-            config=config,
-            result=result,
-            minutes=[minutes(times, stage) for stage in own],
-            environments=[environments[place] for place in used or [-1]],
-        )
 
 
 def belongs(stage: str, network: str) -> bool:
@@ -220,12 +286,17 @@ def belongs(stage: str, network: str) -> bool:
     return stage == network or is_of_the_method and not is_teacher
 
 
-def percent(scores: Sequence[float | None]) -> str:
-    """The mean in per cent, and the standard deviation where there are several."""
-    if None in scores:
-        return ""
-    spread = f" ± {100 * statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
-    return f"{100 * statistics.mean(scores):.2f}{spread}"
+def recorded(results: pathlib.Path = RESULTS) -> list[Network]:
+    """The networks of all kept runs; a folder that is no whole record is named on the screen."""
+    found: list[Network] = []
+    for folder in sorted(results.iterdir()) if results.is_dir() else ():
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        try:
+            found += networks(folder)
+        except UserError as error:
+            console.print(f"left out {error}; record its workdir again, or delete {folder}")
+    return found
 
 
 def device(environment: Row) -> str:
@@ -236,64 +307,43 @@ def device(environment: Row) -> str:
 
 
 def listed(texts: Iterable[Any]) -> str:
-    return ", ".join(map(str, texts))
+    """Different texts, with commas between."""
+    return ", ".join(map(str, dict.fromkeys(texts)))
 
 
-def cells(group: Sequence[Network]) -> list[str]:
-    """The row of the page for networks that differ in their seed alone."""
-    one, results = group[0], [network.result for network in group]
-    section = one.config[kind_of(one.result["stage"])]
-    best = percent([result.get("best_top1") for result in results])
-    epochs = [result["best_epoch"] for result in results if "best_epoch" in result]
-    places = [environment for network in group for environment in network.environments]
+def index_row(network: Network) -> Row:
+    """A network's line of index.csv, by its columns."""
+    *before, own = network.minutes or [None]
+    places = network.environments
     found = {
-        "data": one.config["data"]["name"],
-        "networks": told_networks(one),
-        "method": one.method,
-        "epochs": "given" if section.get("checkpoint") else str(section["epochs"]),
-        "top-1, last": percent([result["top1"] for result in results]),
-        "top-1, best (epoch)": f"{best} ({listed(epochs)})" if epochs else best,
-        "paper, best": str(one.result.get("paper") or "-"),
-        "minutes": listed(map(told_minutes, group)),
-        "seeds": listed(network.config["seed"] for network in group),
-        "device": listed(dict.fromkeys(map(device, places))),
-        "JAX": listed(dict.fromkeys(place["versions"]["jax"] for place in places)),
-        "log": listed(f"[{network.run}]({network.run}/{METRICS})" for network in group),
+        "last": network.last,
+        "best": network.best,
+        "held_out": network.held_out,
+        "best_epoch": network.result.get("best_epoch"),
+        "minutes_before": round(sum(before), 2),
+        "minutes": own and round(own, 2),
+        "device": listed(map(device, places)),
+        "jax": listed(place["versions"]["jax"] for place in places),
+        "revision": listed(place.get("git_revision") for place in places),
     }
-    return [found[column] for column in COLUMNS]
+    return network._asdict() | network.protocol | found
 
 
-def told_networks(network: Network) -> str:
-    """What it is, and whom it learns from: of two that learn from each other, the other one."""
-    config, result = network.config, network.result
-    if kind_of(result["stage"]) == "teacher":
-        return result["network"]
-    pair = [config["teacher"]["model"], config["student"]["model"]]
-    return " -> ".join(reversed(pair) if "net" in result else pair)
+def index(results: pathlib.Path = RESULTS) -> str:
+    """index.csv: a line for every network of all kept runs, failed ones as well."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(index_row, recorded(results)))
+    return file.getvalue()
 
 
-def told_minutes(network: Network) -> str:
-    return " + ".join(f"{part:.1f}" for part in network.minutes)
-
-
-def page(results: pathlib.Path) -> str:
-    """All kept networks as a table in Markdown; a folder that is no whole record is named."""
-    groups: dict[str, list[Network]] = {}
-    for folder in sorted(results.iterdir()):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        try:
-            for network, _ in rows(folder):
-                groups.setdefault(network.experiment, []).append(network)
-        except UserError as error:
-            console.print(f"left out {error}; record its workdir again, or delete {folder}")
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, groups.values())]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return "\n\n".join([TITLE, textwrap.fill(INTRODUCTION, WIDTH), table])
+def write_index(results: pathlib.Path) -> None:
+    write_bytes(locate(results / INDEX), index(results).encode())
 
 
 def main(argv: Sequence[str] | None = None, results: pathlib.Path = RESULTS) -> None:
-    """Keeps the runs that are named, and writes the page."""
+    """Keeps the runs that are named, and writes the index."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.record", description=__doc__.splitlines()[0]
     )
@@ -302,10 +352,10 @@ def main(argv: Sequence[str] | None = None, results: pathlib.Path = RESULTS) -> 
         for folder, workdir in places(parser.parse_args(argv).workdir, results).items():
             keep(workdir, folder)
             console.print(f"kept     {folder}")
-        write_bytes(locate(results / "README.md"), page(results).encode())
+        write_index(results)
     except (UserError, OSError) as error:
         fail(str(error))
-    console.print(f"page     {results / 'README.md'}")
+    console.print(f"index    {results / INDEX}")
 
 
 if __name__ == "__main__":

@@ -1,149 +1,144 @@
+"""What is kept of runs, and the index of all of them."""
+
+import csv
 import json
 
 import pytest
 
-from experiments import record
-
-ENVIRONMENTS = [
-    {
-        "platform": "cpu",
-        "processor": "Abacus",
-        "cores": 2,
-        "devices": ["cpu"],
-        "versions": {"jax": "0.9"},
-    },
-    {"platform": "gpu", "devices": ["NVIDIA H100"] * 4, "versions": {"jax": "0.10"}},
-]
-STAGES = ("teacher", "at+kd/student", "sskd/head", "sskd/student")
+from experiments import protocol, record
+from sskd_jax.workdir.files import read_json
+from tests.experiments.finished import finished, write_rows
 
 
-def finished(folder, seed: int = 0, top1: float = 0.75, **changes) -> str:
-    """A workdir as a run leaves it.
-
-    Every stage took a minute and a half on the second environment, in two parts.
-    """
-    folder.mkdir()
-    config = {
-        "seed": seed,
-        "teacher": {"model": "vgg13", "epochs": 3, "checkpoint": ""},
-        "student": {"model": "vgg8", "epochs": 3},
-        "data": {"name": "cifar100", "data_dir": folder.name},
-        "settings": {"at+kd": {"weights": {"at": 1.0}}, "sskd": {"weights": {"ss": 10.0}}},
-    } | changes
-    last = {"parameters": 9, "top1": top1, "top5": 0.9, "loss": 1.5}
-    scores = last | {"best_top1": 0.8, "best_epoch": 2, "paper": 75.33}
-    results = [
-        {"stage": "teacher", "network": "vgg13", **scores},
-        {"stage": "at+kd/student", "network": "vgg8", "method": "at", **scores},
-        {
-            "stage": "sskd/student",
-            "network": "vgg8",
-            "method": "sskd",
-            "contrastive": 0.4,
-            **scores,
-        },
-    ]
-    metrics = [
-        {"stage": stage, "epoch": epoch, "step": 4 * epoch, "test/top1": 0.2 * epoch}
-        for stage in STAGES
-        for epoch in (1, 2, 3)
-    ]
-    times = [
-        {"stage": stage, "step": step, "seconds": seconds, "environment": 1}
-        for stage in STAGES
-        for step, seconds in ((6, 60.0), (12, 30.0))
-    ]
-    contents = {"config": config, "environments": ENVIRONMENTS, "results": results}
-    for name, content in contents.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    write_rows(folder / "metrics.jsonl", metrics)
-    write_rows(folder / "times.jsonl", times)
-    return str(folder)
+def kept(results, *workdirs) -> list[dict]:
+    """The lines of the index once these runs are kept."""
+    record.main([str(workdir) for workdir in workdirs], results)
+    with open(results / record.INDEX) as file:
+        return list(csv.DictReader(file))
 
 
-def write_rows(path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def table(results) -> list[list[str]]:
-    """The cells of the page, without the names of the columns."""
-    lines = (results / "README.md").read_text().splitlines()
-    _, _, *rows = (line.split("|")[1:-1] for line in lines if line.startswith("|"))
-    return [[cell.strip() for cell in row] for row in rows]
-
-
-def test_every_network_has_a_row_with_its_time_and_device(tmp_path):
-    record.main([finished(tmp_path / "one")], tmp_path / "results")
-    teacher, beside, sskd = table(tmp_path / "results")
-    assert teacher == [
+def test_every_network_has_a_line_with_its_protocol_time_and_device(tmp_path):
+    teacher, beside, sskd = kept(tmp_path / "results", finished(tmp_path / "one"))
+    assert teacher["method"] == "labels" and teacher["network"] == "vgg13"
+    assert sskd["run"] == "one" and sskd["stage"] == "sskd/student" and sskd["status"] == "done"
+    assert [sskd[key] for key in ("data", "teacher", "network", "method", "changes")] == [
         "cifar100",
         "vgg13",
-        "labels",
+        "vgg8",
+        "sskd",
+        "",
+    ]
+    assert [sskd[key] for key in ("epochs", "batch_size", "views", "before", "selection")] == [
         "3",
-        "75.00",
-        "80.00 (2)",
-        "75.33",
-        "1.5",
-        "0",
-        "4 x NVIDIA H100",
-        "0.10",
-        "[one](one/metrics.jsonl)",
+        "64",
+        "4",
+        "teacher 3 epochs; head 60 epochs",
+        "test images",
     ]
-    assert beside[1:3] == ["vgg13 -> vgg8", "at+kd"] and beside[7] == "1.5"
-    assert sskd[1:3] == ["vgg13 -> vgg8", "sskd"] and sskd[7] == "1.5 + 1.5"
-    assert (tmp_path / "results" / "one" / "accuracy.png").stat().st_size > 1000
+    assert [sskd[key] for key in ("last", "best", "held_out", "best_epoch")] == [
+        "0.75",
+        "0.76",
+        "",
+        "2",
+    ]
+    assert [sskd[key] for key in ("minutes_before", "minutes")] == ["1.5", "1.5"]
+    assert beside["minutes_before"] == "0" and beside["views"] == "1"
+    assert sskd["device"] == "4 x NVIDIA H100" and sskd["jax"] == "0.10"
 
 
-def test_seeds_share_a_row_and_other_weights_do_not(tmp_path):
-    other = {"at+kd": {"weights": {"at": 1.0}}, "sskd": {"weights": {"ss": 9.0}}}
-    runs = [finished(tmp_path / "a", 0, 0.75), finished(tmp_path / "b", 1, 0.77)]
-    record.main([*runs, finished(tmp_path / "c", 0, 0.7, settings=other)], tmp_path / "results")
-    rows = table(tmp_path / "results")
-    assert [(row[2], row[4], row[8]) for row in rows] == [
-        ("labels", "74.00 ± 3.61", "0, 1, 0"),
-        ("at+kd", "74.00 ± 3.61", "0, 1, 0"),
-        ("sskd", "76.00 ± 1.41", "0, 1"),
-        ("sskd", "70.00", "0"),
-    ]
+def test_the_best_epoch_on_held_out_images_is_another_column(tmp_path):
+    run = finished(tmp_path / "one", method="kd", data__validation=0.1)
+    *_, line = kept(tmp_path / "results", run)
+    assert line["selection"] == "0.1 of the training images"
+    assert (line["best"], line["held_out"]) == ("", "0.76")
+
+
+def test_seeds_share_an_experiment_and_other_weights_do_not(tmp_path):
+    runs = [finished(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    runs.append(finished(tmp_path / "c", settings__sskd__weights__ss=9.0))
+    lines = kept(tmp_path / "results", *runs)
+    found = {(line["run"], line["stage"]): line["experiment"] for line in lines}
+    for stage in ("teacher", "at+kd/student"):
+        assert len({found[run, stage] for run in "abc"}) == 1
+    assert found["a", "sskd/student"] == found["b", "sskd/student"] != found["c", "sskd/student"]
+    assert [line["changes"] for line in lines if line["run"] == "c"] == ["", "", "ss 9.0"]
+    assert len(set(found.values())) == 4
 
 
 def test_a_method_alone_is_named_as_it_is_typed(tmp_path):
-    settings = {"method": {"name": "at"}, "weights": {"ce": 1.0, "kd": 1.0, "at": 1000.0}}
-    folder = tmp_path / "alone"
-    finished(folder, settings={}, **settings)
-    rows = [
-        {"stage": "teacher", "network": "vgg13", "top1": 0.7},
-        {"stage": "student", "network": "vgg8", "top1": 0.7, "method": "at"},
+    lines = kept(tmp_path / "results", finished(tmp_path / "alone", method="at+kd"))
+    assert [line["method"] for line in lines] == ["labels", "at+kd"]
+
+
+def test_a_teacher_of_another_run_is_not_counted_again(tmp_path):
+    shared = finished(tmp_path / "shared", method="kd", teacher__checkpoint="runs/teacher")
+    given = finished(tmp_path / "given", method="kd", teacher__checkpoint="/data/vgg13.pth")
+    lines = kept(tmp_path / "results", shared, given)
+    assert [(line["run"], line["stage"]) for line in lines] == [
+        ("given", "teacher"),
+        ("given", "student"),
+        ("shared", "student"),
     ]
-    (folder / "results.json").write_text(json.dumps(rows))
-    record.main([str(folder)], tmp_path / "results")
-    assert [row[2] for row in table(tmp_path / "results")] == ["labels", "at+kd"]
+    assert lines[0]["epochs"] == "given" and lines[1]["before"] == "teacher vgg13.pth"
+    assert lines[2]["before"] == "teacher 3 epochs"
 
 
 def test_every_device_of_a_stage_is_named(tmp_path):
-    folder = tmp_path / "moved"
-    finished(folder)
+    folder = finished(tmp_path / "moved")
     rows = [
         {"stage": "teacher", "step": 6 + place, "seconds": 60.0, "environment": place}
         for place in (0, 1)
     ]
     write_rows(folder / "times.jsonl", rows)
-    record.main([str(folder)], tmp_path / "results")
-    teacher, student, _ = table(tmp_path / "results")
-    assert teacher[7] == "2.0"
-    assert teacher[9:11] == ["2 cores of Abacus, 4 x NVIDIA H100", "0.9, 0.10"]
-    assert student[7] == "" and student[9] == "4 x NVIDIA H100"
+    teacher, student, _ = kept(tmp_path / "results", folder)
+    assert teacher["minutes"] == "2.0"
+    assert (teacher["device"], teacher["jax"]) == (
+        "2 cores of Abacus, 4 x NVIDIA H100",
+        "0.9, 0.10",
+    )
+    assert student["minutes"] == "" and student["device"] == "4 x NVIDIA H100"
 
 
-def test_the_page_is_that_of_the_runs_that_are_kept():
-    assert (record.RESULTS / "README.md").read_text() == record.page(record.RESULTS)
+def test_folders_of_this_machine_are_not_kept(tmp_path):
+    run = finished(tmp_path / "one", teacher__checkpoint="/data/weights/vgg13.pth")
+    kept(tmp_path / "results", run)
+    folder = tmp_path / "results" / "one"
+    config = read_json(folder / "config.json")
+    assert config["teacher"]["checkpoint"] == "vgg13.pth"
+    command = read_json(folder / "environments.json")[0]["command"]
+    assert command == ["-m", "sskd_jax.main", "--config.data.data_dir=mine"]
+    kept(tmp_path / "results", run)  # again
+
+
+def test_a_failed_run_is_a_line_with_its_reason_until_it_is_done(tmp_path):
+    results, workdir = tmp_path / "results", tmp_path / "run"
+    config = protocol.as_json(protocol.load("configs/cifar.py:method=kd", {"seed": 3}))
+    record.keep_failed(workdir, results / "run", config, "student", "it diverged")
+    (network,) = record.recorded(results)
+    assert (network.status, network.reason, network.seed) == ("failed", "it diverged", 3)
+    line = record.index_row(network)
+    assert line["method"] == "kd" and line["last"] is None and line["minutes"] is None
+    assert "it diverged" in record.index(results)
+    lines = kept(results, finished(workdir, method="kd"))
+    assert [line["status"] for line in lines] == ["done", "done"]
 
 
 def test_a_run_that_is_not_finished_is_refused(tmp_path, capsys):
-    folder = tmp_path / "half"
-    finished(folder)
+    folder = finished(tmp_path / "half")
     (folder / "results.json").unlink()
     with pytest.raises(SystemExit) as end:
         record.main([str(folder)], tmp_path / "results")
     text = "has no results.json: give the workdir of a run that came to its end"
     assert end.value.code == 2 and text in capsys.readouterr().err
+
+
+def test_the_index_is_that_of_the_runs_that_are_kept():
+    assert (record.RESULTS / record.INDEX).read_text() == record.index()
+
+
+def test_the_protocols_are_those_of_the_configs_that_are_kept():
+    """A record says what today's code would say of its config, so that cells find their runs."""
+    for file in record.RESULTS.glob(f"*/{record.PROTOCOL}"):
+        told, config = json.loads(file.read_text()), read_json(file.with_name("config.json"))
+        for stage, found in told["networks"].items():
+            assert protocol.describe(config, stage) == found, file

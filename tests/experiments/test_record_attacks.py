@@ -1,4 +1,4 @@
-"""Records are never lost to another run of the same name, nor the page to a broken folder."""
+"""Records are never lost to another run of the same name, nor the index to a broken folder."""
 
 import json
 import shutil
@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from experiments import record
-from tests.experiments.test_record import finished, table
+from tests.experiments.finished import finished
 
-FILES = ("config.json", "environments.json", "metrics.jsonl", "results.json", "times.jsonl")
+FILES = ("environments.json", "protocol.json", "results.json", "times.jsonl")
 
 
 def refused(capsys, *arguments) -> str:
@@ -23,9 +23,7 @@ def refused(capsys, *arguments) -> str:
 @pytest.fixture
 def twins(tmp_path) -> list[str]:
     """The workdirs of two runs, both called `run`."""
-    for name in "ab":
-        (tmp_path / name).mkdir()
-    return [finished(tmp_path / name / "run", seed) for seed, name in enumerate("ab")]
+    return [str(finished(tmp_path / name / "run", seed)) for seed, name in enumerate("ab")]
 
 
 def test_two_runs_of_one_name_are_refused_before_either_is_kept(twins, tmp_path, capsys):
@@ -44,7 +42,7 @@ def test_the_record_of_another_run_stays(twins, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "times.jsonl", "results.json"])
 def test_a_run_that_lost_a_row_does_not_replace_its_record(tmp_path, capsys, name):
     workdir, results = tmp_path / "run", tmp_path / "results"
-    record.main([finished(workdir)], results)
+    record.main([str(finished(workdir))], results)
     if name.endswith("l"):
         _, *others = (workdir / name).read_text().splitlines(keepends=True)
         (workdir / name).write_text("".join(others))
@@ -56,13 +54,22 @@ def test_a_run_that_lost_a_row_does_not_replace_its_record(tmp_path, capsys, nam
 
 def test_a_run_is_recorded_again_and_once_it_went_on(tmp_path):
     workdir, results = tmp_path / "run", tmp_path / "results"
-    record.main([finished(workdir), str(workdir)], results)
+    record.main([str(finished(workdir)), str(workdir)], results)
     row = {"stage": "kd/student", "step": 12, "seconds": 60.0, "environment": 0}
     with (workdir / "times.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     record.main([str(workdir)], results)
     assert json.loads((results / "run" / "times.jsonl").read_text().splitlines()[-1]) == row
-    assert sorted(path.name for path in results.iterdir()) == ["README.md", "run"]
+    assert sorted(path.name for path in results.iterdir()) == ["index.csv", "run"]
+
+
+@pytest.fixture(scope="module")
+def whole_and_broken(tmp_path_factory):
+    """Records of two runs."""
+    folder = tmp_path_factory.mktemp("records")
+    runs = [str(finished(folder / name, method="kd")) for name in ("broken", "whole")]
+    record.main(runs, folder / "results")
+    return folder / "results"
 
 
 def test_a_score_that_is_no_number_is_told_and_nothing_kept(tmp_path, capsys):
@@ -77,15 +84,13 @@ def test_a_score_that_is_no_number_is_told_and_nothing_kept(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", [None, "", "null\n", "{}\n", "[]\n", "[1]\n", '{"a": 1}\n'])
-def test_a_broken_folder_spoils_no_page(tmp_path, capsys, name, content):
+def test_a_broken_folder_spoils_no_index(whole_and_broken, tmp_path, capsys, name, content):
     results = tmp_path / "results"
-    broken = finished(tmp_path / "broken")
-    shutil.copytree(broken, results / "broken")
+    shutil.copytree(whole_and_broken, results)
     (results / "broken" / name).unlink()
     if content is not None:
         (results / "broken" / name).write_text(content)
-    record.main([finished(tmp_path / "whole")], results)
-    rows = table(results)
-    assert any("[whole]" in row[-1] for row in rows)
-    if not any("[broken]" in row[-1] for row in rows):
+    runs = {network.run for network in record.recorded(results)}
+    assert "whole" in runs
+    if "broken" not in runs:
         assert "left out" in capsys.readouterr().out

@@ -1,0 +1,269 @@
+"""What was done for a figure: networks, method, images, epochs, views, cost, and what is compared.
+
+It is found from a config alone, so that a run that is planned and one that was recorded can be
+told to be the same but for their seeds.
+"""
+
+import collections
+import functools
+import hashlib
+import importlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import common, methods
+from sskd_jax.data.scenarios import long_tail
+from sskd_jax.methods import METHODS
+from sskd_jax.methods.common import supervised
+from sskd_jax.models import MODELS
+from sskd_jax.types import Array, Batch, Stage, UserError, choose
+from sskd_jax.views import Optics
+from sskd_jax.workdir.logbook import flatten
+
+Row = dict[str, Any]
+
+# Training images, classes, and pixels of a side where the config does not say them.
+DATASETS = {
+    "digits": (1347, 10, 8),
+    "cifar10": (50_000, 10, 32),
+    "cifar100": (50_000, 100, 32),
+    "imagenet2012": (1_281_167, 1000, 224),
+}
+FORWARD_AND_BACKWARD = 3  # what a step costs a network that learns, in forward passes
+GIVEN = (".pth", ".pt")  # endings of the file of a network that was trained elsewhere
+STAGE = common.sgd(epochs=0, milestones=(), learning_rate=0.0)  # a stage that says nothing special
+
+
+def load(name: str, changes: Mapping[str, Any]) -> ConfigDict:
+    """The config of "configs/cifar.py:method=kd" with some keys, such as "student.epochs", changed.
+
+    Raises:
+      UserError: there is no such file or key, or a value is of another type.
+    """
+    path, _, arguments = name.partition(":")
+    try:
+        config = importlib.import_module(f"configs.{pathlib.Path(path).stem}").get_config(arguments)
+        for key in changes:
+            choose(keys_of(config), key, f"key of {name}")
+        config.update_from_flattened_dict(changes)
+    except (ImportError, TypeError, ValueError) as error:
+        raise UserError(f"--config={name} with {dict(changes)}: {error}") from error
+    return config
+
+
+def keys_of(config: ConfigDict) -> Row:
+    """The keys that may be changed, as they are typed, such as "student.epochs"."""
+    return flatten(config.to_dict())
+
+
+def as_json(config: ConfigDict) -> Row:
+    """A config as it reads in a workdir's config.json."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def as_today(config: Row) -> Row:
+    """A stored config in today's words: a stage's images were once chosen by its key `fraction`."""
+    found = dict(config)
+    for name, section in config.items():
+        if isinstance(section, dict) and "epochs" in section:
+            share = section.get("fraction", 1.0)
+            section = {"images": STAGE["images"] | {"share": share}} | section
+            found[name] = {key: value for key, value in section.items() if key != "fraction"}
+    return found
+
+
+def describe(config: Row, stage: str) -> Row:
+    """The protocol of the network that a stage makes.
+
+    Args:
+      config: as it reads in config.json.
+      stage: as in the results: "teacher", "student" or "sskd/student".
+    """
+    config = as_today(config)
+    method, setting, stages = recipe(config, stage)
+    *before, last = stages
+    section, data = config[last], config["data"]
+    given = is_given(section)
+    return {
+        "data": data["name"],
+        "teacher": config["teacher"]["model"] if "teacher" in before else "",
+        "network": section["model"],
+        "method": method,
+        "changes": told_changes(method, setting, config),
+        "epochs": "given" if given else section["epochs"],
+        "batch_size": section["batch_size"],
+        "views": views(stages[last]),
+        **section["images"],
+        "before": "; ".join(told_stage(kind, config[kind]) for kind in before),
+        "selection": told_selection(data["validation"]),
+        "teraflop": None if given else cost(config, stages),
+        "experiment": experiment(config, method, setting, stages),
+    }
+
+
+def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
+    """(method as it is typed, its numbers and weights, its stages) of the network of a stage."""
+    folder, _, kind = stage.rpartition("/")
+    if kind == "teacher":
+        return "labels", {"method": {}, "weights": {}}, {kind: supervised(kind)}
+    setting = config["settings"][folder] if folder else config
+    numbers, weights = dict(setting["method"]), setting["weights"]
+    base = numbers.pop("name")
+    numbers = methods.entry_of(base).numbers | numbers
+    beside = f"{base}+kd" in methods.NAMES and weights.get("kd")
+    found = {"method": numbers, "weights": weights}
+    return base + "+kd" * bool(beside), found, METHODS[base](**numbers)
+
+
+def experiment(config: Row, method: str, setting: Row, stages: Mapping[str, Stage]) -> str:
+    """Eight digits that networks share which differ in their seed alone.
+
+    What is as it is by default does not count, so that a key that is new tomorrow parts nothing.
+    """
+    *_, last = stages
+    sections = {kind: decisive(config[kind]) for kind in stages}
+    data = {key: value for key, value in config["data"].items() if value and key != "data_dir"}
+    dtype = {"dtype": config["dtype"]} if config["dtype"] != "auto" else {}
+    weights = {name: weight for name, weight in setting["weights"].items() if weight}
+    content = [last, method, data, sections, unusual(method, setting), weights, dtype]
+    return checksum(content)
+
+
+def checksum(content: Any) -> str:
+    """Eight digits of what is JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(plain(content), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def unusual(method: str, setting: Row) -> Row:
+    """The numbers of a method that are not as they are by default."""
+    numbers = setting["method"]
+    usual = methods.entry_of(method).numbers if numbers else {}
+    return {key: value for key, value in numbers.items() if plain(value) != plain(usual[key])}
+
+
+def decisive(section: Row) -> Row:
+    """What of a stage's section decides its networks: where it is given, which file that was."""
+    if is_given(section):
+        return {"model": section["model"], "file": pathlib.Path(section["checkpoint"]).name}
+    default = flatten(STAGE)
+    return {
+        key: value
+        for key, value in flatten(section).items()
+        if key != "checkpoint" and plain(value) != plain(default.get(key))
+    }
+
+
+def plain(content: Any) -> Any:
+    """JSON in which no number depends on how it was typed: 1 becomes 1.0."""
+    if isinstance(content, dict):
+        return {key: plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [plain(value) for value in content]
+    is_whole = isinstance(content, int) and not isinstance(content, bool)
+    return float(content) if is_whole else content
+
+
+def is_given(section: Row) -> bool:
+    """Whether a network is a file from elsewhere; a workdir of ours is as good as training it."""
+    return section.get("checkpoint", "").endswith(GIVEN)
+
+
+def told_changes(method: str, setting: Row, config: Row) -> str:
+    """What differs from the method as it is by default, such as "ss 0"; "" where nothing does."""
+    if not setting["weights"]:
+        return ""
+    pair = config["teacher"]["model"], config["student"]["model"]
+    usual = methods.method(method, pair=pair).to_dict()
+    usual["method"].pop("name")
+    before, now = flatten(usual), flatten(setting)
+    changed = [key for key, value in now.items() if plain(before.get(key)) != plain(value)]
+    return ", ".join(f"{key.rpartition('.')[2]} {now[key]}" for key in changed)
+
+
+def told_stage(kind: str, section: Row) -> str:
+    """How a stage before the network's own was done."""
+    if is_given(section):
+        return f"{kind} {pathlib.Path(section['checkpoint']).name}"
+    images = [
+        f"{key} {value:g}"
+        for key, value in section["images"].items()
+        if value != STAGE["images"][key]
+    ]
+    return ", ".join([f"{kind} {section['epochs']} epochs", *images])
+
+
+def told_selection(validation: float) -> str:
+    """What the best epoch is chosen on."""
+    return f"{validation:g} of the training images" if validation else "test images"
+
+
+class Seen(Exception):
+    """Ends a loss at the first view that it asks for."""
+
+
+def views(stage: Stage) -> int:
+    """How many rows a step makes of every image, by the view that the loss asks for first."""
+
+    def see(view: Any, image: Array | None = None) -> NoReturn:
+        optics = Optics(flip=True, pad=1, mean=(0.5,) * 3, std=(0.5,) * 3)
+        key, pixels = jax.random.key(0), jnp.zeros((8, 8, 3), jnp.uint8)
+        raise Seen(jax.eval_shape(functools.partial(view, optics), key, pixels).shape[0])
+
+    blank = dict.fromkeys(Batch._fields) | {"see": see}
+    try:
+        stage.loss(collections.defaultdict(lambda: None), Batch(**blank))
+    except Seen as seen:
+        return seen.args[0]
+    raise UserError("the loss of a stage looks at no image: its cost is not known")
+
+
+def cost(config: Row, stages: Mapping[str, Stage]) -> float | None:
+    """Operations of the networks in training, in 10**12; None for images of unknown number.
+
+    A teacher's own training does not count, nor do heads, regressors and memories.
+    """
+    if config["data"]["name"] not in DATASETS:
+        return None
+    kinds = [kind for kind in stages if kind != "teacher"] or ["teacher"]
+    return round(sum(stage_cost(config, kind, stages[kind]) for kind in kinds) / 1e12, 3)
+
+
+def stage_cost(config: Row, kind: str, stage: Stage) -> float:
+    """Operations of the networks in one stage."""
+    section, (_, classes, size) = config[kind], DATASETS[config["data"]["name"]]
+    size, per_view = config["data"].get("size", size), 0.0
+    for net in stage.nets.values():
+        if isinstance(net.module, str) and net.module in config:
+            passes = FORWARD_AND_BACKWARD if net.learns else 1
+            per_view += passes * forward(config[net.module]["model"], size, classes)
+    steps = images(config, section) // section["batch_size"]
+    return section["epochs"] * steps * section["batch_size"] * views(stage) * per_view
+
+
+def images(config: Row, section: Row) -> int:
+    """How many training images a stage sees."""
+    total, classes, _ = DATASETS[config["data"]["name"]]
+    total -= round(config["data"]["validation"] * total)
+    if section["images"]["imbalance"] > 1:
+        label = np.arange(total) % classes
+        total = int(long_tail(label, section["images"]["imbalance"], seed=0).sum())
+    return round(section["images"]["share"] * total)
+
+
+@functools.cache
+def forward(model: str, size: int, classes: int) -> float:
+    """Operations of a network's forward pass over one image, as XLA counts them."""
+    module, image = MODELS[model](num_classes=classes), jnp.zeros((1, size, size, 3))
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+
+    def logits(variables: Any, image: Array) -> Array:
+        return module.apply(variables, image).logits
+
+    return jax.jit(logits).lower(variables, image).cost_analysis()["flops"]

@@ -1,0 +1,113 @@
+"""What a config says was done: networks that differ in their seed alone share an experiment."""
+
+import pytest
+
+from experiments import protocol
+from sskd_jax.types import UserError
+
+KD, SSKD, SCRATCH = (f"configs/cifar.py:method={name}" for name in ("kd", "sskd", "scratch"))
+
+
+def described(name: str, stage: str = "student", **changes) -> dict:
+    given = {key.replace("__", "."): value for key, value in changes.items()}
+    return protocol.describe(protocol.as_json(protocol.load(name, given)), stage)
+
+
+def experiment(name: str, stage: str = "student", **changes) -> str:
+    return described(name, stage, **changes)["experiment"]
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"seed": 3},
+        {"data__data_dir": "elsewhere"},
+        {"time_limit": 9.0, "save_seconds": 1.0},
+        {"teacher__checkpoint": "runs/teacher"},  # a workdir: as good as training it here
+        {"student__learning_rate": 0.05, "student__epochs": 240},  # as they are
+    ],
+)
+def test_what_decides_nothing_parts_nothing(harmless):
+    assert experiment(KD, **harmless) == experiment(KD)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"student__epochs": 60},
+        {"student__images__share": 0.5},
+        {"teacher__images__noise": 0.3},
+        {"teacher__checkpoint": "weights/wrn_40_2.pth"},
+        {"method__temperature": 2.0},
+        {"weights__kd": 0.5},
+        {"data__validation": 0.1},
+        {"dtype": "bfloat16"},
+    ],
+)
+def test_what_decides_something_parts_experiments(change):
+    assert experiment(KD, **change) != experiment(KD)
+
+
+def test_methods_differ_and_a_comparison_is_the_same_as_each_alone():
+    both = "configs/cifar.py:method=scratch,kd,sskd"
+    alone = [experiment(name) for name in (SCRATCH, KD, SSKD)]
+    assert len(set(alone)) == 3
+    names = ("scratch", "kd", "sskd")
+    assert [experiment(both, f"{name}/student") for name in names] == alone
+    assert experiment(both, "teacher") == experiment(KD, "teacher") not in alone
+
+
+def test_training_from_scratch_has_no_teacher():
+    changed = {"teacher__epochs": 3, "teacher__checkpoint": "a.pth"}
+    assert experiment(SCRATCH, **changed) == experiment(SCRATCH)
+    assert described(SCRATCH)["teacher"] == described(SCRATCH)["before"] == ""
+
+
+def test_a_stored_config_of_yesterday_chose_images_by_their_fraction():
+    today = protocol.as_json(protocol.load(KD, {"student.images.share": 0.25}))
+    yesterday = {name: section for name, section in today.items()}
+    for name, share in (("teacher", 1.0), ("student", 0.25)):
+        section = {key: value for key, value in today[name].items() if key != "images"}
+        yesterday[name] = section | {"fraction": share}
+    assert protocol.describe(yesterday, "student") == protocol.describe(today, "student")
+
+
+def test_what_is_told_in_words():
+    told = described(
+        SSKD,
+        weights__ss=0.0,
+        method__tf_ratio=0.5,
+        head__epochs=3,
+        head__images__share=0.5,
+        teacher__checkpoint="some/where/wrn.pth",
+        data__validation=0.1,
+    )
+    assert told["method"] == "sskd" and told["changes"] == "tf_ratio 0.5, ss 0.0"
+    assert told["before"] == "teacher wrn.pth; head 3 epochs, share 0.5"
+    assert told["selection"] == "0.1 of the training images"
+    assert described("configs/cifar.py:method=at+kd")["method"] == "at+kd"
+    assert described("configs/cifar.py:method=at")["method"] == "at"
+
+
+def test_views_and_costs():
+    """A student's step costs three forward passes of it and one of its teacher, per view."""
+    student, teacher = (protocol.forward(name, 32, 100) for name in ("wrn_16_2", "wrn_40_2"))
+    seen = 240 * (50_000 // 64) * 64  # of an epoch, whole batches
+    assert described(SCRATCH)["views"] == described(KD)["views"] == 1
+    assert described(SSKD)["views"] == 4
+    assert described(SCRATCH)["teraflop"] == pytest.approx(seen * 3 * student / 1e12, abs=1e-3)
+    kd = seen * (3 * student + teacher) / 1e12
+    assert described(KD)["teraflop"] == pytest.approx(kd, abs=1e-3)
+    head = 4 * 60 * (50_000 // 64) * 64 * teacher / 1e12
+    assert described(SSKD)["teraflop"] == pytest.approx(4 * kd + head, abs=2e-3)
+    half = described(KD, student__images__share=0.5)["teraflop"]
+    assert half == pytest.approx(kd / 2, rel=0.01)
+    tail = described(KD, student__images__imbalance=100)["teraflop"]
+    assert tail == pytest.approx(kd * 10_847 / 50_000, rel=0.01)
+
+
+def test_mistakes():
+    with pytest.raises(UserError, match="student.epoch"):
+        protocol.load(KD, {"student.epoch": 3})
+    with pytest.raises(UserError, match="--config=configs/nowhere.py"):
+        protocol.load("configs/nowhere.py", {})
