@@ -1,0 +1,256 @@
+"""The tables that are to be filled, as data: what runs in every cell, and which claims they test.
+
+Tables 1 and 3 to 5 are those of Xu et al., ECCV 2020. Where the paper does not say how it was done,
+`protocol` says how it is done here. The small tables put the paper's claims to the test in hours of
+a CPU: a quarter of CIFAR-100's training images, 15 epochs in one cycle, resnet20 -> resnet8.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from configs.paper import BASELINES, PAIRS
+from configs.paper import TABLES as CIFAR_PAIRS
+from sskd_jax.types import choose
+
+Changes = Mapping[str, Any]
+
+
+class Cell(NamedTuple):
+    """What is run for one cell of a table, once per seed.
+
+    Attributes:
+      row, column: where it stands.
+      config: as it is typed behind --config=.
+      changes: values by key of the config, such as {"student.images.share": 0.5}.
+      paper: the published accuracy in per cent, of the best epoch.
+    """
+
+    row: str
+    column: str
+    config: str
+    changes: Changes = {}
+    paper: float | None = None
+
+
+class Claim(NamedTuple):
+    """One column is better than another; where `than` is given, by more in `row` than in that row.
+
+    Without a row, it is about all rows of the table.
+    """
+
+    text: str
+    better: str
+    worse: str
+    row: str = ""
+    than: str = ""
+
+
+class Table(NamedTuple):
+    """A table.
+
+    Attributes:
+      title: with its number in the paper, where it has one.
+      protocol: how it is done, beside what every row of the results says.
+      cells: row by row.
+      yardstick: the column that others are compared with where nothing is published.
+      claims: of the paper, that the table tests.
+      seeds: that every cell is run with.
+    """
+
+    title: str
+    protocol: str
+    cells: tuple[Cell, ...]
+    yardstick: str = "kd"
+    claims: tuple[Claim, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+OTHERS = ("fitnet", "at", "sp", "vid", "rkd", "pkt", "ab", "ft", "crd")
+COMPARED = ("scratch", "kd", *(f"{name}+kd" for name in OTHERS), "sskd")
+ABOVE = (
+    Claim("KD is above training from scratch", "kd", "scratch"),
+    Claim("SSKD is above KD", "sskd", "kd"),
+)
+ABOVE_CRD = Claim("SSKD is above CRD", "sskd", "crd+kd")
+
+
+def pair_cells(pairs: Iterable[tuple[str, str]]) -> tuple[Cell, ...]:
+    """All methods of the paper on pairs of teacher and student, with the full schedule."""
+    return tuple(
+        Cell(
+            f"{teacher} -> {student}",
+            method,
+            f"configs/cifar.py:method={method},teacher={teacher},student={student}",
+            paper=PAIRS[teacher, student].get(method, BASELINES[student]),
+        )
+        for teacher, student in pairs
+        for method in COMPARED
+    )
+
+
+def imagenet_cells() -> tuple[Cell, ...]:
+    teacher, student = "resnet34", "resnet18"
+    published = PAIRS[teacher, student] | {"scratch": BASELINES[student]}
+    return tuple(
+        Cell(
+            f"{teacher} -> {student}",
+            method,
+            f"configs/imagenet.py:method={method}",
+            {"teacher.checkpoint": "resnet34.pth"},
+            published[method],
+        )
+        for method in ("scratch", "kd", "at", "crd", "sskd")
+    )
+
+
+def kept_cells() -> tuple[Cell, ...]:
+    """SSKD with other shares of the rows kept in which the teacher's head, or the teacher, errs."""
+    config = "configs/cifar.py:method=sskd,teacher=vgg13,student=vgg8"
+    return tuple(
+        Cell(row, f"{100 * share:g} %", config, {f"method.{key}": share})
+        for row, key in (("ss_ratio", "ss_ratio"), ("tf_ratio", "tf_ratio"))
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+    )
+
+
+def quarter(
+    row: str, column: str, method: str = "", student: str = "resnet8", epochs: int = 15, **changes
+) -> Cell:
+    """A cell of the small tables; `changes` are written with __ for a dot."""
+    method = method or column
+    common: dict[str, Any] = {
+        "teacher.checkpoint": "cifar100_resnet20.pth",
+        "data.mean": (0.5070, 0.4865, 0.4409),  # what this teacher was trained with
+        "data.std": (0.2673, 0.2564, 0.2761),
+        "student.images.share": 0.25,
+    }
+    if method == "sskd":
+        common |= {"head.epochs": 3, "head.images.share": 0.5, "head.milestones": ()}
+    names = f"method={method},teacher=resnet20,student={student}"
+    given = {key.replace("__", "."): value for key, value in changes.items()}
+    config = f"configs/cifar_fast.py:epochs={epochs},batch=64,{names}"
+    return Cell(row, column, config, common | given)
+
+
+SMALL = "resnet20 -> resnet8"
+FEW = {"25 %": 0.25, "50 %": 0.5, "100 %": 1.0}
+NOISE = {"0 %": 0.0, "30 %": 0.3, "50 %": 0.5}
+WITHOUT = ("ce", "kd", "tf", "ss")
+
+TABLES = {
+    "kept": Table(
+        "Table 1: SSKD with a share of the wrong rows kept",
+        "CIFAR-100, vgg13 -> vgg8, the released recipe; the paper does not say its pair.",
+        kept_cells(),
+        yardstick="75 %",
+    ),
+    "similar": Table(
+        "Table 3: teacher and student of one architecture",
+        "CIFAR-100, the released recipe: 240 epochs, head 60; compared methods with KD.",
+        pair_cells(CIFAR_PAIRS[:5]),
+        claims=(*ABOVE, ABOVE_CRD),
+    ),
+    "cross": Table(
+        "Table 4: teacher and student of different architectures",
+        "CIFAR-100, the released recipe: 240 epochs, head 60; compared methods with KD.",
+        pair_cells(CIFAR_PAIRS[5:]),
+        claims=(*ABOVE, ABOVE_CRD),
+    ),
+    "imagenet": Table(
+        "Table 5: ImageNet",
+        "PyTorch's ImageNet example, 90 epochs; head 24 epochs, which the paper does not say.",
+        imagenet_cells(),
+        claims=(*ABOVE, Claim("SSKD is above CRD", "sskd", "crd")),
+        seeds=(0,),
+    ),
+    "quarter": Table(
+        "A quarter of the images, 15 epochs",
+        "CIFAR-100, 25 % of the training images, 15 epochs in one cycle; SSKD's head 3 epochs on "
+        "half of the images; a given teacher with 68.83 %.",
+        tuple(
+            quarter(SMALL, method)
+            for method in ("scratch", "kd", "at", "sp", "crd+kd", "dkd", "dist", "sskd")
+        ),
+        claims=(*ABOVE, ABOVE_CRD),
+    ),
+    "few": Table(
+        "Few labels (figure 4a, small)",
+        "As the quarter, with 25, 50 and 100 % of the training images for the student; the teacher "
+        "has seen all.",
+        tuple(
+            quarter(row, method, student__images__share=share)
+            for row, share in FEW.items()
+            for method in ("scratch", "kd", "sskd")
+        ),
+        claims=(
+            Claim("SSKD leads KD by more with few labels", "sskd", "kd", "25 %", "100 %"),
+            Claim("SSKD leads scratch by more with few labels", "sskd", "scratch", "25 %", "100 %"),
+        ),
+    ),
+    "noise": Table(
+        "Wrong labels (figure 4b, small)",
+        "As the quarter, with 30 and 50 % of the student's labels replaced by other classes; the "
+        "teacher was trained on clean ones, which the paper does not say.",
+        tuple(
+            quarter(row, method, student__images__noise=noise)
+            for row, noise in NOISE.items()
+            for method in ("kd", "sskd")
+        ),
+        claims=(Claim("SSKD leads KD by more with wrong labels", "sskd", "kd", "50 %", "0 %"),),
+    ),
+    "ablation": Table(
+        "SSKD without one of its terms (figure 3b, small)",
+        "As the quarter, with the weight of a term at 0. Without ss, it is KD with the four "
+        "rotations as augmentation.",
+        (
+            quarter(SMALL, "sskd"),
+            *(
+                quarter(SMALL, f"without {term}", "sskd", **{f"weights__{term}": 0.0})
+                for term in WITHOUT
+            ),
+        ),
+        yardstick="sskd",
+        claims=(
+            Claim("the term ss adds to the others", "sskd", "without ss"),
+            Claim("the term tf adds to the others", "sskd", "without tf"),
+        ),
+    ),
+    "compute": Table(
+        "Equal compute",
+        "As the quarter; SSKD sees four views of every image, so KD stands beside it with four "
+        "times the epochs, and with the four rotations as augmentation (SSKD without ss).",
+        (
+            quarter(SMALL, "kd"),
+            quarter(SMALL, "kd, 60 epochs", "kd", epochs=60),
+            quarter(SMALL, "kd, four rotations", "sskd", weights__ss=0.0),
+            quarter(SMALL, "sskd"),
+        ),
+        claims=(
+            Claim("SSKD is above KD of four times the epochs", "sskd", "kd, 60 epochs"),
+            Claim("SSKD is above KD of four rotations", "sskd", "kd, four rotations"),
+        ),
+    ),
+    "crossed": Table(
+        "Across architectures, small",
+        "As the quarter, with MobileNetV2 as the student.",
+        tuple(
+            quarter("resnet20 -> MobileNetV2", method, student="MobileNetV2")
+            for method in ("scratch", "kd", "sskd")
+        ),
+        claims=ABOVE,
+    ),
+    "digits": Table(
+        "Digits",
+        "scikit-learn's digits, a tenth of the training images, 40 epochs.",
+        tuple(
+            Cell("resnet20 -> resnet8", method, "configs/quickstart.py", {"methods": (method,)})
+            for method in ("scratch", "kd", "sskd")
+        ),
+        claims=ABOVE,
+    ),
+}
+
+
+def table(name: str) -> Table:
+    """The table of a name; a `UserError` where there is none."""
+    return choose(TABLES, name, "table")

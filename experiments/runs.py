@@ -1,0 +1,243 @@
+"""The runs that fill a table: what each of them trains, what it needs, and how far it is."""
+
+import ast
+import pathlib
+import statistics
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments import plans, protocol, record
+from sskd_jax.system.paths import take_lock
+from sskd_jax.types import UserError, choose
+from sskd_jax.workdir.files import METRICS, read_rows
+from sskd_jax.workdir.logbook import LOCK
+
+Row = dict[str, Any]
+SHARED = ("teacher", "head")  # stages that are the same for all students of a teacher
+DONE, FAILED, RUNNING, LEFT = record.DONE, record.FAILED, "running", "left"
+
+
+class Run(NamedTuple):
+    """A run of one workdir.
+
+    Attributes:
+      name: of the workdir and of its record.
+      label: what it is called in the table of states.
+      stage: that makes its network; "" if it only trains what others share.
+      config: as it is typed behind --config=.
+      changes: values by key of the config.
+      needs: names of the runs whose networks it takes.
+      told: the protocol of its network; see experiments/protocol.py.
+    """
+
+    name: str
+    label: str
+    stage: str
+    config: str
+    changes: Mapping[str, Any]
+    needs: tuple[str, ...] = ()
+    told: Mapping[str, Any] = {}
+
+    def command(self) -> list[str]:
+        """What is typed behind `python`, but for the workdir."""
+        changes = [f"--config.{key}={value}" for key, value in self.changes.items()]
+        return ["-m", "sskd_jax.main", f"--config={self.config}", *changes]
+
+
+class Place(NamedTuple):
+    """Where runs are trained and kept, as absolute paths.
+
+    Attributes:
+      workdirs: a folder with the workdirs.
+      results: a folder with the records.
+      weights: a folder with the files of given teachers.
+    """
+
+    workdirs: pathlib.Path
+    results: pathlib.Path
+    weights: pathlib.Path
+
+
+# ------------------------------------------------------------ which runs there are
+
+
+def runs_of(
+    cells: Iterable[plans.Cell], seeds: Iterable[int], typed: Mapping[str, Any], place: Place
+) -> dict[str, Run]:
+    """All runs by name, behind those that they need; all cells of a seed before the next seed.
+
+    Of what is typed, a run gets the keys that its config has.
+
+    Raises:
+      UserError: no config has a key that was typed.
+    """
+    configs = [(cell, protocol.keys_of(protocol.load(cell.config, {}))) for cell in cells]
+    for key in typed:
+        choose({name: None for _, own in configs for name in own}, key, "config key")
+    found: dict[str, Run] = {}
+    for seed in seeds:
+        for cell, own in configs:
+            given = {key: value for key, value in typed.items() if key in own}
+            for run in runs_of_cell(cell, {**cell.changes, **given, "seed": seed}, place):
+                found.setdefault(run.name, run)
+    return found
+
+
+def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> Iterator[Run]:
+    """Yields the runs for a cell and a seed: its teacher, the teacher's head, and its own."""
+    config = protocol.as_json(protocol.load(cell.config, changes))
+    folder = f"{config['methods'][0]}/" if "methods" in config else ""
+    _, _, stages = protocol.recipe(config, f"{folder}student")
+    checkpoints: dict[str, str] = {}
+    needs: list[str] = []
+    for kind in filter(stages.__contains__, SHARED):
+        given = changes.get(f"{kind}.checkpoint")
+        if given:
+            checkpoints[f"{kind}.checkpoint"] = str(place.weights / given)
+        else:
+            run = shared_run(cell.config, changes, kind, config["teacher"]["model"])
+            yield run._replace(changes=run.changes | checkpoints, needs=tuple(needs))
+            checkpoints[f"{kind}.checkpoint"] = str(place.workdirs / run.name)
+            needs.append(run.name)
+    told = protocol.describe(
+        protocol.as_json(protocol.load(cell.config, changes)), f"{folder}student"
+    )
+    parts = told["method"], told["teacher"], told["network"], told["experiment"], changes["seed"]
+    yield Run(
+        name="-".join(str(part) for part in parts if part != ""),
+        label=f"{cell.row}, {cell.column}",
+        stage=f"{folder}student",
+        config=cell.config,
+        changes={**changes, **checkpoints},
+        needs=tuple(needs),
+        told=told,
+    )
+
+
+def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str) -> Run:
+    """The run that ends with the teacher or its head: the same for all students that can share it.
+
+    One teacher serves all seeds, as in the paper; a head is that of its seed.
+    """
+    path, _, arguments = config.partition(":")
+    kept = [part for part in arguments.split(",") if not part.startswith("student=")]
+    sections = ("data", "dtype", "seed", *SHARED[: SHARED.index(kind) + 1])
+    own = {
+        key: value
+        for key, value in changes.items()
+        # A method's numbers are named by its stage where they are that one's.
+        if key.partition(".")[0] in (*sections, "methods") or key.startswith(f"method.{kind}")
+    }
+    if kind == "teacher":  # which has no part in the method
+        kept = ["method=kd" if part.startswith("method=") else part for part in kept]
+        own |= {"methods": ("kd",)} if "methods" in own else {}
+        own["seed"] = 0
+    config = ":".join(filter(None, [path, ",".join(kept)]))
+    decides = {key: value for key, value in own.items() if key not in ("seed", "data.data_dir")}
+    name = f"{kind}-{model}-{protocol.checksum([config, decides])}-{own['seed']}"
+    run = Run(name, f"{kind} {model}", "", config, own | {"until": kind})
+    if kind != "teacher":
+        return run
+    told = protocol.describe(protocol.as_json(protocol.load(config, own)), kind)
+    return run._replace(told={key: value for key, value in told.items() if key != "experiment"})
+
+
+def typed_changes(typed: Iterable[str]) -> Row:
+    """The values of --config.KEY=VALUE by key.
+
+    Raises:
+      UserError: something else was typed.
+    """
+    found = {}
+    for text in typed:
+        key, equals, value = text.removeprefix("--config.").partition("=")
+        if not equals or not text.startswith("--config."):
+            raise UserError(f"{text!r} is no flag of this command: write --config.KEY=VALUE")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found
+
+
+def chosen(cells: Sequence[plans.Cell], only: Sequence[str]) -> list[plans.Cell]:
+    """The cells whose row or column is among `only`; all where that is empty."""
+    names = [name for cell in cells for name in (cell.column, cell.row)]
+    for word in only:
+        choose(dict.fromkeys(names), word, "row or column")
+    return [cell for cell in cells if not only or {cell.row, cell.column} & set(only)]
+
+
+def shard(runs: Mapping[str, Run], text: str) -> dict[str, Run]:
+    """The i-th of n parts of the runs of networks, for "i/n", with what they need."""
+    part, _, count = text.partition("/")
+    if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
+        raise UserError(f"--shard={text}: write 1/4 for the first of four parts")
+    own = [run for run in runs.values() if run.stage][int(part) - 1 :: int(count)]
+    names = {name for run in own for name in (*run.needs, run.name)}
+    return {name: run for name, run in runs.items() if name in names}
+
+
+# ------------------------------------------------------------ how far they are
+
+
+def states_of(runs: Mapping[str, Run], place: Place, again: Collection[str] = ()) -> dict[str, str]:
+    """Done, failed, running or left, by run; what is to be run `again` is left although it failed.
+
+    What is recorded of an experiment and a seed is done, wherever it was run. What is shared is
+    done where nothing that is left needs it.
+    """
+    known = {(one.experiment, one.seed): one for one in record.recorded(place.results)}
+    states: dict[str, str] = {}
+    for name, run in runs.items():
+        kept = known.get((run.told.get("experiment"), run.changes["seed"]))
+        if kept and name not in again:
+            states[name] = kept.status
+        else:
+            states[name] = RUNNING if is_locked(place.workdirs / name) else LEFT
+    left = [run for name, run in runs.items() if run.stage and states[name] == LEFT]
+    needed = {name for run in left for name in run.needs}
+    for name, run in runs.items():
+        finished = (place.workdirs / name / "results.json").exists()
+        if not run.stage and (finished or name not in needed):
+            states[name] = DONE
+    return states
+
+
+def is_locked(workdir: pathlib.Path) -> bool:
+    """Whether a process trains in a workdir."""
+    if not (workdir / LOCK).exists():
+        return False
+    with open(workdir / LOCK, "a") as file:
+        return not take_lock(file)
+
+
+def rate(run: Run, networks: Iterable[record.Network]) -> float | None:
+    """Operations in 10**12 per hour: the median of the records that are most alike, or None.
+
+    Images of another dataset are not alike at all.
+    """
+    known: dict[int, list[float]] = {}
+    for network in networks:
+        done, spent = network.protocol, sum(network.minutes)
+        if done["teraflop"] and spent and done["data"] == run.told["data"]:
+            likeness = sum(done[key] == run.told[key] for key in ("network", "method"))
+            known.setdefault(likeness, []).append(60 * done["teraflop"] / spent)
+    return statistics.median(known[max(known)]) if known else None
+
+
+def hours(run: Run, networks: Sequence[record.Network], workdir: pathlib.Path) -> float | None:
+    """What a run may still take, by what records took; None where nothing tells."""
+    operations = run.told.get("teraflop")
+    pace = operations and rate(run, networks)
+    return (1 - done_share(run, workdir)) * operations / pace if pace else None
+
+
+def done_share(run: Run, workdir: pathlib.Path) -> float:
+    """How much of its epochs a run that is not finished has trained."""
+    file = workdir / METRICS
+    epochs = run.told.get("epochs")
+    if not file.exists() or not isinstance(epochs, int):
+        return 0.0
+    stage = run.stage or run.changes["until"]
+    return sum(row["stage"] == stage for row in read_rows(file)) / epochs

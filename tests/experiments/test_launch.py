@@ -1,0 +1,244 @@
+"""Filling a table: what is missing is run once, in order; failures and stops lose nothing."""
+
+import fcntl
+import json
+import sys
+
+import pytest
+
+from experiments import launch, plans, protocol, record, runs
+from experiments.plans import Cell
+from sskd_jax.system.interruption import Interruption
+from sskd_jax.types import Stopped, UserError
+from tests.experiments.finished import finished
+
+CELLS = tuple(
+    Cell("vgg13 -> vgg8", method, f"configs/cifar.py:method={method},teacher=vgg13,student=vgg8")
+    for method in ("scratch", "kd", "sskd")
+)
+
+
+@pytest.fixture
+def place(tmp_path) -> runs.Place:
+    return runs.Place(*(tmp_path / name for name in ("workdirs", "results", "weights")))
+
+
+def names(found: dict[str, runs.Run]) -> list[str]:
+    """Kinds or methods, and seeds, of runs in their order."""
+    return [f"{run.name.split('-')[0]} {run.changes['seed']}" for run in found.values()]
+
+
+def planned(place, seeds=(0, 1), cells=CELLS, **typed) -> dict[str, runs.Run]:
+    return runs.runs_of(cells, seeds, typed, place)
+
+
+def test_a_teacher_serves_all_and_a_head_its_seed(place):
+    found = planned(place)
+    assert names(found) == [
+        "scratch 0",
+        "teacher 0",
+        "kd 0",
+        "head 0",
+        "sskd 0",
+        "scratch 1",
+        "kd 1",
+        "head 1",
+        "sskd 1",
+    ]
+    (teacher,) = (run for run in found.values() if run.name.startswith("teacher"))
+    *_, head, sskd = found.values()
+    assert sskd.needs == (teacher.name, head.name) and head.needs == (teacher.name,)
+    assert sskd.changes["head.checkpoint"] == str(place.workdirs / head.name)
+    assert "--config.until=head" in head.command()
+    # All students ask for the same teacher, however they are trained themselves.
+    other = planned(place, seeds=[4], cells=[CELLS[2]], **{"student.epochs": 3})
+    assert teacher.name in other and other[teacher.name] == teacher
+
+
+def test_every_run_has_a_config_of_its_own_and_is_found_by_its_record(place):
+    found = planned(place)
+    for run in found.values():
+        config = protocol.load(run.config, run.changes)
+        assert config.seed == run.changes["seed"]
+    finished(place.workdirs / "mine", method="kd", student__epochs=240, teacher__epochs=240)
+    record.main([str(place.workdirs / "mine")], place.results)
+    states = runs.states_of(found, place)
+    done = [run for run in found.values() if states[run.name] == runs.DONE]
+    assert names({run.name: run for run in done}) == ["kd 0"]
+
+
+def test_a_given_teacher_is_not_trained(place):
+    found = planned(place, seeds=[0], **{"teacher.checkpoint": "vgg13.pth"})
+    assert names(found) == ["scratch 0", "kd 0", "head 0", "sskd 0"]
+    for run in list(found.values())[1:]:
+        assert run.changes["teacher.checkpoint"] == str(place.weights / "vgg13.pth")
+    with pytest.raises(UserError, match="vgg13.pth: give --weights=DIR"):
+        launch.check_weights(found)
+
+
+def test_parts_of_a_table(place):
+    found = planned(place)
+    parts = [runs.shard(found, f"{i}/3") for i in (1, 2, 3)]
+    assert names(parts[1]) == ["teacher 0", "kd 0", "kd 1"]
+    students = [name for part in parts for name, run in part.items() if run.stage]
+    assert sorted(students) == sorted(name for name, run in found.items() if run.stage)
+    assert [cell.column for cell in runs.chosen(CELLS, ["kd"])] == ["kd"]
+    assert len(runs.chosen(CELLS, ["vgg13 -> vgg8"])) == len(runs.chosen(CELLS, [])) == 3
+    with pytest.raises(UserError, match="unknown row or column 'kdd': did you mean 'kd'"):
+        runs.chosen(CELLS, ["kdd"])
+    for text in ("0/3", "4/3", "1", "a/b"):
+        with pytest.raises(UserError, match="write 1/4"):
+            runs.shard(found, text)
+
+
+def test_typed_values():
+    typed = ["--config.student.epochs=2", "--config.data.data_dir=/a/b", "--config.head.x=()"]
+    expected = {"student.epochs": 2, "data.data_dir": "/a/b", "head.x": ()}
+    assert runs.typed_changes(typed) == expected
+    with pytest.raises(UserError, match="write --config.KEY=VALUE"):
+        runs.typed_changes(["--sheds=3"])
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Trains nothing, but leaves workdirs as it should; the names of what it was asked for."""
+    begun = []
+
+    def execute(run, place, interruption):
+        begun.append(run.name)
+        if interruption.due():
+            raise Stopped("the time is up")
+        if "kd-" in run.name[:3] and run.changes["seed"] == 1:
+            raise launch.Failure("kd diverged")
+        method = "kd" if "teacher" in run.name else run.name.split("-")[0].replace("head", "sskd")
+        changes = {"student__epochs": 240, "teacher__epochs": 240}
+        changes |= {
+            key.replace(".", "__"): value
+            for key, value in run.changes.items()
+            if key.endswith("checkpoint")
+        }
+        workdir = finished(place.workdirs / run.name, run.changes["seed"], method=method, **changes)
+        if not run.stage:  # it ends with the teacher or its head
+            rows = json.loads((workdir / "results.json").read_text())
+            (workdir / "results.json").write_text(json.dumps(rows[:1]))
+
+    monkeypatch.setattr(launch, "execute", execute)
+    return begun
+
+
+def test_all_is_run_once_and_a_failure_stops_no_other(place, trained):
+    found = planned(place)
+    with Interruption() as interruption:
+        launch.work(found, place, interruption)
+        assert trained == list(found)
+        states = runs.states_of(found, place)
+        kd = next(name for name in found if name.startswith("kd") and name.endswith("1"))
+        assert [name for name, state in states.items() if state == runs.FAILED] == [kd]
+        assert set(states.values()) == {runs.DONE, runs.FAILED}
+        rows = {network.run: network for network in record.recorded(place.results)}
+        assert rows[kd].reason == "kd diverged" and len(rows) == 7  # heads are no networks
+        assert (place.results / record.INDEX).read_text() == record.index(place.results)
+        launch.work(found, place, interruption)
+        assert trained == list(found)
+        launch.work(found, place, interruption, retry=True)
+        assert trained == [*found, kd]
+
+
+def test_what_needs_a_failed_teacher_fails_with_its_reason(place, monkeypatch):
+    def execute(run, place, interruption):
+        raise launch.Failure("no memory")
+
+    monkeypatch.setattr(launch, "execute", execute)
+    found = planned(place, seeds=[0], cells=[CELLS[2]])
+    with Interruption() as interruption:
+        launch.work(found, place, interruption)
+    networks = record.recorded(place.results)
+    teacher = next(name for name in found if name.startswith("teacher"))
+    reasons = {network.protocol["method"]: network.reason for network in networks}
+    assert reasons == {"labels": "no memory", "sskd": f"needs {teacher}, which failed: no memory"}
+
+
+def test_a_stop_ends_it_and_it_goes_on(place, trained):
+    found = planned(place, seeds=[0])
+    with Interruption(1e-9) as interruption, pytest.raises(Stopped):
+        launch.work(found, place, interruption)
+    assert trained == [next(iter(found))]
+    with Interruption() as interruption:
+        launch.work(found, place, interruption)
+    assert trained[1:] == list(found)
+
+
+def test_a_workdir_of_another_process_is_running(place):
+    (run, *_) = planned(place, seeds=[0]).values()
+    (place.workdirs / run.name).mkdir(parents=True)
+    with open(place.workdirs / run.name / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert runs.states_of({run.name: run}, place) == {run.name: runs.RUNNING}
+    assert runs.states_of({run.name: run}, place) == {run.name: runs.LEFT}
+
+
+@pytest.mark.parametrize(
+    ("program", "error", "text"),
+    [
+        ("print('x'); sys.exit('error: no images')", launch.Failure, "exit code 1: error: no ima"),
+        ("print('error: no images'); sys.exit(2)", launch.Failure, "^no images$"),
+        ("import os; os.kill(os.getpid(), 9)", launch.Failure, "exit code -9"),
+        ("sys.exit(75)", Stopped, "the same command goes on"),
+        ("import time; time.sleep(60)", Stopped, "time limit of 1 s"),
+    ],
+)
+def test_how_a_run_may_end(program, error, text, place, monkeypatch):
+    monkeypatch.setattr(runs.Run, "command", lambda run: ["-c", f"import sys; {program}"])
+    monkeypatch.setattr(launch, "LOOK", 0.1)
+    run = runs.Run("one", "one", "student", "", {"seed": 0})
+    limit = 1.0 if error is Stopped else 0.0
+    with Interruption(limit, deferring=True) as interruption, pytest.raises(error, match=text):
+        launch.execute(run, place, interruption)
+    assert sys.executable and (place.workdirs / "one" / launch.LOG).exists()
+
+
+def test_hours_are_those_of_the_records_that_are_most_alike(place):
+    def told(network: str, method: str, teraflop: float) -> dict:
+        one = {"data": "cifar100", "network": network, "method": method, "teraflop": teraflop}
+        return one | {"experiment": "", "epochs": 4}
+
+    def kept(network: str, method: str, minutes: float) -> record.Network:
+        found = told(network, method, 100.0)
+        return record.Network("", "student", 0, "done", "", found, {}, [minutes], [])
+
+    networks = [kept("vgg8", "kd", 30.0), kept("vgg8", "sskd", 60.0), kept("vgg13", "at", 6.0)]
+    run = runs.Run("one", "", "student", "", {"seed": 0}, (), told("vgg8", "kd", 400.0))
+    assert runs.hours(run, networks, place.workdirs / "one") == pytest.approx(2.0)
+    (place.workdirs / "one").mkdir(parents=True)
+    row = json.dumps({"stage": "student", "step": 9, "epoch": 1}) + "\n"
+    (place.workdirs / "one" / "metrics.jsonl").write_text(row)
+    assert runs.hours(run, networks, place.workdirs / "one") == pytest.approx(1.5)
+    other = run._replace(told={**run.told, "data": "imagenet2012"})
+    assert runs.hours(other, networks, place.workdirs) is None
+    assert launch.told_hours([2.0, 1.5, None]) == "3.5, 1 runs unknown"
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        (["simlar"], "unknown table 'simlar': did you mean 'similar'?"),
+        (["quarter", "--only", "kdd"], "unknown row or column 'kdd'"),
+        (["quarter", "--config.student.epoch=3"], "student.epoch"),
+        (["quarter", "--epochs=3"], "'--epochs=3' is no flag of this command"),
+        (["quarter"], "cifar100_resnet20.pth: give --weights=DIR"),
+    ],
+)
+def test_mistakes_are_one_line(typed, text, capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        launch.main([*typed, f"--workdirs={tmp_path}", f"--results={tmp_path}"])
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and text in err and err.count("\n") == 1
+
+
+def test_a_dry_run_tells_what_is_left_and_does_nothing(capsys, tmp_path, trained):
+    with pytest.raises(SystemExit) as end:
+        launch.main(["quarter", "--dry_run", f"--workdirs={tmp_path}", f"--results={tmp_path}"])
+    out = capsys.readouterr().out
+    count = len(plans.TABLES["quarter"].cells) * 3 + 3  # and a head for each seed
+    assert not end.value.code and f"0 done, 0 running, {count} left, 0 failed" in out
+    assert not trained and not list(tmp_path.iterdir())
