@@ -221,6 +221,7 @@ def check_weights(runs: Mapping[str, Run]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fills the tables that are named."""
+    protocol.leave_accelerators()
     try:
         arguments, typed = parse(argv)
         folders = (arguments.workdirs, arguments.results, arguments.weights)

@@ -55,6 +55,7 @@ class Table(NamedTuple):
       yardstick: the column that others are compared with where nothing is published.
       claims: of the paper, that the table tests.
       seeds: that every cell is run with.
+      axis: what the rows are numbers of, such as "share of the images"; "" where they are names.
     """
 
     title: str
@@ -63,6 +64,7 @@ class Table(NamedTuple):
     yardstick: str = "kd"
     claims: tuple[Claim, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
+    axis: str = ""
 
 
 OTHERS = ("fitnet", "at", "sp", "vid", "rkd", "pkt", "ab", "ft", "crd")
@@ -186,6 +188,7 @@ TABLES = {
             Claim("SSKD leads KD by more with few labels", "sskd", "kd", "25 %", "100 %"),
             Claim("SSKD leads scratch by more with few labels", "sskd", "scratch", "25 %", "100 %"),
         ),
+        axis="share of the training images",
     ),
     "noise": Table(
         "Wrong labels (figure 4b, small)",
@@ -197,6 +200,7 @@ TABLES = {
             for method in ("kd", "sskd")
         ),
         claims=(Claim("SSKD leads KD by more with wrong labels", "sskd", "kd", "50 %", "0 %"),),
+        axis="share of the labels that are wrong",
     ),
     "ablation": Table(
         "SSKD without one of its terms (figure 3b, small)",

@@ -23,7 +23,7 @@ from sskd_jax.data.scenarios import long_tail
 from sskd_jax.methods import METHODS
 from sskd_jax.methods.common import supervised
 from sskd_jax.models import MODELS
-from sskd_jax.types import Array, Batch, Stage, UserError, choose
+from sskd_jax.types import Array, Batch, Stage, UserError, View, choose
 from sskd_jax.views import Optics
 from sskd_jax.workdir.logbook import flatten
 
@@ -39,6 +39,14 @@ DATASETS = {
 FORWARD_AND_BACKWARD = 3  # what a step costs a network that learns, in forward passes
 GIVEN = (".pth", ".pt")  # endings of the file of a network that was trained elsewhere
 STAGE = common.sgd(epochs=0, milestones=(), learning_rate=0.0)  # a stage that says nothing special
+
+
+def leave_accelerators() -> None:
+    """Keeps this process off the accelerators, which the runs need; for commands, at their start.
+
+    Processes that it starts are not concerned.
+    """
+    jax.config.update("jax_platforms", "cpu")
 
 
 def load(name: str, changes: Mapping[str, Any]) -> ConfigDict:
@@ -106,6 +114,12 @@ def describe(config: Row, stage: str) -> Row:
         "teraflop": None if given else cost(config, stages),
         "experiment": experiment(config, method, setting, stages),
     }
+
+
+def identify(config: Row, stage: str) -> str:
+    """What `describe` says as "experiment", alone and at once."""
+    config = as_today(config)
+    return experiment(config, *recipe(config, stage))
 
 
 def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
@@ -211,10 +225,8 @@ class Seen(Exception):
 def views(stage: Stage) -> int:
     """How many rows a step makes of every image, by the view that the loss asks for first."""
 
-    def see(view: Any, image: Array | None = None) -> NoReturn:
-        optics = Optics(flip=True, pad=1, mean=(0.5,) * 3, std=(0.5,) * 3)
-        key, pixels = jax.random.key(0), jnp.zeros((8, 8, 3), jnp.uint8)
-        raise Seen(jax.eval_shape(functools.partial(view, optics), key, pixels).shape[0])
+    def see(view: View, image: Array | None = None) -> NoReturn:
+        raise Seen(rows_of(view))
 
     blank = dict.fromkeys(Batch._fields) | {"see": see}
     try:
@@ -222,6 +234,14 @@ def views(stage: Stage) -> int:
     except Seen as seen:
         return seen.args[0]
     raise UserError("the loss of a stage looks at no image: its cost is not known")
+
+
+@functools.cache
+def rows_of(view: View) -> int:
+    """How many rows a view makes of an image."""
+    optics = Optics(flip=True, pad=1, mean=(0.5,) * 3, std=(0.5,) * 3)
+    key, pixels = jax.random.key(0), jnp.zeros((8, 8, 3), jnp.uint8)
+    return jax.eval_shape(functools.partial(view, optics), key, pixels).shape[0]
 
 
 def cost(config: Row, stages: Mapping[str, Stage]) -> float | None:

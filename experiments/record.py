@@ -348,6 +348,7 @@ def main(argv: Sequence[str] | None = None, results: pathlib.Path = RESULTS) -> 
         prog="python -m experiments.record", description=__doc__.splitlines()[0]
     )
     parser.add_argument("workdir", nargs="+", type=pathlib.Path, help="of a finished run")
+    protocol.leave_accelerators()
     try:
         for folder, workdir in places(parser.parse_args(argv).workdir, results).items():
             keep(workdir, folder)

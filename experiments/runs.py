@@ -161,11 +161,16 @@ def typed_changes(typed: Iterable[str]) -> Row:
 
 
 def chosen(cells: Sequence[plans.Cell], only: Sequence[str]) -> list[plans.Cell]:
-    """The cells whose row or column is among `only`; all where that is empty."""
-    names = [name for cell in cells for name in (cell.column, cell.row)]
+    """The cells in the rows and columns that `only` names; all rows where it names none, likewise.
+
+    Raises:
+      UserError: a word is no row and no column.
+    """
+    rows, columns = ({cell[axis]: None for cell in cells} for axis in (0, 1))
     for word in only:
-        choose(dict.fromkeys(names), word, "row or column")
-    return [cell for cell in cells if not only or {cell.row, cell.column} & set(only)]
+        choose(columns | rows, word, "row or column")
+    rows, columns = (names & set(only) or set(names) for names in (rows.keys(), columns.keys()))
+    return [cell for cell in cells if cell.row in rows and cell.column in columns]
 
 
 def shard(runs: Mapping[str, Run], text: str) -> dict[str, Run]:

@@ -83,6 +83,7 @@ def test_parts_of_a_table(place):
     students = [name for part in parts for name, run in part.items() if run.stage]
     assert sorted(students) == sorted(name for name, run in found.items() if run.stage)
     assert [cell.column for cell in runs.chosen(CELLS, ["kd"])] == ["kd"]
+    assert [cell.column for cell in runs.chosen(CELLS, ["kd", "vgg13 -> vgg8"])] == ["kd"]
     assert len(runs.chosen(CELLS, ["vgg13 -> vgg8"])) == len(runs.chosen(CELLS, [])) == 3
     with pytest.raises(UserError, match="unknown row or column 'kdd': did you mean 'kd'"):
         runs.chosen(CELLS, ["kdd"])

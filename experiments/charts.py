@@ -1,0 +1,151 @@
+"""Charts as SVG text that a page holds: lines with bands, and points, in the page's own colours."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 640, 300
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
+COLOURS = 12  # the page has the classes c0 to c11
+
+
+class Line(NamedTuple):
+    """Points (x, middle, low, high) that a line leads through, with a band from low to high."""
+
+    name: str
+    points: Sequence[tuple[float, float, float, float]]
+
+
+class Frame(NamedTuple):
+    """How numbers become places: x and y from their least to their largest."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    log: bool = False
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """The place in the picture, in its units."""
+        (left, right), (low, high) = self.x, self.y
+        if self.log:
+            x, left, right = math.log(x), math.log(left), math.log(right)
+        across = (x - left) / ((right - left) or 1)
+        up = (y - low) / ((high - low) or 1)
+        inner = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        return round(LEFT + across * inner[0], 1), round(HEIGHT - BOTTOM - up * inner[1], 1)
+
+
+def lines(
+    drawn: Sequence[Line], x_label: str, y_label: str, *, joined: bool = True, log: bool = False
+) -> str:
+    """A chart of lines, or of points that are not joined; "" where there is nothing to draw.
+
+    Args:
+      drawn: the lines, each in a colour of its own.
+      x_label, y_label: what is written at the axes.
+      joined: whether the points of a line are joined, with a band; else bars show low to high.
+      log: whether equal factors of x are equally far from each other.
+    """
+    points = [point for line in drawn for point in line.points]
+    if not points:
+        return ""
+    xs = [x for x, *_ in points]
+    around = (min(xs) / 1.3, max(xs) * 1.3) if log else (min(xs), max(xs))
+    low, high = min(point[2] for point in points), max(point[3] for point in points)
+    margin = 0.05 * ((high - low) or 1)
+    frame = Frame(around, (low - margin, high + margin), log)
+    parts = [axes(frame, x_label, y_label)]
+    for place, line in enumerate(drawn):
+        colour = f"c{place % COLOURS}"
+        parts.append(joined_line(frame, line, colour) if joined else marks(frame, line, colour))
+    picture = "".join(parts)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{html.escape(y_label)} by {html.escape(x_label)}">{picture}</svg>'
+        + legend([line.name for line in drawn])
+    )
+
+
+def joined_line(frame: Frame, line: Line, colour: str) -> str:
+    """A line through the middles on a band from low to high."""
+    above = [frame.place(x, high) for x, _, _, high in line.points]
+    below = [frame.place(x, low) for x, _, low, _ in reversed(line.points)]
+    middle = [frame.place(x, y) for x, y, _, _ in line.points]
+    title = f"<title>{html.escape(line.name)}</title>"
+    return (
+        f'<g class="{colour}">{title}<polygon class="band" points="{spelt([*above, *below])}"/>'
+        f'<polyline class="line" points="{spelt(middle)}"/>{dots(middle)}</g>'
+    )
+
+
+def marks(frame: Frame, line: Line, colour: str) -> str:
+    """Points with bars from low to high, and the name beside the first one."""
+    parts = []
+    for x, y, low, high in line.points:
+        (left, top), (_, bottom) = frame.place(x, high), frame.place(x, low)
+        parts.append(f'<path class="line" d="M{left} {top}V{bottom}"/>')
+        parts.append(dots([frame.place(x, y)]))
+    return f'<g class="{colour}"><title>{html.escape(line.name)}</title>{"".join(parts)}</g>'
+
+
+def dots(places: Sequence[tuple[float, float]]) -> str:
+    return "".join(f'<circle cx="{x}" cy="{y}" r="3"/>' for x, y in places)
+
+
+def spelt(places: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in places)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers between low and high, about `count` of them."""
+    raw = (high - low) / count or 1.0
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
+    first = math.ceil(low / step)
+    return [round(number * step, 10) for number in range(first, math.floor(high / step) + 1)]
+
+
+def axes(frame: Frame, x_label: str, y_label: str) -> str:
+    """The grid, its numbers, and the names of the axes."""
+    low, high = frame.x
+    if frame.log:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        across = [f * 10.0**d for d in decades for f in (1, 2, 5) if low <= f * 10.0**d <= high]
+    else:
+        across = ticks(low, high)
+    parts = []
+    for value in ticks(*frame.y):
+        _, y = frame.place(low, value)
+        parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{value:g}</text>')
+    for value in across:
+        x, _ = frame.place(value, frame.y[0])
+        parts.append(f'<text x="{x}" y="{HEIGHT - 26}" text-anchor="middle">{value:g}</text>')
+    parts.append(
+        f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
+        f"{html.escape(x_label)}</text>"
+    )
+    parts.append(
+        f'<text transform="translate(12 {(HEIGHT - BOTTOM) / 2}) rotate(-90)" '
+        f'text-anchor="middle">{html.escape(y_label)}</text>'
+    )
+    return "".join(parts)
+
+
+def legend(names: Sequence[str]) -> str:
+    """The names beside the colours."""
+    items = (
+        f'<span><i class="c{place % COLOURS}"></i>{html.escape(name)}</span>'
+        for place, name in enumerate(names)
+    )
+    return f'<p class="legend">{"".join(items)}</p>'
+
+
+def band(curves: Sequence[Mapping[float, float]]) -> list[tuple[float, float, float, float]]:
+    """Points (x, mean, least, largest) of several curves, where all of them have an x."""
+    shared = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+    points = []
+    for x in shared:
+        values = [curve[x] for curve in curves]
+        points.append((x, sum(values) / len(values), min(values), max(values)))
+    return points

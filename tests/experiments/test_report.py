@@ -1,0 +1,146 @@
+"""The pages are those of the records, and say what was run, what was not, and how sure it is."""
+
+import re
+import types
+from html.parser import HTMLParser
+
+import pytest
+
+from experiments import page, plans, protocol, record, report, runs
+from experiments.page import Field, Grid
+from experiments.plans import Cell, Claim, Table
+from tests.experiments.finished import finished
+
+CONFIG = "configs/cifar.py:teacher=vgg13,student=vgg8,method="
+SCHEDULE = {"student.epochs": 3, "teacher.epochs": 3}
+PAIR = "vgg13 -> vgg8"
+TOY = Table(
+    "A toy <table>",
+    "Three epochs.",
+    tuple(
+        Cell(PAIR, method, CONFIG + method, SCHEDULE, paper)
+        for method, paper in (("scratch", None), ("kd", 70.0), ("at+kd", None), ("sskd", 78.0))
+    ),
+    claims=(Claim("SSKD is above KD", "sskd", "kd"), Claim("AT is above KD", "at+kd", "kd")),
+)
+SCORES = {
+    "scratch": (0.60, 0.61, 0.62),
+    "kd": (0.70, 0.71, 0.72),
+    "sskd": (0.75, 0.76, 0.77),
+    "at+kd": (0.9,),
+}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Records of all methods but one, of which a seed is there, and a failed run."""
+    folder = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plans, "TABLES", {"toy": TOY})
+        workdirs = [
+            finished(folder / f"{method}-{seed}", seed, top1, method=method)
+            for method, scores in SCORES.items()
+            for seed, top1 in enumerate(scores)
+        ]
+        record.main(list(map(str, workdirs)), folder / "results")
+        config = protocol.as_json(protocol.load(CONFIG + "at+kd", {**SCHEDULE, "seed": 1}))
+        failed = folder / "results" / "at-1"
+        record.keep_failed(folder / "nowhere", failed, config, "student", "it diverged")
+        readme = folder / "README.md"
+        readme.write_text("# Mine\n<!-- table toy -->\nold\n<!-- end -->\nend\n")
+        contents = report.contents(folder / "results", readme)
+        assert report.contents(folder / "results", readme) == contents  # again, and the same
+    texts = {path.name if path != readme else "mine": text for path, text in contents.items()}
+    return types.SimpleNamespace(**{name.replace(".", "_"): text for name, text in texts.items()})
+
+
+def test_the_verdict_comes_first_and_says_n(toy):
+    first = " ".join(toy.README_md.split("\n\n")[1].split())
+    assert first.startswith("Of 2 claims, 1 seen here, 0 not seen, 1 not run.")
+    assert "“A toy <table>”, SSKD is 5.00 ± 0.82 points above KD (n = 3 seeds, 1 pair" in first
+    assert first.endswith("networks recorded, 1 failed.")
+
+
+def test_a_table_has_paper_last_best_and_n(toy):
+    assert f"| {PAIR} | kd | 70.00 | 71.00 ± 1.00 | 72.00 ± 1.00 |  | 3 | 3 epochs x 1 view" in (
+        toy.README_md
+    )
+    assert f"| {PAIR} | at+kd |  | 90.00 | 91.00 |  | 1 |" in toy.README_md
+    assert "[0](kd-0/metrics.jsonl), [1](kd-1/metrics.jsonl)" in toy.README_md
+    assert f"| {PAIR} | 61.00 ± 1.00 (3) | 71.00 ± 1.00 (3) | 90.00 (1) |" in toy.README_md
+
+
+def test_cells_are_shaded_by_standard_errors(toy):
+    # The best epoch of KD is 2 points above the published one, 3.5 of its standard errors.
+    found = re.search(r'<td class="s3" title="([^"]*)">71.00', toy.report_html)
+    assert found[1] == "3.5 standard errors above the published number"
+    assert re.search(r'<td class="sm1" title="1.7 [^"]* below[^"]*">76.00', toy.report_html)
+    assert re.search(r'<td class="sm3" title="12.2 [^"]* below kd">61.00', toy.report_html)
+    assert re.search(r'<td class="faint">90.00', toy.report_html)  # one seed
+
+
+class Checker(HTMLParser):
+    """Finds elements that are not closed, and addresses that lead away from the page."""
+
+    EMPTY = {"meta", "circle", "polygon", "polyline", "path"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for key, value in attrs if key in ("src", "href")]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+
+def test_the_html_is_sound_and_needs_no_network(toy):
+    checker = Checker()
+    checker.feed(toy.report_html)
+    assert not checker.open and toy.report_html.count("<svg") == 2  # curves, and cost
+    assert not [one for one in checker.addresses if "//" in one and not one.startswith("data:")]
+    assert "<script" not in toy.report_html and "A toy &lt;table&gt;" in toy.report_html
+    assert "prefers-color-scheme: dark" in toy.report_html
+    assert "launch toy --only &quot;vgg13 -&gt; vgg8&quot; &quot;sskd&quot;" in toy.report_html
+
+
+def test_the_readme_has_the_table_and_no_single_seed(toy):
+    assert toy.mine.startswith("# Mine\n<!-- table toy -->\n| networks |")
+    assert toy.mine.endswith("\n<!-- end -->\nend\n") and "old" not in toy.mine
+    assert f"| {PAIR} | sskd | 76.00 ± 1.00 (3) | 77.00 ± 1.00 (3) |" in toy.mine
+    assert f"| {PAIR} | at+kd | not run |" in toy.mine
+
+
+def test_what_was_done_goes_before_what_failed_and_a_seed_counts_once():
+    def network(run: str, seed: int, status: str) -> record.Network:
+        return record.Network(run, "", seed, status, "", {"experiment": "x"}, {}, [], [])
+
+    networks = [network("a", 0, "done"), network("b", 0, "failed"), network("c", 1, "failed")]
+    found = report.by_experiment(networks)["x"]
+    assert {seed: one.run for seed, one in found.items()} == {0: "a", 1: "c"}
+
+
+def test_marks_of_text():
+    assert page.marked("a < b `x` [log](run/log.txt)") == (
+        'a &lt; b <code>x</code> <a href="run/log.txt">log</a>'
+    )
+    grid = Grid(("a", "b"), [[Field("1"), Field("2")]])
+    assert page.markdown_table(grid) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert page.escaped("ü") == "%C3%BC" and page.escaped("\n") == "%0A"
+
+
+def test_a_command_fills_its_cell_alone():
+    for name in ("few", "similar"):
+        cells = plans.TABLES[name].cells
+        for cell in cells:
+            assert runs.chosen(cells, [cell.row, cell.column]) == [cell]
+
+
+def test_the_pages_are_those_of_the_records():
+    """`python -m experiments.report` writes them."""
+    for path, content in report.contents(record.RESULTS, report.README).items():
+        assert path.read_text(encoding="utf-8") == content, path
