@@ -184,7 +184,7 @@ def told_hours(estimates: Sequence[float | None]) -> str:
     known = [estimate for estimate in estimates if estimate is not None]
     unknown = len(estimates) - len(known)
     text = f"{sum(known):.1f}" if known or not unknown else ""
-    return ", ".join(filter(None, [text, f"{unknown} runs unknown" * bool(unknown)]))
+    return ", ".join(filter(None, [text, f"{unknown} unknown" * bool(unknown)]))
 
 
 # ------------------------------------------------------------ the command
@@ -230,7 +230,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in arguments.table:
             found = plans.table(name)
             cells = chosen(found.cells, arguments.only)
-            runs |= runs_of(cells, arguments.seeds or found.seeds, typed, place)
+            # What several tables have in common is called as in the first one.
+            own = runs_of(cells, arguments.seeds or found.seeds, typed, place)
+            runs |= {
+                key: run._replace(label=f"{name}: {run.label}")
+                for key, run in own.items()
+                if key not in runs
+            }
         runs = shard(runs, arguments.shard)
         if not arguments.dry_run:
             check_weights(runs)

@@ -216,7 +216,7 @@ def test_hours_are_those_of_the_records_that_are_most_alike(place):
     assert runs.hours(run, networks, place.workdirs / "one") == pytest.approx(1.5)
     other = run._replace(told={**run.told, "data": "imagenet2012"})
     assert runs.hours(other, networks, place.workdirs) is None
-    assert launch.told_hours([2.0, 1.5, None]) == "3.5, 1 runs unknown"
+    assert launch.told_hours([2.0, 1.5, None]) == "3.5, 1 unknown"
 
 
 @pytest.mark.parametrize(
