@@ -35,6 +35,7 @@ from sskd_jax.workdir.report import kind_of
 RESULTS = pathlib.Path(__file__).parent / "results"
 FILES = ("config.json", "environments.json", METRICS, TIMES, "results.json")
 PROTOCOL = "protocol.json"
+SIMILARITY = "similarity.json"  # of those runs that experiments/similarity.py has looked at
 INDEX = "index.csv"
 DONE, FAILED = "done", "failed"
 PROTOCOL_COLUMNS = (
@@ -88,6 +89,7 @@ class Network(NamedTuple):
       result: its row of the results; empty where there is none.
       minutes: how long it was trained: the method's own stages, then the network's.
       environments: those that the network's stage was in.
+      similarity: to its teacher, by measure; empty where it was not looked at.
     """
 
     run: str
@@ -99,6 +101,7 @@ class Network(NamedTuple):
     result: Row
     minutes: list[float]
     environments: list[Row]
+    similarity: dict[str, float] = {}
 
     @property
     def experiment(self) -> str:
@@ -197,7 +200,8 @@ def is_elsewhere(config: Row, stage: str) -> bool:
 
 def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
     """Copies the record of a finished run to its folder, where a file is seen once it is whole."""
-    contents = {name: content_of(workdir / name) for name in FILES}
+    names = [*FILES, SIMILARITY] if (workdir / SIMILARITY).is_file() else FILES
+    contents = {name: content_of(workdir / name) for name in names}
     put(folder, contents, found_protocol(workdir))
 
 
@@ -259,6 +263,8 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
             read_rows(folder / METRICS)
         # Of two networks that taught each other, the one that the stage is called after.
         by_stage = {row["stage"]: row for row in results if "net" not in row}
+        looked_at = (folder / SIMILARITY).exists()
+        similarity = read_json(folder / SIMILARITY) if looked_at else {}
         for stage, found in told["networks"].items():
             used = dict.fromkeys(row["environment"] for row in times if row["stage"] == stage)
             own = dict.fromkeys(row["stage"] for row in times if belongs(row["stage"], stage))
@@ -272,6 +278,7 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
                 result={} if failed else by_stage[stage],
                 minutes=[minutes(times, name) for name in own],
                 environments=[] if failed else [environments[place] for place in used or [-1]],
+                similarity=similarity.get(stage, {}),
             )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

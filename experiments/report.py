@@ -411,6 +411,30 @@ def everything(known: Mapping[str, Mapping[int, Network]]) -> Grid:
     return Grid(columns, rows)
 
 
+def similarities(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
+    """Table 6: how similar students are to their teacher, a line per experiment."""
+    rows = []
+    for seeds in known.values():
+        looked_at = [network for _, network in sorted(seeds.items()) if network.similarity]
+        if looked_at:
+            one = looked_at[0].protocol
+            measured = [
+                str(statistics.summary([factor * network.similarity[key] for network in looked_at]))
+                for key, factor in (("kl", 1), ("cka", 100), ("agreement", 100))
+            ]
+            what = " ".join((one["method"], one["changes"])).strip()
+            texts = (one["data"], one["network"], what, *measured, str(len(looked_at)))
+            rows.append([Field(text, faint=len(looked_at) == 1) for text in texts])
+    columns = ("data", "student", "method", "KL", "CKA, %", "same class, %", "n")
+    about = Text(
+        "On the test images: divergence of the student's predictions from the teacher's, linear "
+        "CKA of the embeddings, and how often both find the same class; "
+        "`python -m experiments.similarity WORKDIR`."
+    )
+    heading = Heading("Table 6: similarity of teacher and student")
+    return [heading, about, Grid(columns, rows) if rows else Text("Not run.")]
+
+
 def parts_of(results: pathlib.Path) -> list[Part]:
     """The whole page."""
     networks = record.recorded(results)
@@ -437,6 +461,7 @@ def parts_of(results: pathlib.Path) -> list[Part]:
         parts += table_parts(name, tables[name], teachers, results)
     return [
         *parts,
+        *similarities(known),
         Heading("All that was run"),
         everything(known),
         Heading("Environments"),

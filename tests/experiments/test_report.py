@@ -144,3 +144,17 @@ def test_the_pages_are_those_of_the_records():
     """`python -m experiments.report` writes them."""
     for path, content in report.contents(record.RESULTS, report.README).items():
         assert path.read_text(encoding="utf-8") == content, path
+
+
+def test_similar_students_have_a_line_per_experiment():
+    def network(seed: int, kl: float) -> record.Network:
+        told = {"experiment": "x", "data": "digits", "network": "vgg8", "method": "kd"}
+        found = {"kl": kl, "cka": 0.5 + seed / 10, "agreement": 0.25}
+        told |= {"changes": ""}
+        return record.Network(str(seed), "", seed, "done", "", told, {}, [], [], found)
+
+    known = report.by_experiment([network(0, 1.0), network(1, 2.0)])
+    *_, grid = report.similarities(known)
+    expected = ["digits", "vgg8", "kd", "1.50 ± 0.71", "55.00 ± 7.07", "25.00 ± 0.00", "2"]
+    assert [[field.text for field in row] for row in grid.rows] == [expected]
+    assert report.similarities({})[-1] == page.Text("Not run.")

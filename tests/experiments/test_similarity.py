@@ -1,0 +1,83 @@
+"""Teacher and student compared: measures by hand, and the networks of a workdir."""
+
+import jax
+import numpy as np
+import pytest
+from quick import QUICK
+from tiny import planned, small_config, tiny_network
+
+from experiments import protocol, record, similarity
+from sskd_jax.engine.devices import RUN_OFTEN
+from sskd_jax.engine.loop import first_state
+from sskd_jax.system.paths import locate
+from sskd_jax.workdir.checkpoint import Checkpoints
+from sskd_jax.workdir.files import read_json, write_json
+from sskd_jax.workdir.stages import describe
+from tests.experiments.finished import finished
+
+RANDOM = np.random.default_rng(0)
+FEATURES = RANDOM.normal(size=(200, 8))
+
+
+def test_cka_does_not_see_turns_and_scales_but_other_features():
+    turn, _ = np.linalg.qr(RANDOM.normal(size=(8, 8)))
+    assert similarity.linear_cka(FEATURES, FEATURES) == pytest.approx(1.0)
+    assert similarity.linear_cka(FEATURES, 3 * FEATURES @ turn + 5) == pytest.approx(1.0)
+    other = RANDOM.normal(size=(200, 16))
+    assert similarity.linear_cka(FEATURES, other) < 0.2
+    # By its definition: the inner product of the centred Gram matrices, normalised.
+    centre = np.eye(200) - 1 / 200
+    grams = [centre @ one @ one.T @ centre for one in (FEATURES, other)]
+    norms = np.prod([np.linalg.norm(gram) for gram in grams])
+    expected = (grams[0] * grams[1]).sum() / norms
+    assert similarity.linear_cka(FEATURES, other) == pytest.approx(expected)
+
+
+def test_divergence_and_agreement():
+    teacher = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]], np.float32))
+    student = np.log(np.array([[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]], np.float32))
+    expected = (0.5 * np.log(2) + 0.25 * np.log(0.5)) / 2
+    assert similarity.divergence(student, teacher) == pytest.approx(expected, rel=1e-5)
+    assert similarity.divergence(teacher + 3, teacher) == pytest.approx(0, abs=1e-6)
+    assert similarity.agreement(student, teacher) == 0.5
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """A workdir as KD leaves it that has trained for no step."""
+    workdir = tmp_path_factory.mktemp("untrained")
+    with tiny_network() as patch:
+        patch.setitem(RUN_OFTEN, "cpu", RUN_OFTEN["cpu"] | QUICK)
+        config = small_config()
+        config.methods = ("kd",)
+        for job in planned(config):
+            folder = locate(workdir / job.name)
+            describe(folder, job.about | {"steps": 0})
+            with Checkpoints(folder) as checkpoints:
+                checkpoints.save(jax.device_get(first_state(job)), 0.0)
+        write_json(workdir / "config.json", protocol.as_json(config))
+        yield workdir
+
+
+def test_the_students_of_a_run_are_compared_with_its_teacher(untrained, capsys):
+    similarity.main([str(untrained)])
+    found = read_json(untrained / record.SIMILARITY)
+    assert set(found) == {"kd/student"} and "similarity.json" in capsys.readouterr().out
+    measures = found["kd/student"]
+    assert measures["kl"] > 0 and 0 < measures["cka"] < 1 and 0 <= measures["agreement"] <= 1
+
+
+def test_a_teacher_may_be_in_another_workdir(untrained):
+    config = read_json(untrained / "config.json")
+    ours = similarity.teacher_variables(locate(untrained), config)
+    config["teacher"]["checkpoint"] = str(untrained)
+    elsewhere = similarity.teacher_variables(locate("nowhere"), config)
+    jax.tree.map(np.testing.assert_array_equal, ours, elsewhere)
+
+
+def test_the_record_keeps_it(tmp_path):
+    workdir = finished(tmp_path / "run", method="kd")
+    write_json(workdir / record.SIMILARITY, {"student": {"kl": 0.5, "cka": 0.9}})
+    record.main([str(workdir)], tmp_path / "results")
+    networks = record.recorded(tmp_path / "results")
+    assert [network.similarity for network in networks] == [{}, {"kl": 0.5, "cka": 0.9}]
