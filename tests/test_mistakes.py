@@ -308,6 +308,10 @@ MISTAKES = [
         "environments.json names",
     ),
     ((QUICK, "--workdir={folder}/runs/damaged"), "damaged/teacher/stage.json is damaged"),
+    (
+        (QUICK, "--workdir={folder}/runs/[1]"),
+        "[1] has a [ in it, with which no checkpoint can be read: give a path without * ? [",
+    ),
     ((QUICK, "--workdir={folder}/text.pth"), "cannot write to --workdir="),
     ((QUICK, "--workdir={folder}/text.pth/run"), "cannot write to --workdir="),
 ]

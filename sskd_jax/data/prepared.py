@@ -115,7 +115,10 @@ def alone(builder: Any) -> Iterator[None]:
 
 def is_forgotten(folder: pathlib.Path) -> bool:
     """Whether nothing below a folder has changed for a day, so that nobody writes to it."""
-    changed = [path.lstat().st_mtime for path in (folder, *folder.rglob("*"))]
+    try:
+        changed = [path.lstat().st_mtime for path in (folder, *folder.rglob("*"))]
+    except OSError:  # something in it was renamed or deleted just now
+        return False
     return time.time() - max(changed) > FORGOTTEN_SECONDS
 
 

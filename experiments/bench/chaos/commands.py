@@ -21,12 +21,15 @@ PASSING = (".lock", ".preparing")  # what is no part of what a command leaves
 
 
 def contents(folder: pathlib.Path) -> State:
-    """A hash of every file below a folder, by its path in it."""
-    return {
+    """A hash of every file below a folder, by its path in it; empty folders have none."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.name not in PASSING]
+    files = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in PASSING
+        for path in paths
+        if path.is_file()
     }
+    empty = [path for path in paths if path.is_dir() and not any(path.iterdir())]
+    return files | {str(path.relative_to(folder)): "" for path in empty}
 
 
 def halves(
