@@ -9,6 +9,7 @@ from sskd_jax.engine.devices import (
     Mapped,
     compiler_options,
     enough_memory,
+    forget_programs,
     replicated,
 )
 from sskd_jax.layers.convolution import correlate
@@ -29,6 +30,20 @@ def test_a_program_is_not_compiled_again_for_what_it_returned():
         executables.add(program.executable)
     assert len(executables) == 1
     np.testing.assert_array_equal(state["weight"], np.tile(TREE["weight"] + 3, (2, 1)))
+
+
+def test_the_programs_of_a_finished_stage_are_let_go():
+    """Else every stage of a comparison would hold its own to the end."""
+    live = DEVICES[0].client.live_executables
+    forget_programs()
+    before = len(live())
+    often, once = Mapped(lambda a, b, c: a * 2, DEVICES), jax.jit(lambda x: x * 3)
+    often(np.ones(2), np.ones(2), np.ones(2))
+    once(1.0)
+    assert len(live()) > before
+    del often  # `once` is still named, as what a library keeps is
+    forget_programs()
+    assert len(live()) == before
 
 
 def test_replicated_keys_draw_the_same_numbers():

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from experiments.bench.chaos.runs import Outcome, State, differences, in_a_copy, judged
+from experiments.bench.chaos.runs import Outcome, State, in_a_copy, judged
 from sskd_jax.system.early import GO_ON
 
 Operation = tuple[str, str]  # what Python does, such as "os.rename", and the path
@@ -70,7 +70,7 @@ def chosen(count: int, every: int, most: int | None) -> list[int]:
     moments = range(1, count + 1, every)
     if most is None or most >= len(moments):
         return list(moments)
-    return [moments[i * len(moments) // most] for i in range(most)]
+    return [moments[(2 * i + 1) * len(moments) // (2 * most)] for i in range(most)]
 
 
 def stopped_well(code: int, number: int) -> bool:
@@ -133,12 +133,5 @@ def attack(
         ended = in_a_copy(lambda: traced(place))
         state = {} if ended.code else in_a_copy(lambda: target.ending(place)).value
         outcome = judged(kind, where, ended, state, expected)
-        if outcome.verdict == "refused":  # a signal damages nothing
-            outcome = outcome._replace(verdict="mismatch")
-        yield outcome
-
-
-def half_written(found: State, expected: State, before: State) -> list[str]:
-    """What is there under the name of a whole, but is neither as it ends nor as it was before."""
-    wrong = differences(found, expected)
-    return [name for name in wrong if name in found and found[name] != before.get(name)]
+        is_right = outcome.verdict == "right"  # a signal damages nothing that could be told
+        yield outcome if is_right else outcome._replace(verdict="mismatch")

@@ -19,7 +19,7 @@ from sskd_jax.workdir.checkpoint import Checkpoints
 from sskd_jax.workdir.files import write_json, write_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-SEED = 2957  # kills while a checkpoint is written and at any moment, none behind the run's end
+SEED = 2957  # a kill of either kind, neither behind the end of the run
 
 
 def chaos(*flags: str) -> str:
@@ -35,13 +35,13 @@ def chaos(*flags: str) -> str:
 @pytest.mark.slow
 def test_killed_runs_end_as_one_that_was_never_stopped():
     flags = runs.small("('sskd',)", batch_size=32, share=0.2)
-    assert "3 attacks, 0 mismatches" in chaos("--kills=3", f"--seed={SEED}", *flags)
+    assert "2 attacks, 0 mismatches" in chaos("--kills=2", f"--seed={SEED}", *flags)
 
 
 @pytest.mark.slow
 def test_signals_and_damage_change_no_bit():
-    printed = chaos("--signals", "--damage", "--moments=4")
-    assert "8 attacks, 0 mismatches" in printed
+    printed = chaos("--signals", "--damage", "--moments=2")
+    assert "4 attacks, 0 mismatches" in printed
     assert "run, SIGTERM" in printed and "run, SIGKILL" in printed and "killed run" in printed
 
 
@@ -127,7 +127,7 @@ def test_only_what_is_right_or_told_passes(verdict, code, printed, changes):
 
 @pytest.mark.parametrize(
     ("every", "most", "found"),
-    [(1, None, [1, 2, 3, 4, 5, 6, 7]), (3, None, [1, 4, 7]), (1, 3, [1, 3, 5]), (3, 9, [1, 4, 7])],
+    [(1, None, [1, 2, 3, 4, 5, 6, 7]), (3, None, [1, 4, 7]), (1, 3, [2, 4, 6]), (3, 9, [1, 4, 7])],
 )
 def test_moments_are_chosen_evenly(every, most, found):
     assert chosen(7, every, most) == found
