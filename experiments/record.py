@@ -200,6 +200,8 @@ def is_elsewhere(config: Row, stage: str) -> bool:
 
 def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
     """Copies the record of a finished run to its folder, where a file is seen once it is whole."""
+    for name in (METRICS, TIMES):  # damage is told before anything is kept
+        read_rows(workdir / name)
     names = [*FILES, SIMILARITY] if (workdir / SIMILARITY).is_file() else FILES
     contents = {name: content_of(workdir / name) for name in names}
     put(folder, contents, found_protocol(workdir))
