@@ -96,6 +96,35 @@ def spelt(places: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x},{y}" for x, y in places)
 
 
+Matrix = Sequence[Sequence[float]]
+
+
+def matrices(teacher: Matrix, student: Matrix, kept: Sequence[float]) -> str:
+    """Two matrices of similarities from -1 to 1 side by side; rows that are not kept are crossed.
+
+    Every three rows are the rotations of one image, whose own column is framed.
+    """
+    side, between = 20, 60
+    wide, high = side * len(teacher[0]), side * len(teacher)
+    parts = []
+    for place, (name, matrix) in enumerate((("teacher", teacher), ("student", student))):
+        left = place * (wide + between)
+        parts.append(f'<text x="{left}" y="12">{name}</text>')
+        for row, values in enumerate(matrix):
+            top = 20 + side * row
+            for column, value in enumerate(values):
+                own = ' class="own"' if column == row // 3 else ""
+                parts.append(
+                    f'<rect x="{left + side * column}" y="{top}" width="{side - 1}" '
+                    f'height="{side - 1}" fill-opacity="{(value + 1) / 2:.2f}"{own}/>'
+                )
+            if not kept[row]:
+                middle = top + side / 2
+                parts.append(f'<path class="crossed" d="M{left} {middle}H{left + wide}"/>')
+    opening = f'<svg viewBox="0 0 {2 * wide + between} {high + 24}" role="img" class="c0"'
+    return f'{opening} aria-label="similarities">{"".join(parts)}</svg>'
+
+
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers between low and high, about `count` of them."""
     raw = (high - low) / count or 1.0

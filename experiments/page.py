@@ -195,6 +195,8 @@ svg { width: 100%; height: auto; display: block; } svg text { fill: var(--grey);
   font: 11px system-ui, sans-serif; }
 .grid { stroke: var(--pale); } .line { fill: none; stroke: var(--c); stroke-width: 2; }
 .band { fill: var(--c); opacity: .16; } circle { fill: var(--c); }
+rect { fill: var(--c); } .own { stroke: var(--c3); stroke-width: 1.5; }
+.crossed { stroke: var(--ink); stroke-width: 1.5; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; margin: .3rem 0; }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 50%;
   background: var(--c); margin-right: .4em; }

@@ -415,7 +415,7 @@ def similarities(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
     """Table 6: how similar students are to their teacher, a line per experiment."""
     rows = []
     for seeds in known.values():
-        looked_at = [network for _, network in sorted(seeds.items()) if network.similarity]
+        looked_at = [network for _, network in sorted(seeds.items()) if "kl" in network.similarity]
         if looked_at:
             one = looked_at[0].protocol
             measured = [
@@ -432,7 +432,31 @@ def similarities(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
         "`python -m experiments.similarity WORKDIR`."
     )
     heading = Heading("Table 6: similarity of teacher and student")
-    return [heading, about, Grid(columns, rows) if rows else Text("Not run.")]
+    pictures = [part for seeds in known.values() for part in pictured(seeds)]
+    aside = [Aside("pictures of them", pictures)] if pictures else []
+    return [heading, about, Grid(columns, rows) if rows else Text("Not run."), *aside]
+
+
+def pictured(seeds: Mapping[int, Network]) -> list[Chart]:
+    """The pictures of an experiment, of its first seed that was looked at."""
+    looked_at = [network for _, network in sorted(seeds.items()) if network.similarity]
+    if not looked_at:
+        return []
+    found, one = looked_at[0].similarity, looked_at[0].protocol
+    what = " ".join(filter(None, (one["network"], one["method"], one["changes"])))
+    classes: dict[int, list] = {}
+    for (x, y), label in zip(found["tsne"]["place"], found["tsne"]["label"], strict=True):
+        classes.setdefault(label, []).append((x, y, y, y))
+    drawn = [charts.Line(f"class {label}", points) for label, points in classes.items()]
+    title = f"{what}: embeddings of test images, t-SNE"
+    parts = [Chart(title, charts.lines(drawn, "t-SNE", "", joined=False))]
+    if "rotations" in found:
+        title = (
+            f"{what}: how similar rotated images (rows, three per image) are found to normal ones "
+            "(columns, the row's own framed); rows that the student does not imitate are crossed"
+        )
+        parts.append(Chart(title, charts.matrices(**found["rotations"])))
+    return parts
 
 
 def parts_of(results: pathlib.Path) -> list[Part]:

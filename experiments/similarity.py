@@ -1,11 +1,13 @@
-r"""How similar students are to their teacher on the test images, as the paper's table 6 asks.
+r"""How similar students are to their teacher on the test images, in numbers and in pictures.
 
     python -m experiments.similarity runs/sskd runs/table/*/
     python -m experiments.record runs/sskd runs/table/*/
 
-It writes similarity.json into the workdirs, which the records then keep. The paper does not say on
-which images, at which temperature and of which layer; here it is the test images, temperature 1 and
-the embedding in front of the classifier.
+It writes similarity.json into the workdirs, which the records then keep: the numbers of the paper's
+table 6; where the embeddings of some classes lie (t-SNE, figure 3a); and, of a student that has a
+head, how similar teacher and student find some images to their rotations. The paper does not say
+on which images, at which temperature and of which layer it measured; here it is the test images,
+temperature 1 and the embedding in front of the classifier.
 """
 
 import argparse
@@ -23,15 +25,24 @@ from experiments import protocol, record
 from sskd_jax.data import sources
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.main import fail
+from sskd_jax.methods.sskd import (
+    ProjectionHead,
+    error_level,
+    positives,
+    similarity_matrix,
+    transferred,
+)
 from sskd_jax.models import MODELS
 from sskd_jax.system.console import console
 from sskd_jax.system.paths import locate, stage_folders
 from sskd_jax.types import Array, Params, UserError
-from sskd_jax.views import Optics, normalise
+from sskd_jax.views import Optics, normalise, rotated
 from sskd_jax.workdir.files import read_json, write_json
 from sskd_jax.workdir.stages import load_stage
 
 BATCH = 500  # images
+PICTURED = 8  # images whose rotations are compared
+CLASSES, PER_CLASS = 8, 30  # whose embeddings are shown
 
 
 class Answers(NamedTuple):
@@ -70,50 +81,97 @@ def measures(student: Answers, teacher: Answers) -> dict[str, float]:
     }
 
 
-def answers(model: str, variables: Params, data: sources.Dataset, optics: Optics) -> Answers:
-    """What a network says of all test images."""
-    module = MODELS[model](num_classes=data.num_classes)
+def answers(model: str, variables: Params, pixels: Array, num_classes: int) -> Answers:
+    """What a network says of pixels [N, H, W, C]."""
+    module = MODELS[model](num_classes=num_classes)
 
     @jax.jit
-    def ask(variables: Params, image: Array) -> tuple[Array, Array]:
-        found = module.apply(variables, normalise(image, optics))
+    def ask(variables: Params, part: Array) -> tuple[Array, Array]:
+        found = module.apply(variables, part)
         return found.logits, found.embed
 
     parts = [
-        ask(variables, data.test.image[start : start + BATCH])
-        for start in range(0, data.test.size, BATCH)
+        ask(variables, pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)
     ]
     return Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def teacher_variables(workdir: epath.Path, config: dict[str, Any]) -> Params:
-    """The teacher of a run, from wherever it came.
+def neighbourhood(embed: np.ndarray, label: np.ndarray) -> dict[str, Any]:
+    """Places in the plane of the embeddings of some images of the first classes, by t-SNE."""
+    from sklearn.manifold import TSNE
+
+    shown = [np.flatnonzero(label == value)[:PER_CLASS] for value in range(CLASSES)]
+    index = np.concatenate(shown)
+    place = TSNE(perplexity=20, init="pca", random_state=0).fit_transform(embed[index])
+    return {"place": np.round(place, 1).tolist(), "label": label[index].tolist()}
+
+
+def rotations(
+    student: np.ndarray, teacher: np.ndarray, heads: tuple[Params, Params], ratio: float
+) -> dict[str, Any]:
+    """Similarities of rotated images with normal ones, and which rows SSKD's student imitates.
+
+    Args:
+      student, teacher: embeddings [4N, D] of N images in four rotations, image-major.
+      heads: variables of their heads.
+      ratio: the share of the rows in which the teacher is wrong that are kept.
+    """
+    ours, theirs = (
+        similarity_matrix(ProjectionHead().apply(head, embed))
+        for head, embed in zip(heads, (student, teacher), strict=True)
+    )
+    kept = transferred(error_level(theirs, positives(theirs)), ratio)
+    found = {"student": np.round(ours, 2), "teacher": np.round(theirs, 2), "kept": kept}
+    return {name: np.asarray(array, np.float64).tolist() for name, array in found.items()}
+
+
+def stage_variables(workdir: epath.Path, config: dict[str, Any], stage: str) -> Params:
+    """{"params", "batch_stats"} by net of a stage, from wherever the run had it.
 
     Raises:
       UserError: it is not there, or not finished.
     """
-    section = config["teacher"]
+    kind = stage.rpartition("/")[2]
+    section = config[kind]
     given = section.get("checkpoint")
     if given and protocol.is_given(section):
         variables, _ = torch_bridge.load_pth(locate(given), section["model"])
-        return variables
-    return load_stage(locate(given) if given else workdir, "teacher", {})["teacher"]
+        return {kind: variables}
+    return load_stage(locate(given) if given else workdir, stage, {})
 
 
-def compare(workdir: epath.Path) -> dict[str, dict[str, float]]:
-    """The measures of every student of a finished run, by its stage."""
+def compare(workdir: epath.Path) -> dict[str, Any]:
+    """What is found of every student of a finished run and of its teacher, by stage."""
     config = read_json(workdir / "config.json")
     told = config["data"]
     data = sources.load(told["name"], told["data_dir"] or None)
     optics = Optics(flip=False, pad=0, mean=tuple(told["mean"]), std=tuple(told["std"]))
-    ask = partial(answers, data=data, optics=optics)
-    teacher = ask(config["teacher"]["model"], teacher_variables(workdir, config))
-    found = {}
+    plain = normalise(data.test.image, optics)
+    views = jax.vmap(partial(rotated, optics, jax.random.key(0)))(data.test.image[:PICTURED])
+    turned = views.reshape(-1, *plain.shape[1:])
+
+    def ask(kind: str, variables: Params, pixels: Array) -> Answers:
+        return answers(config[kind]["model"], variables, pixels, data.num_classes)
+
+    teacher = stage_variables(workdir, config, "teacher")["teacher"]
+    theirs = ask("teacher", teacher, plain)
+    found: dict[str, Any] = {"teacher": {"tsne": neighbourhood(theirs.embed, data.test.label)}}
     for folder in stage_folders(workdir):
         if folder.name == "student":
-            variables = load_stage(folder, "student", {})["student"]
             stage = str(folder.relative_to(workdir))
-            found[stage] = measures(ask(config["student"]["model"], variables), teacher)
+            nets = load_stage(folder, "student", {})
+            ours = ask("student", nets["student"], plain)
+            found[stage] = measures(ours, theirs)
+            found[stage]["tsne"] = neighbourhood(ours.embed, data.test.label)
+            if "head" in nets:
+                head = stage_variables(workdir, config, stage.replace("student", "head"))["head"]
+                pair = [
+                    ask(kind, variables, turned).embed
+                    for kind, variables in (("student", nets["student"]), ("teacher", teacher))
+                ]
+                _, setting, _ = protocol.recipe(config, stage)
+                ratio = setting["method"]["ss_ratio"]
+                found[stage]["rotations"] = rotations(*pair, (nets["head"], head), ratio)
     return found
 
 

@@ -45,3 +45,13 @@ def test_a_chart_is_sound_and_names_its_lines(options):
 def test_one_point_and_none():
     assert charts.lines([], "x", "y") == charts.lines([Line("a", [])], "x", "y") == ""
     ElementTree.fromstring(f"<div>{charts.lines([Line('a', [(1, 2, 2, 2)])], 'x', 'y')}</div>")
+
+
+def test_matrices_cross_what_is_not_kept_and_frame_an_images_own_column():
+    teacher = [[1.0, -1.0]] * 3 + [[0.0, 0.5]] * 3
+    text = charts.matrices(teacher, teacher, [1, 1, 1, 1, 0, 1])
+    root = ElementTree.fromstring(text)
+    cells = [node for node in root if node.tag == "rect"]
+    assert len(cells) == 24 and cells[0].get("fill-opacity") == "1.00"
+    assert [node.get("class") for node in cells[:2]] == ["own", None]
+    assert len([node for node in root if node.get("class") == "crossed"]) == 2

@@ -150,11 +150,14 @@ def test_similar_students_have_a_line_per_experiment():
     def network(seed: int, kl: float) -> record.Network:
         told = {"experiment": "x", "data": "digits", "network": "vgg8", "method": "kd"}
         found = {"kl": kl, "cka": 0.5 + seed / 10, "agreement": 0.25}
+        found["tsne"] = {"place": [[0.0, 1.0], [2.0, 3.0]], "label": [0, 1]}
+        found["rotations"] = {"teacher": [[1.0]] * 3, "student": [[1.0]] * 3, "kept": [1, 1, 0]}
         told |= {"changes": ""}
         return record.Network(str(seed), "", seed, "done", "", told, {}, [], [], found)
 
     known = report.by_experiment([network(0, 1.0), network(1, 2.0)])
-    *_, grid = report.similarities(known)
+    *_, grid, aside = report.similarities(known)
+    assert [part.picture.count("<svg") for part in aside.parts] == [1, 1]
     expected = ["digits", "vgg8", "kd", "1.50 ± 0.71", "55.00 ± 7.07", "25.00 ± 0.00", "2"]
     assert [[field.text for field in row] for row in grid.rows] == [expected]
     assert report.similarities({})[-1] == page.Text("Not run.")

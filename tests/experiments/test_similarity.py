@@ -9,6 +9,7 @@ from tiny import planned, small_config, tiny_network
 from experiments import protocol, record, similarity
 from sskd_jax.engine.devices import RUN_OFTEN
 from sskd_jax.engine.loop import first_state
+from sskd_jax.methods.sskd import ProjectionHead
 from sskd_jax.system.paths import locate
 from sskd_jax.workdir.checkpoint import Checkpoints
 from sskd_jax.workdir.files import read_json, write_json
@@ -42,6 +43,18 @@ def test_divergence_and_agreement():
     assert similarity.agreement(student, teacher) == 0.5
 
 
+def test_rows_that_are_kept_are_those_of_sskd():
+    """With a ratio of 0, those in which the teacher is right; all of them with 1."""
+    embed = RANDOM.normal(size=(4 * 6, 16)).astype(np.float32)
+    head = ProjectionHead().init(jax.random.key(0), embed)
+    found = similarity.rotations(embed, embed, (head, head), 0.0)
+    assert found["student"] == found["teacher"] and np.shape(found["teacher"]) == (18, 6)
+    right = np.argmax(found["teacher"], 1) == np.arange(18) // 3
+    assert 0 < right.sum() < 18
+    np.testing.assert_array_equal(found["kept"], right)
+    assert all(similarity.rotations(embed, embed, (head, head), 1.0)["kept"])
+
+
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
     """A workdir as KD leaves it that has trained for no step."""
@@ -62,16 +75,18 @@ def untrained(tmp_path_factory):
 def test_the_students_of_a_run_are_compared_with_its_teacher(untrained, capsys):
     similarity.main([str(untrained)])
     found = read_json(untrained / record.SIMILARITY)
-    assert set(found) == {"kd/student"} and "similarity.json" in capsys.readouterr().out
+    assert set(found) == {"teacher", "kd/student"} and "similarity.json" in capsys.readouterr().out
     measures = found["kd/student"]
+    count = similarity.CLASSES * similarity.PER_CLASS
+    assert [len(one["tsne"]["place"]) for one in found.values()] == [count] * 2
     assert measures["kl"] > 0 and 0 < measures["cka"] < 1 and 0 <= measures["agreement"] <= 1
 
 
 def test_a_teacher_may_be_in_another_workdir(untrained):
     config = read_json(untrained / "config.json")
-    ours = similarity.teacher_variables(locate(untrained), config)
+    ours = similarity.stage_variables(locate(untrained), config, "teacher")
     config["teacher"]["checkpoint"] = str(untrained)
-    elsewhere = similarity.teacher_variables(locate("nowhere"), config)
+    elsewhere = similarity.stage_variables(locate("nowhere"), config, "teacher")
     jax.tree.map(np.testing.assert_array_equal, ours, elsewhere)
 
 
