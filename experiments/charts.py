@@ -121,7 +121,7 @@ def matrices(teacher: Matrix, student: Matrix, kept: Sequence[float]) -> str:
             if not kept[row]:
                 middle = top + side / 2
                 parts.append(f'<path class="crossed" d="M{left} {middle}H{left + wide}"/>')
-    opening = f'<svg viewBox="0 0 {2 * wide + between} {high + 24}" role="img" class="c0"'
+    opening = f'<svg viewBox="0 0 {WIDTH} {high + 24}" role="img" class="c0"'
     return f'{opening} aria-label="similarities">{"".join(parts)}</svg>'
 
 

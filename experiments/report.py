@@ -229,7 +229,7 @@ def budget(networks: Sequence[Network]) -> str:
     done = networks[0].protocol
     if done["epochs"] == "given":
         return "given"
-    text = f"{done['epochs']} epochs x {counted(done['views'], 'view')}"
+    text = f"{counted(done['epochs'], 'epoch')} x {counted(done['views'], 'view')}"
     return f"{text}, {told_cost(done['teraflop'])}" if done["teraflop"] else text
 
 

@@ -11,6 +11,7 @@ temperature 1 and the embedding in front of the classifier.
 """
 
 import argparse
+import json
 import pathlib
 from collections.abc import Sequence
 from functools import partial
@@ -34,10 +35,10 @@ from sskd_jax.methods.sskd import (
 )
 from sskd_jax.models import MODELS
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import locate, stage_folders
+from sskd_jax.system.paths import locate, stage_folders, write_bytes
 from sskd_jax.types import Array, Params, UserError
 from sskd_jax.views import Optics, normalise, rotated
-from sskd_jax.workdir.files import read_json, write_json
+from sskd_jax.workdir.files import read_json
 from sskd_jax.workdir.stages import load_stage
 
 BATCH = 500  # images
@@ -99,10 +100,12 @@ def answers(model: str, variables: Params, pixels: Array, num_classes: int) -> A
 def neighbourhood(embed: np.ndarray, label: np.ndarray) -> dict[str, Any]:
     """Places in the plane of the embeddings of some images of the first classes, by t-SNE."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     shown = [np.flatnonzero(label == value)[:PER_CLASS] for value in range(CLASSES)]
     index = np.concatenate(shown)
-    place = TSNE(perplexity=20, init="pca", random_state=0).fit_transform(embed[index])
+    with threadpool_limits(1):  # threads gain nothing on so few points, and fight for busy cores
+        place = TSNE(perplexity=20, init="pca", random_state=0).fit_transform(embed[index])
     return {"place": np.round(place, 1).tolist(), "label": label[index].tolist()}
 
 
@@ -184,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         for workdir in parser.parse_args(argv).workdir:
             path = locate(workdir) / record.SIMILARITY
-            write_json(path, compare(locate(workdir)))
+            write_bytes(path, json.dumps(compare(locate(workdir))).encode())
             console.print(f"written  {path}")
     except (UserError, OSError) as error:
         fail(str(error))

@@ -72,7 +72,9 @@ def untrained(tmp_path_factory):
         yield workdir
 
 
-def test_the_students_of_a_run_are_compared_with_its_teacher(untrained, capsys):
+def test_the_students_of_a_run_are_compared_with_its_teacher(untrained, capsys, monkeypatch):
+    monkeypatch.setattr(similarity, "CLASSES", 3)
+    monkeypatch.setattr(similarity, "PER_CLASS", 8)
     similarity.main([str(untrained)])
     found = read_json(untrained / record.SIMILARITY)
     assert set(found) == {"teacher", "kd/student"} and "similarity.json" in capsys.readouterr().out
