@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import linen as nn
-from golden import Golden
+from golden import Golden, assert_near
 from quick import QUICK
 from tiny import CLASSES, TinyNet, images, make_task
 
@@ -31,6 +31,16 @@ def check_golden(shared, name: str, loss: Loss, rtol: float = 1e-4) -> None:
     np.testing.assert_allclose(
         gradient, gold["grad/student"], rtol=10 * rtol, atol=rtol * np.abs(gradient).max()
     )
+
+
+def check_recent(shared, key: str, term: str, loss: Loss, gradient: str = "grad") -> None:
+    """loss(student, teacher, label) is the recorded `term`, and so is its gradient."""
+    gold = Golden(shared / "golden").arrays("losses_recent.npz")
+    given = "in_k100" if key.partition("/")[0].endswith("_k100") else "in"
+    args = [gold[f"{given}/{name}"] for name in ("student", "teacher", "label")]
+    value, found = compiled(jax.value_and_grad(loss))(*args)
+    assert_near(value, gold[f"{key}/{term}"], 1e-4)
+    assert_near(found, gold[f"{key}/{gradient}/student"], 1e-4)
 
 
 def check_golden_maps(gold: dict[str, np.ndarray], loss: Loss) -> None:

@@ -13,8 +13,16 @@ from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 def pearson(a: Array, b: Array) -> Array:
     """Correlation of the rows of a and b [N, K], the mean over the rows; a constant row gives 0."""
     a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
-    norm_a, norm_b = (jnp.sqrt(jnp.sum(jnp.square(x), 1) + 1e-16) for x in (a, b))
-    return jnp.mean(jnp.sum(a * b, 1) / (norm_a * norm_b + 1e-8))
+    return jnp.mean(jnp.sum(a * b, 1) / (norm(a) * norm(b) + 1e-8))
+
+
+def norm(rows: Array) -> Array:
+    """The lengths of rows [N, K]; that of a row of zeros has the gradient 0.
+
+    Nothing is added to the squares: certain predictions leave rows as short as 1e-8.
+    """
+    squares = jnp.sum(jnp.square(rows), 1)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
 def relations(student: Array, teacher: Array, temperature: float) -> tuple[Array, Array]:
