@@ -14,7 +14,7 @@ from sskd_jax.layers.heads import Convolution, nearest
 from sskd_jax.layers.norm import BatchNorm
 from sskd_jax.losses import map_pairs, pooled
 from sskd_jax.methods.common import with_kd
-from sskd_jax.rules import Index, Positive
+from sskd_jax.rules import Flag, Index, Positive
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
 
 review_uniform = nn.initializers.lecun_uniform()  # PyTorch's kaiming_uniform(a=1)
@@ -82,16 +82,28 @@ def knowledge(maps: Sequence[Array], embed: Array) -> list[Array]:
     return [features.astype(jnp.float32) for features in (*maps[1:], embed[:, None, None])]
 
 
-def reviewkd(*, warmup_epochs: Index, kd_temperature: Positive) -> Method:
-    """The student's maps against the teacher's pre-activations; the term rises with the epochs."""
+def risen(epoch: Array, warmup_epochs: int) -> Array:
+    """The share that the term has in an epoch: from 0 in the first one it rises in equal steps.
+
+    Without a warm-up it is 1 from the start.
+    """
+    return jnp.minimum(epoch / warmup_epochs, 1) if warmup_epochs else jnp.ones(())
+
+
+def reviewkd(*, warmup_epochs: Index, student_preacts: Flag, kd_temperature: Positive) -> Method:
+    """The student's maps against the teacher's pre-activations.
+
+    `student_preacts` takes the student's pre-activations, too, as mdistiller does on ImageNet.
+    """
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
-        map_pairs(student.maps, teacher.preacts)  # tells where the numbers differ
-        ours = knowledge(student.maps, student.embed)
+        maps = student.preacts if student_preacts else student.maps
+        map_pairs(maps, teacher.preacts)  # tells where the numbers differ
+        ours = knowledge(maps, student.embed)
         theirs = knowledge(teacher.preacts, teacher.embed)
         fused = nets["review"](ours, theirs)
         loss = sum(context_loss(*pair) for pair in zip(fused, theirs, strict=True))
-        return Losses({"review": loss * jnp.minimum(batch.epoch / max(1, warmup_epochs), 1)})
+        return Losses({"review": loss * risen(batch.epoch, warmup_epochs)})
 
     nets = {"review": learns(Review())}
     return with_kd(("review",), own, kd_temperature=kd_temperature, nets=nets)

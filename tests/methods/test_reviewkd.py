@@ -5,9 +5,10 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from golden import Golden, assert_near
 from pairs import arrays, check_at_ties, check_blind, compiled, given_losses, outputs
 
-from sskd_jax.methods.reviewkd import Fusion, Review, context_loss, knowledge, reviewkd
+from sskd_jax.methods.reviewkd import Fusion, Review, context_loss, knowledge, reviewkd, risen
 from sskd_jax.types import Outputs, UserError
 
 STUDENT, TEACHER = arrays(3, 8, 8, 5), arrays(3, 8, 8, 5, seed=1)
@@ -23,6 +24,14 @@ def test_the_context_loss_in_numpy():
 
     expected = (error(8) + error(4) / 2 + error(2) / 4 + error(1) / 8) / (1 + 1 / 2 + 1 / 4 + 1 / 8)
     np.testing.assert_allclose(context_loss(STUDENT, TEACHER), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [f"map{i}" for i in range(7)])
+def test_the_context_loss_of_the_authors(shared, name):
+    gold = Golden(shared / "golden").under("losses_recent.npz", f"reviewkd_hcl/{name}")
+    found = compiled(jax.value_and_grad(context_loss))(gold["in/student"], gold["in/teacher"])
+    for ours, key in zip(found, ("hcl", "grad/student"), strict=True):
+        assert_near(ours, gold[key], 1e-4)
 
 
 def test_a_small_map_has_fewer_levels():
@@ -106,9 +115,35 @@ def network(sizes: tuple[int, ...], width: int) -> Outputs:
     return outputs(arrays(4, 3), arrays(4, width), *maps)
 
 
+@pytest.mark.parametrize(
+    ("warmup_epochs", "shares"),
+    [(20, {0: 0, 5: 1 / 4, 20: 1, 100: 1}), (1, {0: 0, 1: 1}), (0, {0: 1, 7: 1})],
+)
+def test_the_term_rises_with_the_first_epochs(warmup_epochs, shares):
+    """Or is there from the start where there are none."""
+    for epoch, share in shares.items():
+        np.testing.assert_allclose(risen(epoch, warmup_epochs), share)
+
+
+@pytest.mark.parametrize("student_preacts", [False, True])
+def test_which_of_the_students_maps_are_compared(student_preacts):
+    stage = reviewkd(warmup_epochs=0, student_preacts=student_preacts, kd_temperature=4.0)
+    maps, preacts = ([arrays(4, 4, 4, 3, seed=seed)] * 2 for seed in (0, 1))
+    student = outputs(None, arrays(4, 3))._replace(maps=maps, preacts=preacts)
+    asked = []
+
+    def review(ours, theirs):
+        asked.extend(ours)
+        return theirs
+
+    nets = {"student": student, "teacher": student, "review": review}
+    given_losses(stage["student"], np.zeros(4, int), **nets)
+    np.testing.assert_array_equal(asked[0], (preacts if student_preacts else maps)[1])
+
+
 @pytest.mark.parametrize("sizes", [(8, 8, 4), (8, 4, 2), (16, 16, 4)])
 def test_the_term_rises_with_the_epochs_and_maps_may_differ_in_size(sizes):
-    stage = reviewkd(warmup_epochs=20, kd_temperature=4.0)["student"]
+    stage = reviewkd(warmup_epochs=20, student_preacts=False, kd_temperature=4.0)["student"]
     student, teacher = network(sizes, 5), network((8, 8, 4), 9)
     module = stage.nets["review"].module
     student, teacher = student._replace(preacts=()), teacher._replace(maps=())
@@ -133,7 +168,7 @@ def test_the_term_rises_with_the_epochs_and_maps_may_differ_in_size(sizes):
 
 
 def test_networks_of_different_depth_are_told():
-    stage = reviewkd(warmup_epochs=20, kd_temperature=4.0)["student"]
+    stage = reviewkd(warmup_epochs=20, student_preacts=False, kd_temperature=4.0)["student"]
     pair = {"student": network((8, 8, 4), 5), "teacher": network((8, 8, 4, 4), 5)}
     with pytest.raises(UserError, match="the student has 3 and the teacher 4: choose networks of"):
         given_losses(stage, np.zeros(4, int), **pair)
