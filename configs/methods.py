@@ -1,8 +1,8 @@
 """One entry per method: its numbers, the weights of its terms by preset, its own stages' schedules.
 
-SSKD's, HSAKD's, HSSAKD's, DKD's and ReviewKD's numbers are their released code's, DIST's its
-paper's, the others RepDistiller's, but for KDSVD's weight, which that does not name and mdistiller
-does.
+SSKD's, HSAKD's, HSSAKD's, DKD's, DIST's and ReviewKD's numbers are their released code's, the
+others RepDistiller's, but for KDSVD's weight, which that does not name and mdistiller does.
+ImageNet's are mdistiller's, but for DIST's, which are its authors'.
 """
 
 import inspect
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
       numbers: of its factory, on CIFAR-100.
       weights: of its terms by preset; "code" is the default.
       stages: student's architecture -> how the stages of its own are trained on CIFAR-100.
-      by_pair: weights that differ for some pairs of networks.
+      by_pair: weights and numbers that differ for some pairs of networks.
       imagenet_numbers, imagenet_weights: what differs for ResNet-34 -> ResNet-18.
       nesterov: which of the stages "teacher" and "student" it trains with Nesterov's momentum on
         CIFAR-100.
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     numbers: Mapping[str, Any]
     weights: Mapping[str, Mapping[str, float]]
     stages: Callable[[str], Schedules] = no_stages
-    by_pair: Mapping[Pair, Mapping[str, float]] = {}
+    by_pair: Mapping[Pair, Mapping[str, Any]] = {}
     imagenet_numbers: Mapping[str, Any] = {}
     imagenet_weights: Mapping[str, float] = {}
     nesterov: tuple[str, ...] = ()
@@ -72,14 +72,15 @@ def own(**weights: float) -> dict[str, dict[str, float]]:
 
 
 BESIDE = {"kd_temperature": 4.0}
-LOGITS = {"standardize": False}  # compare standardized logits, Sun et al. 2024
+# Standardized logits, Sun et al. 2024, want weights of their own: the methods "+ls" have them.
+LOGITS = {"standardize": False}
 
 METHODS = {
     "scratch": Entry({}, {"code": {"ce": 1.0}}),
     "kd": Entry(
         {"temperature": 4.0, **LOGITS},
         {"code": {"ce": 0.1, "kd": 0.9}},
-        imagenet_numbers={"temperature": 1.0},  # mdistiller's
+        imagenet_numbers={"temperature": 1.0},
         imagenet_weights={"ce": 0.5, "kd": 0.5},
     ),
     "fitnet": Entry({"layer": 2, **BESIDE}, own(hint=100.0)),
@@ -105,26 +106,27 @@ METHODS = {
             ("wrn_40_2", "wrn_16_2"): {"nckd": 6.0},
             ("wrn_40_2", "wrn_40_1"): {"nckd": 6.0},
             ("resnet56", "resnet20"): {"nckd": 2.0},
+            ("resnet110", "resnet32"): {"nckd": 2.0},
             ("vgg13", "vgg8"): {"nckd": 6.0},
             ("vgg13", "MobileNetV2"): {"nckd": 6.0},
         },
-        imagenet_numbers={"temperature": 1.0, "warmup_epochs": 1},  # mdistiller's
+        imagenet_numbers={"temperature": 1.0, "warmup_epochs": 0},
         imagenet_weights={"nckd": 0.5},
     ),
     "dist": Entry(
         {"temperature": 4.0, **LOGITS},
         {"code": {"ce": 1.0, "inter": 2.0, "intra": 2.0}},
         imagenet_numbers={"temperature": 1.0},
-        imagenet_weights={"inter": 1.0, "intra": 1.0},
     ),
     "reviewkd": Entry(
-        {"warmup_epochs": 20, **BESIDE},
-        own(review=5.0),
+        {"warmup_epochs": 20, "student_preacts": False, **BESIDE},
+        own(review=5.0),  # vgg and MobileNetV2 have it, too, for want of a released one
         by_pair={
             ("resnet56", "resnet20"): {"review": 0.6},
+            ("resnet110", "resnet32"): {"review": 1.0},
             ("resnet32x4", "ShuffleV2"): {"review": 8.0},
         },
-        imagenet_numbers={"warmup_epochs": 1},  # mdistiller's
+        imagenet_numbers={"warmup_epochs": 0, "student_preacts": True},
         imagenet_weights={"review": 1.0},
     ),
     "sskd": Entry(
@@ -161,17 +163,75 @@ METHODS = {
     ),
 }
 
-# "+kd" behind the name of a method whose `kd` counts nothing gives it the weight 1.
-WITH_KD = [name for name, entry in METHODS.items() if entry.weights["code"].get("kd") == 0]
-NAMES = (*METHODS, *(f"{name}+kd" for name in WITH_KD))
+
+def with_kd(entry: Entry) -> Entry:
+    """The method with Hinton's KD beside, at the weight 1."""
+    weights = {preset: own | {"kd": 1.0} for preset, own in entry.weights.items()}
+    return entry._replace(weights=weights)
+
+
+# Logit standardization, from its released code and logs, by pair: temperature and weight of KD ...
+KD_LS = {
+    ("resnet110", "resnet20"): (4.0, 12.0),
+    ("vgg13", "vgg8"): (3.0, 9.0),
+    ("vgg13", "MobileNetV2"): (3.0, 9.0),
+    ("ResNet50", "MobileNetV2"): (3.0, 1.0),
+    ("resnet32x4", "wrn_16_2"): (3.0, 9.0),
+    ("resnet32x4", "wrn_40_2"): (3.0, 9.0),
+    ("wrn_40_2", "MobileNetV2"): (3.0, 9.0),
+}
+# ... and temperature, weight of tckd and weight of nckd.
+DKD_LS = {
+    ("wrn_40_2", "wrn_16_2"): (2.0, 12.0, 24.0),
+    ("wrn_40_2", "wrn_40_1"): (2.0, 12.0, 24.0),
+    ("resnet56", "resnet20"): (3.0, 18.0, 36.0),
+    ("resnet110", "resnet20"): (2.0, 15.0, 30.0),
+    ("resnet110", "resnet32"): (2.0, 15.0, 30.0),
+    ("vgg13", "vgg8"): (2.0, 15.0, 30.0),
+    ("vgg13", "MobileNetV2"): (3.0, 9.0, 18.0),
+    ("ResNet50", "MobileNetV2"): (2.0, 15.0, 30.0),
+    ("resnet32x4", "wrn_16_2"): (2.0, 9.0, 18.0),
+    ("wrn_40_2", "resnet8x4"): (2.0, 18.0, 36.0),
+    ("wrn_40_2", "MobileNetV2"): (2.0, 15.0, 30.0),
+}
+
+
+def by_name(table: Mapping[Pair, tuple[float, ...]], *names: str) -> dict[Pair, dict[str, float]]:
+    """The rows of a table with a name for each of their columns."""
+    return {pair: dict(zip(names, row, strict=True)) for pair, row in table.items()}
+
+
+STANDARDIZED = {"temperature": 2.0, "standardize": True}
+
+# What else can be typed as a method: one of the above with other numbers or weights. "at+kd" is
+# AT with KD beside, "kd+ls" is KD on standardized logits.
+VARIANTS = {
+    **{
+        f"{name}+kd": with_kd(entry)
+        for name, entry in METHODS.items()
+        if entry.weights["code"].get("kd") == 0
+    },
+    "kd+ls": Entry(
+        STANDARDIZED,
+        {"code": {"ce": 0.1, "kd": 9.0}},
+        by_pair=by_name(KD_LS, "temperature", "kd"),
+        imagenet_weights={"ce": 1.0},
+    ),
+    "dkd+ls": Entry(
+        {"warmup_epochs": 20, **STANDARDIZED},
+        {"code": {"ce": 1.0, "tckd": 9.0, "nckd": 72.0}},
+        by_pair=by_name(DKD_LS, "temperature", "tckd", "nckd"),
+        imagenet_numbers={"warmup_epochs": 0},  # with its weight: ours, as nothing is published
+        imagenet_weights={"nckd": 4.5},
+    ),
+}
+ENTRIES = METHODS | VARIANTS
+NAMES = tuple(ENTRIES)
 
 
 def entry_of(name: str) -> Entry:
-    """The entry of a method as it is typed: "at" for "at+kd"; of one's own, "my_code:method"."""
-    if ":" in name:
-        return own_entry(name)
-    choose(dict.fromkeys(NAMES), name, "method")
-    return METHODS[name.removesuffix("+kd")]
+    """The entry of a method as it is typed; of one's own, "my_code:method"."""
+    return own_entry(name) if ":" in name else choose(ENTRIES, name, "method")
 
 
 def own_entry(name: str) -> Entry:
@@ -196,12 +256,12 @@ def key_of(name: str) -> str:
 
 
 def method(name: str, preset: str = "code", pair: Pair | None = None) -> ConfigDict:
-    """A method with its numbers, and its terms' weights for a pair of networks."""
-    entry, base = entry_of(name), name.removesuffix("+kd")
-    weights = choose(entry.weights, preset, f"weights for {base}") | entry.by_pair.get(pair, {})
-    if base != name:
-        weights |= {"kd": 1.0}
-    return ConfigDict({"method": {"name": base, **entry.numbers}, "weights": weights})
+    """A method with its numbers and its terms' weights for a pair of networks."""
+    entry, base = entry_of(name), name.partition("+")[0]
+    weights, numbers = dict(choose(entry.weights, preset, f"weights for {name}")), {}
+    for key, value in entry.by_pair.get(pair, {}).items():
+        (weights if key in weights else numbers)[key] = value
+    return ConfigDict({"method": {"name": base, **entry.numbers, **numbers}, "weights": weights})
 
 
 def imagenet_method(name: str, preset: str = "code") -> ConfigDict:

@@ -45,16 +45,58 @@ def test_own_stages_are_scheduled_and_no_others():
 
 def test_weights_of_a_pair():
     pairs = [
-        (pair, name, weights)
-        for name, entry in methods.METHODS.items()
-        for pair, weights in entry.by_pair.items()
+        (pair, name, own)
+        for name, entry in methods.ENTRIES.items()
+        for pair, own in entry.by_pair.items()
     ]
-    assert len(pairs) == 7
+    assert {name for _, name, _ in pairs} >= {"dkd", "reviewkd", "reviewkd+kd", "kd+ls", "dkd+ls"}
     for pair, name, own in pairs:
         assert pair in paper.PAIRS
-        weights = cifar.get_config(f"method={name},teacher={pair[0]},student={pair[1]}").weights
-        assert own.items() <= dict(weights).items()
-        assert set(weights) == set(methods.METHODS[name].weights["code"])
+        config = cifar.get_config(f"method={name},teacher={pair[0]},student={pair[1]}")
+        assert own.items() <= {**config.method, **config.weights}.items()
+        entry = methods.ENTRIES[name]
+        assert set(config.weights) == set(entry.weights["code"])
+        assert set(config.method) == {"name", *entry.numbers}
+
+
+@pytest.mark.parametrize(
+    ("pair", "kd", "dkd"),
+    [
+        ("wrn_40_2,wrn_16_2", (2.0, 0.1, 9.0), (2.0, 12.0, 24.0)),
+        ("resnet110,resnet20", (4.0, 0.1, 12.0), (2.0, 15.0, 30.0)),
+        ("resnet32x4,resnet8x4", (2.0, 0.1, 9.0), (2.0, 9.0, 72.0)),
+        ("ResNet50,MobileNetV2", (3.0, 0.1, 1.0), (2.0, 15.0, 30.0)),
+    ],
+)
+def test_logit_standardization_has_numbers_of_its_own(pair, kd, dkd):
+    teacher, student = pair.split(",")
+    found = cifar.get_config(f"method=kd,kd+ls,dkd+ls,teacher={teacher},student={student}").settings
+    plain, ours, decoupled = (found[name] for name in ("kd", "kd+ls", "dkd+ls"))
+    assert (plain.method.standardize, plain.method.temperature) == (False, 4.0)
+    assert ours.method.standardize and decoupled.method.standardize
+    assert (ours.method.temperature, ours.weights.ce, ours.weights.kd) == kd
+    weights = decoupled.weights
+    assert (decoupled.method.temperature, weights.tckd, weights.nckd) == dkd and weights.ce == 1.0
+
+
+def test_imagenets_numbers_are_the_published_ones():
+    found = imagenet.get_config("method=kd,kd+ls,dist,reviewkd,epochs=100").settings
+    kd, standardized, dist, reviewkd = map(found.get, ("kd", "kd+ls", "dist", "reviewkd"))
+    assert (kd.method.temperature, kd.weights.ce, kd.weights.kd) == (1.0, 0.5, 0.5)
+    assert (standardized.method.temperature, standardized.weights.ce) == (2.0, 1.0)
+    assert standardized.weights.kd == 9.0
+    assert (dist.method.temperature, dist.weights.inter, dist.weights.intra) == (1.0, 2.0, 2.0)
+    assert reviewkd.method.student_preacts and reviewkd.method.warmup_epochs == 0
+    assert reviewkd.weights.review == 1.0
+
+
+@pytest.mark.parametrize(
+    ("epochs", "milestones"), [(90, (30, 60)), (100, (30, 60, 90)), (120, (30, 60, 90))]
+)
+def test_imagenets_schedules(epochs, milestones):
+    config = imagenet.get_config(f"method=kd,epochs={epochs}")
+    assert (config.student.epochs, config.student.milestones) == (epochs, milestones)
+    assert (config.teacher.epochs, config.teacher.milestones) == (90, (30, 60))
 
 
 def test_presets_differ_as_the_sources_do():

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from pairs import arrays, check_at_ties, check_blind, given_losses, outputs
+from pairs import arrays, check_at_ties, check_blind, check_recent, given_losses, outputs
 
 from sskd_jax.losses import soft_divergence
 from sskd_jax.methods.dkd import dkd, other_divergence, target_divergence
@@ -41,6 +41,20 @@ def test_the_parts_make_up_the_whole():
         np.testing.assert_allclose(
             whole, soft_divergence(STUDENT[one], TEACHER[one], temperature=1.0), rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("term", ["tckd", "nckd"])
+@pytest.mark.parametrize("key", ["dkd/T1", "dkd/T4", "dkd_ls/T2", "dkd_ls/T3"])
+def test_the_authors_values(shared, key, term):
+    """Also on standardized logits."""
+    numbers = {"temperature": float(key[-1]), "standardize": "_ls" in key, "warmup_epochs": 0}
+    stage = dkd(**numbers)["student"]
+
+    def loss(student, teacher, label):
+        nets = {"student": outputs(student), "teacher": outputs(teacher)}
+        return given_losses(stage, label, **nets).terms[term]
+
+    check_recent(shared, key, term, loss, f"grad_{term}")
 
 
 @pytest.mark.parametrize("part", PARTS)

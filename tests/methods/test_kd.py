@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from golden import Golden
-from pairs import arrays, check_at_ties, check_blind, given_losses, outputs
+from pairs import arrays, check_at_ties, check_blind, check_recent, given_losses, outputs
 
 from sskd_jax.losses import accuracy, cross_entropy, standardized
 from sskd_jax.methods import METHODS
@@ -48,6 +48,17 @@ def test_two_networks_see_the_same_single_view():
 
     jax.eval_shape(lambda: given_losses(method["student"], LABELS, student=net, teacher=net))
     assert seen == [once, once]
+
+
+@pytest.mark.parametrize("key", ["kd_ls/T2", "kd_ls/T3", "kd_ls/T4", "kd_ls_k100/T2"])
+def test_values_of_the_authors_of_standardization(shared, key):
+    stage = kd(temperature=float(key[-1]), standardize=True)["student"]
+
+    def loss(student, teacher, label):
+        nets = {"student": outputs(student), "teacher": outputs(teacher)}
+        return given_losses(stage, label, **nets).terms["kd"]
+
+    check_recent(shared, key, "kd", loss)
 
 
 @pytest.mark.parametrize("name", ["kd", "dkd", "dist"])

@@ -133,8 +133,10 @@ def test_every_method_has_numbers_weights_schedules_and_tests(name):
     entry, method = ENTRIES[name], configured(name)
     assert "code" in entry.weights
     assert all(set(weights) == set(method["student"].terms) for weights in entry.weights.values())
-    others = (entry.imagenet_weights, *entry.by_pair.values())
-    assert all(set(weights) <= set(method["student"].terms) for weights in others)
+    assert set(entry.imagenet_weights) <= set(method["student"].terms)
+    known = {*method["student"].terms, *entry.numbers}
+    assert all(set(own) <= known for own in entry.by_pair.values())
+    assert not set(method["student"].terms) & set(entry.numbers)  # so it is clear which is meant
     METHODS[name](**{**entry.numbers, **entry.imagenet_numbers})
     assert set(entry.stages("resnet20")) == set(method) - {"teacher", "student"}
     assert (Path(__file__).parent / f"test_{name}.py").is_file()
