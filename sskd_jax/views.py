@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sskd_jax.distortions import distort
 from sskd_jax.types import Array
 
 Channels = tuple[float, float, float]
@@ -55,8 +56,23 @@ def turned(optics: Optics, key: Array, image: Array) -> Array:
     return jnp.stack([jnp.rot90(view, k) for k in range(4)])
 
 
+def strong(optics: Optics, key: Array, image: Array) -> Array:
+    """The image flipped and moved at random, then strongly distorted: f32[1, H, W, 3].
+
+    It is random whatever the optics, so it is a view for training alone.
+    """
+    place, distortion = jax.random.split(key)
+    (view,) = moved(optics, place, image, 1)
+    return normalise(distort(distortion, view)[None], optics)
+
+
 def turns(optics: Optics, key: Array, image: Array, count: int) -> Array:
     """View k of `count` is the image turned counter-clockwise by k * 90 degrees."""
+    return normalise(moved(optics, key, image, count), optics)
+
+
+def moved(optics: Optics, key: Array, image: Array, count: int) -> Array:
+    """The same in front of normalisation: u8[count, H, W, C]."""
     flip_key, crop_key = jax.random.split(key)
     if optics.flip:
         image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
@@ -64,7 +80,7 @@ def turns(optics: Optics, key: Array, image: Array, count: int) -> Array:
     if optics.pad:
         start = jax.random.randint(crop_key, (count, 2), 0, 2 * optics.pad + 1)
         views = jax.vmap(partial(crop, pad=optics.pad))(views, start)
-    return normalise(views, optics)
+    return views
 
 
 def crop(image: Array, start: Array, pad: int) -> Array:
@@ -78,7 +94,7 @@ def crop(image: Array, start: Array, pad: int) -> Array:
 
 
 def normalise(view: Array, optics: Optics) -> Array:
-    """uint8[V, H, W, C] as f32 with the mean and standard deviation of `optics` per channel."""
+    """Levels from 0 to 255 [V, H, W, C] as f32, with the mean and deviation of `optics`."""
     mean, std = (
         jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (optics.mean, optics.std)
     )

@@ -20,7 +20,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 # its own room; that is the folder, or the file itself where it lies in none.
 FLOORS = (
     {"types", "rules"},
-    {"axis"},
+    {"axis", "distortions"},
     {"losses", "layers", "views", "system"},
     {"methods", "models", "data"},
     {"workdir", "settings", "configs"},

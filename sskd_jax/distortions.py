@@ -1,0 +1,174 @@
+"""Strong augmentation of one image: two random distortions, then a grey square.
+
+They are RandAugment's operations and Cutout (Cubuk et al. 2020; DeVries, Taylor 2017) as the
+released code of MLKD has them, with the meaning that PIL gives each: whole grey levels, which are
+rounded down, the nearest pixel, black behind the edges. An operation is a function
+(i32[H, W, 3] from 0 to 255, strength f32[] from 0 to 1) -> the same, and has a range of its own
+through which the strength leads.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from sskd_jax.types import Array
+
+GREY = (125, 123, 114)  # of the square
+LARGEST_SQUARE = 0.5  # of an image's side
+
+
+def within(low: float, high: float, strength: Array) -> Array:
+    return low + (high - low) * strength
+
+
+def identity(image: Array, strength: Array) -> Array:
+    return image
+
+
+def autocontrast(image: Array, strength: Array) -> Array:
+    """Every channel stretched to the whole range."""
+    low, high = (f(image, (0, 1), keepdims=True) for f in (jnp.min, jnp.max))
+    return jnp.where(high > low, (image - low) * 255 // jnp.maximum(high - low, 1), image)
+
+
+def equalize(image: Array, strength: Array) -> Array:
+    """Every channel such that all levels are about as frequent."""
+    return jax.vmap(equalize_channel, 2, 2)(image)
+
+
+def equalize_channel(channel: Array) -> Array:
+    """A channel i32[H, W]; as PIL, without the brightest level's pixels in the size of a step."""
+    count = jnp.zeros(256, jnp.int32).at[channel.ravel()].add(1)
+    step = (channel.size - count[channel.max()]) // 255
+    below = jnp.cumsum(count) - count
+    table = jnp.clip((step // 2 + below) // jnp.maximum(step, 1), 0, 255)
+    return jnp.where(step > 0, table[channel], channel)
+
+
+def grey(image: Array) -> Array:
+    """The lightness i32[H, W, 1], by the weights of ITU-R 601."""
+    red, green, blue = (image[..., i : i + 1] for i in range(3))
+    return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+
+
+def blended(image: Array, other: Array, strength: Array) -> Array:
+    """Between the other one and the image, and never wholly either."""
+    factor = within(0.05, 0.95, strength)
+    return jnp.floor(other + factor * (image - other)).astype(jnp.int32)
+
+
+def brightness(image: Array, strength: Array) -> Array:
+    return blended(image, jnp.zeros_like(image), strength)
+
+
+def colour(image: Array, strength: Array) -> Array:
+    return blended(image, jnp.broadcast_to(grey(image), image.shape), strength)
+
+
+def contrast(image: Array, strength: Array) -> Array:
+    mean = jnp.floor(grey(image).mean() + 0.5).astype(jnp.int32)
+    return blended(image, jnp.full_like(image, mean), strength)
+
+
+def sharpness(image: Array, strength: Array) -> Array:
+    """Towards a smooth image: 5/13 of a pixel and 1/13 of each neighbour, the border as it is."""
+    height, width = image.shape[:2]
+    shifts = [(i, j) for i in range(3) for j in range(3)]
+    total = sum(image[i : height - 2 + i, j : width - 2 + j] for i, j in shifts)
+    inner = (2 * (total + 4 * image[1:-1, 1:-1]) + 13) // 26  # rounded to the nearest level
+    return blended(image, image.at[1:-1, 1:-1].set(inner), strength)
+
+
+def posterize(image: Array, strength: Array) -> Array:
+    """Four to seven bits of every level are kept."""
+    bits = within(4, 8, strength).astype(jnp.int32)
+    return image >> (8 - bits) << (8 - bits)
+
+
+def solarize(image: Array, strength: Array) -> Array:
+    """Levels from a threshold on are inverted."""
+    return jnp.where(image < within(0, 256, strength), image, 255 - image)
+
+
+def moved(image: Array, row: tuple[Array, ...], column: tuple[Array, ...]) -> Array:
+    """Every pixel (y, x) is the one at (row, column): a y + b x + c of its middle, or black."""
+    height, width = image.shape[:2]
+    y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
+    rows, columns = (jnp.floor(a * y + b * x + c) for a, b, c in (row, column))
+    is_inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    places = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
+    found = image[tuple(place.astype(jnp.int32) for place in places)]
+    return jnp.where(is_inside[..., None], found, 0)
+
+
+STILL_ROW, STILL_COLUMN = (1, 0, 0), (0, 1, 0)
+
+
+def rotate(image: Array, strength: Array) -> Array:
+    """About the centre, by up to 30 degrees either way."""
+    angle = jnp.deg2rad(within(-30, 30, strength))
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    y, x = (size / 2 for size in image.shape[:2])
+    row = cosine, sine, y - cosine * y - sine * x
+    column = -sine, cosine, x + sine * y - cosine * x
+    return moved(image, row, column)
+
+
+def shear_x(image: Array, strength: Array) -> Array:
+    return moved(image, STILL_ROW, (within(-0.3, 0.3, strength), 1, 0))
+
+
+def shear_y(image: Array, strength: Array) -> Array:
+    return moved(image, (1, within(-0.3, 0.3, strength), 0), STILL_COLUMN)
+
+
+def translate_x(image: Array, strength: Array) -> Array:
+    return moved(image, STILL_ROW, (0, 1, within(-0.3, 0.3, strength) * image.shape[1]))
+
+
+def translate_y(image: Array, strength: Array) -> Array:
+    return moved(image, (1, 0, within(-0.3, 0.3, strength) * image.shape[0]), STILL_COLUMN)
+
+
+OPERATIONS = (
+    autocontrast,
+    equalize,
+    identity,
+    brightness,
+    colour,
+    contrast,
+    sharpness,
+    posterize,
+    solarize,
+    rotate,
+    shear_x,
+    shear_y,
+    translate_x,
+    translate_y,
+)
+
+
+def cut_out(image: Array, centre: Array, side: Array) -> Array:
+    """The image with a grey square around centre f32[2] (y, x), as far as it lies inside."""
+    height, width = image.shape[:2]
+    marked = []
+    for middle, size in zip(centre, (height, width), strict=True):
+        start = jnp.floor(jnp.maximum(middle - side / 2, 0))
+        stop = jnp.minimum(start + side, size)  # drawn as well, as PIL does
+        place = jnp.arange(size)
+        marked.append((place >= start) & (place <= stop))
+    is_marked = marked[0][:, None] & marked[1][None]
+    return jnp.where(is_marked[..., None], jnp.array(GREY, image.dtype).reshape(1, 1, 3), image)
+
+
+def distort(key: Array, image: Array) -> Array:
+    """Two operations of u8[H, W, 3], drawn with replacement, and the square: i32[H, W, 3]."""
+    first, second, square = jax.random.split(key, 3)
+    image = image.astype(jnp.int32)
+    for drawn in (first, second):
+        which, strength = jax.random.split(drawn)
+        operation = jax.random.randint(which, (), 0, len(OPERATIONS))
+        image = jax.lax.switch(operation, OPERATIONS, image, jax.random.uniform(strength))
+    share, *centre = jax.random.uniform(square, (3,))
+    size = jnp.array(image.shape[:2])
+    side = LARGEST_SQUARE * share * size[0]
+    return cut_out(image, jnp.array(centre) * size, side)
