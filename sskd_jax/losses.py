@@ -15,6 +15,12 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
+def row_divergence(student: Array, teacher: Array) -> Array:
+    """KL(softmax(teacher) || softmax(student)) of every row of logits [N, K]: [N]."""
+    log_student, log_teacher = jax.nn.log_softmax(student), jax.nn.log_softmax(teacher)
+    return jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), -1)
+
+
 def soft_divergence(
     student: Array, teacher: Array, *, temperature: float, keep: Array | None = None
 ) -> Array:
@@ -23,9 +29,7 @@ def soft_divergence(
     It is the mean over the rows that `keep` [N] marks; nothing kept gives 0. The factor T^2 keeps
     the gradient's size independent of T.
     """
-    log_student = jax.nn.log_softmax(student / temperature)
-    log_teacher = jax.nn.log_softmax(teacher / temperature)
-    rows = jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), -1)
+    rows = row_divergence(student / temperature, teacher / temperature)
     keep = jnp.ones_like(rows) if keep is None else keep.astype(rows.dtype)
     return temperature**2 * jnp.sum(rows * keep) / jnp.maximum(keep.sum(), 1)
 
@@ -40,11 +44,32 @@ def standardized(logits: Array) -> Array:
     return (logits - logits.mean(1, keepdims=True)) / (deviation + 1e-7)
 
 
-def compared_logits(student: Outputs, teacher: Outputs, standardize: bool) -> tuple[Array, Array]:
-    """The logits [N, K] of both networks, or the `standardized` ones."""
-    if standardize:
-        return standardized(student.logits), standardized(teacher.logits)
-    return student.logits, teacher.logits
+def shifted(logits: Array, label: Array) -> Array:
+    """Logits [N, K] in which the largest and that of the label [N] have changed places.
+
+    So the label becomes the largest, and nothing changes where it is. This is the probability
+    shift of knowledge adjustment (Wen, Lai, Qian 2019), at any temperature.
+    """
+    classes = logits.shape[1]
+    is_largest, is_label = (
+        jax.nn.one_hot(place, classes, dtype=bool) for place in (logits.argmax(1), label)
+    )
+    largest = logits.max(1, keepdims=True)
+    own = jnp.sum(jnp.where(is_label, logits, 0), 1, keepdims=True)
+    return jnp.where(is_largest, own, jnp.where(is_label, largest, logits))
+
+
+def compared_logits(
+    student: Outputs, teacher: Outputs, standardize: bool, shift_to: Array | None = None
+) -> tuple[Array, Array]:
+    """The logits [N, K] of both networks, or the `standardized` ones.
+
+    The teacher's are `shifted` to labels [N] where those are given.
+    """
+    ours, theirs = student.logits, teacher.logits
+    if shift_to is not None:
+        theirs = shifted(theirs, shift_to)
+    return (standardized(ours), standardized(theirs)) if standardize else (ours, theirs)
 
 
 def accuracy(logits: Array, labels: Array) -> Array:

@@ -28,6 +28,14 @@ class Linear(nn.Module):
         return layer(x)
 
 
+class Projector(nn.Module):
+    """A linear layer [n, D] -> [n, D'] to the width of another embedding [n, D']."""
+
+    @nn.compact
+    def __call__(self, embed: Array, target: Array, train: bool = False) -> Array:
+        return Linear(target.shape[-1], name="to_target")(embed)
+
+
 class Convolution(nn.Module):
     """A convolution [n, H, W, C] -> [n, H', W', features], initialised as PyTorch's."""
 

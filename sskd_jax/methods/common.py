@@ -82,8 +82,8 @@ def taught(
 
     Args:
       terms: names of its own terms, beside cross-entropy `ce`.
-      own: (nets, batch, student, teacher) -> these terms, from this device's share of both
-        networks' outputs.
+      own: (nets, batch, student, teacher) -> these terms, and figures if it has any, from this
+        device's share of both networks' outputs.
       nets: those of its own.
       before: stages between the teacher's and the student's.
       start: "stage/net" that the student starts from, if not from random weights.
@@ -96,7 +96,7 @@ def taught(
         losses = own(nets, batch, student, teacher)
         labelled = {"ce": cross_entropy(student.logits, label)}
         figures = {"accuracy": accuracy(student.logits, label)}
-        return Losses(labelled | losses.terms, figures, losses.memory)
+        return Losses(labelled | losses.terms, figures | losses.figures, losses.memory)
 
     both = {"student": learns("student", start), "teacher": frozen("teacher")}
     student = Stage(("ce", *terms), both | dict(nets), loss, top("student"), memory)

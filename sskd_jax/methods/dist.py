@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from sskd_jax.axis import everywhere
+from sskd_jax.axis import everywhere, share
 from sskd_jax.losses import compared_logits
 from sskd_jax.methods.common import taught
 from sskd_jax.rules import Flag, Positive
@@ -37,12 +37,16 @@ def relations(student: Array, teacher: Array, temperature: float) -> tuple[Array
     return temperature**2 * inter, temperature**2 * intra
 
 
-def dist(*, temperature: Positive, standardize: Flag) -> Method:
-    """The two relations, of logits or of standardized logits of the whole batch."""
+def dist(*, temperature: Positive, standardize: Flag, shift: Flag) -> Method:
+    """The two relations, of logits or of standardized logits of the whole batch.
+
+    `shift` has the teacher's largest logit be the label's (see `losses.shifted`).
+    """
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
-        logits = everywhere(compared_logits(student, teacher, standardize))
-        inter, intra = relations(*logits, temperature)
+        label = share(batch.label) if shift else None
+        logits = compared_logits(student, teacher, standardize, label)
+        inter, intra = relations(*everywhere(logits), temperature)
         return Losses({"inter": inter, "intra": intra})
 
     return taught(("inter", "intra"), own)

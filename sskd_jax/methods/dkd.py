@@ -43,16 +43,17 @@ def divergence(log_student: Array, log_teacher: Array) -> Array:
     return jnp.mean(jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), 1))
 
 
-def dkd(*, temperature: Positive, warmup_epochs: Index, standardize: Flag) -> Method:
+def dkd(*, temperature: Positive, warmup_epochs: Index, standardize: Flag, shift: Flag) -> Method:
     """The terms `tckd` and `nckd`, times T^2, which rise with the first epochs as in its code.
 
-    `standardize` compares standardized logits in place of the logits themselves.
+    `standardize` compares standardized logits in place of the logits themselves, and `shift` has
+    the teacher's largest logit be the label's (see `losses.shifted`).
     """
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
-        pair = compared_logits(student, teacher, standardize)
-        ours, theirs = (logits / temperature for logits in pair)
         label = share(batch.label)
+        pair = compared_logits(student, teacher, standardize, label if shift else None)
+        ours, theirs = (logits / temperature for logits in pair)
         scale = temperature**2 * jnp.minimum((batch.epoch + 1) / max(1, warmup_epochs), 1)
         tckd = scale * target_divergence(ours, theirs, label)
         nckd = scale * other_divergence(ours, theirs, label)

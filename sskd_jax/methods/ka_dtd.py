@@ -1,0 +1,127 @@
+"""Preparing Lessons: Improve Knowledge Distillation with Better Supervision (Wen, Lai, Qian 2019).
+
+Knowledge adjustment (KA) mends the teacher's prediction where it errs. Dynamic temperature
+distillation (DTD) has a temperature for every image, with the mean T over the batch:
+
+    T_i = T + beta (mean_j w_j - w_i)
+    kd  = mean_i T_i^2 KL(softmax(t_i / T_i) || softmax(s_i / T_i))
+
+The larger the weight w_i of an image, which says how hard it is for the student, the sharper its
+target. The authors released no code: the equations are those of figures of the paper and of
+programs of others, which agree on them.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sskd_jax.axis import everywhere, share
+from sskd_jax.losses import normalized, row_divergence, shifted
+from sskd_jax.methods.common import taught
+from sskd_jax.rules import NotNegative, Positive, Share
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, choose
+
+Adjust = Callable[[Array, Array], Array]  # (logits [N, K], label [N]) -> logits [N, K]
+Weigh = Callable[[Array, Array], Array]  # (student, teacher [N, K]) -> weights [N]
+
+LEAST = 1.0  # of the temperatures, which an unsure student would bring below 0
+
+
+def smoothed(logits: Array, label: Array, smoothing: float) -> Array:
+    """Logits [N, K] whose softmax is the smoothed label (1 - e) onehot + e / K where they err.
+
+    A row whose largest logit is the label's stays as it is.
+    """
+    classes = logits.shape[1]
+    target = (1 - smoothing) * jax.nn.one_hot(label, classes) + smoothing / classes
+    errs = logits.argmax(1) != label
+    return jnp.where(errs[:, None], jnp.log(jnp.maximum(target, 1e-30)), logits)
+
+
+def adjustment_of(name: str, smoothing: float) -> Adjust:
+    """KA by its name: "shift" (PS) swaps two logits, "smooth" (LS) takes the smoothed label."""
+    adjustments = {"shift": shifted, "smooth": partial(smoothed, smoothing=smoothing)}
+    return choose(adjustments, name, "adjustment")
+
+
+def unadjusted(logits: Array, label: Array) -> Array:
+    """The teacher's logits as they are."""
+    return logits
+
+
+def focal_weights(student: Array, teacher: Array, gamma: float) -> Array:
+    """FLSW: (1 - the cosine of both networks' logits)^gamma of every row [N, K]: [N]."""
+    cosine = jnp.sum(normalized(student) * normalized(teacher), 1)
+    return jnp.maximum(1 - cosine, 0) ** gamma
+
+
+def confidence_weights(student: Array, teacher: Array) -> Array:
+    """CWSM: 1 / the student's largest probability of every row [N, K], at temperature 1: [N]."""
+    return 1 / jax.nn.softmax(student).max(1)
+
+
+def weighting_of(name: str, gamma: float) -> Weigh:
+    """DTD's weights by their name: "flsw" or "cwsm", of which only the first has a gamma."""
+    weightings = {"flsw": partial(focal_weights, gamma=gamma), "cwsm": confidence_weights}
+    return choose(weightings, name, "weighting")
+
+
+def temperatures(weights: Array, temperature: float, beta: float) -> Array:
+    """The temperatures [N] of a whole batch by its weights, before they are cut off below."""
+    return temperature + beta * (weights.mean() - weights)
+
+
+def tempered_divergence(
+    student: Array, teacher: Array, label: Array, adjust: Adjust, temperature: Array
+) -> Array:
+    """Hinton's KD of logits [N, K] at temperatures [N], with an adjusted target."""
+    ours, theirs = (logits / temperature[:, None] for logits in (student, teacher))
+    rows = row_divergence(ours, adjust(theirs, label))
+    return jnp.mean(jnp.square(temperature) * rows)
+
+
+def ka(*, temperature: Positive, adjustment: str, smoothing: Share) -> Method:
+    """KD with the adjustment "shift" or "smooth", of which only the second has a `smoothing`."""
+    adjust = adjustment_of(adjustment, smoothing)
+
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        pair, label = (student.logits, teacher.logits), share(batch.label)
+        constant = jnp.full(label.size, temperature)
+        return Losses({"kd": tempered_divergence(*pair, label, adjust, constant)})
+
+    return taught(("kd",), own)
+
+
+def dynamic(adjust: Adjust, weigh: Weigh, temperature: float, beta: float) -> Method:
+    """KD at temperatures of the images; the weights see the adjusted logits."""
+
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        (ours, theirs), label = everywhere((student.logits, teacher.logits)), batch.label
+        weights = lax.stop_gradient(weigh(ours, adjust(theirs, label)))
+        wanted = temperatures(weights, temperature, beta)
+        kd = tempered_divergence(ours, theirs, label, adjust, jnp.maximum(wanted, LEAST))
+        return Losses({"kd": kd}, {"cut_off": jnp.mean(wanted < LEAST)})
+
+    return taught(("kd",), own)
+
+
+def dtd(*, temperature: Positive, weighting: str, beta: NotNegative, gamma: Positive) -> Method:
+    """KD at temperatures of the images, at least 1; `cut_off` is the share that would be below."""
+    return dynamic(unadjusted, weighting_of(weighting, gamma), temperature, beta)
+
+
+def ka_dtd(
+    *,
+    temperature: Positive,
+    adjustment: str,
+    smoothing: Share,
+    weighting: str,
+    beta: NotNegative,
+    gamma: Positive,
+) -> Method:
+    """Both: the logits are adjusted first, and FLSW compares the student with these."""
+    adjust = adjustment_of(adjustment, smoothing)
+    return dynamic(adjust, weighting_of(weighting, gamma), temperature, beta)

@@ -1,0 +1,43 @@
+"""Understanding the Role of the Projector in Knowledge Distillation (Miles et al., AAAI 2024).
+
+"A simple recipe": a linear projector of the student's pooled feature, batch norm of both sides, and
+the logarithm of the distances, in which well learned features count less.
+
+    representation = ln sum |BN(W f_s + b) - BN(f_t)|^4, over all images and columns
+    kd             = T^2 KL(softmax(t / T) || softmax(s / T)), with T 1 in the released code
+"""
+
+import jax.numpy as jnp
+
+from sskd_jax.axis import everywhere
+from sskd_jax.layers.heads import Projector
+from sskd_jax.losses import soft_divergence
+from sskd_jax.methods.common import taught
+from sskd_jax.rules import Positive
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
+
+EPSILON = 1e-4  # of the batch norms, which have no parameters
+
+
+def batch_normed(rows: Array) -> Array:
+    """Every column [N, D] minus its mean, over its deviation in this batch."""
+    variance = rows.var(0, keepdims=True)
+    return (rows - rows.mean(0, keepdims=True)) / jnp.sqrt(variance + EPSILON)
+
+
+def representation_loss(student: Array, teacher: Array) -> Array:
+    """The logarithm of the distances of embeddings [N, D], which grows with the batch."""
+    difference = batch_normed(student) - batch_normed(teacher)
+    return jnp.log(jnp.maximum(jnp.sum(difference**4), 1e-30))
+
+
+def srd(*, kd_temperature: Positive) -> Method:
+    """On embeddings of the whole batch, and on the logits."""
+
+    def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
+        projected = everywhere(nets["projector"](student.embed, teacher.embed))
+        representation = representation_loss(projected, everywhere(teacher.embed))
+        kd = soft_divergence(student.logits, teacher.logits, temperature=kd_temperature)
+        return Losses({"kd": kd, "representation": representation})
+
+    return taught(("kd", "representation"), own, nets={"projector": learns(Projector())})
