@@ -38,6 +38,7 @@ DATASETS = {
 }
 FORWARD_AND_BACKWARD = 3  # what a step costs a network that learns, in forward passes
 GIVEN = (".pth", ".pt")  # endings of the file of a network that was trained elsewhere
+LABELS = "labels", {"method": {}, "weights": {}}, {"teacher": supervised("teacher")}
 STAGE = common.sgd(epochs=0, milestones=(), learning_rate=0.0)  # a stage that says nothing special
 
 
@@ -77,12 +78,19 @@ def as_json(config: ConfigDict) -> Row:
 
 
 def as_today(config: Row) -> Row:
-    """A stored config in today's words: a stage's images were once chosen by its key `fraction`."""
+    """A stored config in today's words.
+
+    A stage's images were once chosen by its key `fraction`, and its milestones were epochs.
+    """
     found = dict(config)
     for name, section in config.items():
         if isinstance(section, dict) and "epochs" in section:
             share = section.get("fraction", 1.0)
             section = {"images": STAGE["images"] | {"share": share}} | section
+            if any(milestone >= 1 for milestone in section["milestones"]):
+                epochs = section["epochs"]
+                milestones = [milestone / epochs for milestone in section["milestones"]]
+                section = section | {"milestones": milestones}
             found[name] = {key: value for key, value in section.items() if key != "fraction"}
     return found
 
@@ -125,15 +133,20 @@ def identify(config: Row, stage: str) -> str:
 def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
     """(method as it is typed, its numbers and weights, its stages) of the network of a stage."""
     folder, _, kind = stage.rpartition("/")
-    if kind == "teacher":
-        return "labels", {"method": {}, "weights": {}}, {kind: supervised(kind)}
+    if kind == "teacher" and (not folder and "settings" in config):  # that of all methods
+        return LABELS
     setting = config["settings"][folder] if folder else config
     numbers, weights = dict(setting["method"]), setting["weights"]
     base = numbers.pop("name")
     numbers = methods.entry_of(base).numbers | numbers
     beside = f"{base}+kd" in methods.NAMES and weights.get("kd")
     found = {"method": numbers, "weights": weights}
-    return base + "+kd" * bool(beside), found, METHODS[base](**numbers)
+    stages = METHODS[base](**numbers)
+    if kind == "teacher":
+        if kind not in stages or stages[kind].shared:
+            return LABELS
+        stages = {kind: stages[kind]}
+    return base + "+kd" * bool(beside), found, stages
 
 
 def experiment(config: Row, method: str, setting: Row, stages: Mapping[str, Stage]) -> str:

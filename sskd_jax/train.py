@@ -79,13 +79,13 @@ def load_given(job: Job) -> Params:
     if path.is_dir():
         about = {key: value for key, value in job.about.items() if key not in ("image", "steps")}
         return load_stage(path, job.name, about)
-    if not all(may_come_from_a_file(job, net) for net in learned):
+    if not all(comes_as_weights(job, net) for net in learned):
         raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
     check_beside(job, path)
     return {net: load_net(job, path, net) for net in learned}
 
 
-def may_come_from_a_file(job: Job, net: str) -> bool:
+def comes_as_weights(job: Job, net: str) -> bool:
     """Whether it is the network that the stage is called after, or the branches of one."""
     is_part = "." in job.networks.get(net, "")
     return is_part or net == job.kind and net in job.networks

@@ -9,13 +9,14 @@ import numpy as np
 from flax import linen as nn
 from golden import Golden, assert_near
 from quick import QUICK
-from tiny import CLASSES, TinyNet, images, make_task
+from tiny import CLASSES, TinyNet, images, make_task, part_of
 
 from configs.methods import METHODS as ENTRIES
 from sskd_jax.engine.devices import run_once
 from sskd_jax.engine.step import initial_state
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.methods import METHODS
+from sskd_jax.models.network import Branches
 from sskd_jax.types import Batch, Losses, Method, Nets, Outputs, Params, Stage, View
 
 Loss = Callable[..., jax.Array]
@@ -153,17 +154,27 @@ def configured(method: str) -> Method:
     return METHODS[method](**ENTRIES[method].numbers)
 
 
-# Every stage once: the teacher's is one and the same in all methods that have it.
+# Every stage once: the teacher's is one and the same in nearly all methods that have it, and two
+# methods share a student.
 STAGES = [
     *((name, stage) for name in ENTRIES for stage in configured(name) if stage != "teacher"),
     ("kd", "teacher"),
+    ("hsakd_joint", "teacher"),
 ]
+STAGES.remove(("hsakd_joint", "student"))
+
+
+# Their networks have one stage, and one branch behind it, to compile in a short time.
+BRANCHED = ("hsakd", "hsakd_joint", "hssakd")
 
 
 def network(method: str, net: str) -> nn.Module:
     """A tiny student, or a teacher of another width where the method can compare the two."""
-    is_wider = net == "teacher" and method not in ("fsp", "kdsvd")
-    return TinyNet(num_classes=CLASSES, widths=(8, 8, 24 if is_wider else 16))
+    is_wider = net.startswith("teacher") and method not in ("fsp", "kdsvd")
+    widths = (8, 8, 24 if is_wider else 16)
+    if method in BRANCHED:
+        return part_of(TinyNet(num_classes=CLASSES, blocks=(1,), widths=widths[1:]), net)
+    return TinyNet(num_classes=CLASSES, widths=widths)
 
 
 @cache
@@ -190,7 +201,8 @@ def begin(
     task, nets = make_task(stage, weights), stage.nets
     made = {name: network(net.module) for name, net in nets.items() if isinstance(net.module, str)}
     task = task._replace(modules=task.modules | made)
-    start = {name: variables_of(module, seed) for seed, (name, module) in enumerate(made.items())}
+    whole = {name: module for name, module in made.items() if not isinstance(module, Branches)}
+    start = {name: variables_of(module, seed) for seed, (name, module) in enumerate(whole.items())}
     frozen = Frozen(jax.random.PRNGKey(1), **images(), nets={})
     # As if all of its nets learned: so one short program makes what they begin with.
     all_learn = {name: net._replace(learns=True, start="") for name, net in nets.items()}

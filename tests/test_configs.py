@@ -144,6 +144,42 @@ def test_several_methods_have_the_papers_numbers_of_each():
     }
 
 
+def test_a_joint_teacher_and_equal_peers_have_published_numbers_of_their_own():
+    pair = "teacher=resnet56,student=resnet20"
+    alone = cifar.get_config(f"method=hsakd_joint,{pair}").paper.to_dict()
+    assert alone == {"teacher": 77.20, "student": 73.73}
+    beside = cifar.get_config(f"method=kd,hsakd,hsakd_joint,{pair}").paper.to_dict()
+    assert beside == {
+        "teacher": 73.44,
+        "hsakd_joint/teacher": 77.20,
+        "kd": 70.66,
+        "hsakd": 72.58,
+        "hsakd_joint": 73.73,
+    }
+    peers = cifar.get_config("method=hssakd,teacher=wrn_40_1,student=wrn_40_1").paper
+    assert peers.student == 76.67
+
+
+def test_stages_have_nesterovs_momentum_where_all_methods_want_it():
+    found = {
+        names: [
+            cifar.get_config(f"method={names}")[stage].nesterov for stage in ("teacher", "student")
+        ]
+        for names in ("sskd", "hsakd", "hsakd_joint", "hsakd,hsakd_joint", "kd,hsakd", "hssakd")
+    }
+    assert found == {
+        "sskd": [False, False],
+        "hsakd": [False, True],
+        "hsakd_joint": [True, True],
+        "hsakd,hsakd_joint": [False, True],
+        "kd,hsakd": [False, False],
+        "hssakd": [False, True],
+    }
+    branches = cifar.get_config("method=kd,hsakd").branches
+    assert branches.nesterov and branches.milestones == (30, 60, 90) and branches.epochs == 100
+    assert not imagenet.get_config("method=hsakd").branches.nesterov
+
+
 def test_the_reference_schedule():
     config = cifar.get_config()
     assert (config.teacher.epochs, config.head.epochs, config.student.epochs) == (240, 60, 240)

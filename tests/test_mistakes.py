@@ -240,6 +240,27 @@ MISTAKES = [
         "seven.pth is no workdir: the stage head comes from a run of ours",
     ),
     (
+        (QUICK, "--config.methods=('hsakd',)", "--config.branches.checkpoint={folder}/seven.pth"),
+        "seven.pth: no branches in it: no name begins with 'auxiliary_classifier.'",
+    ),
+    (
+        (QUICK, "--config.methods=('hssakd',)", "--config.student.checkpoint={folder}/seven.pth"),
+        "seven.pth is no workdir: the stage student comes from a run of ours",
+    ),
+    (
+        (
+            QUICK,
+            "--config.teacher.model=MobileNetV2",
+            "--config.teacher.checkpoint={folder}/mobile.pth",
+        ),
+        "mobile.pth: the auxiliary_classifier in it tells that its stem has another stride than "
+        "that of MobileNetV2: use --config.teacher.model=MobileNetV2s1",
+    ),
+    (
+        (QUICK, "--config.methods=('hsakd',)", "--config.student.model=vgg8"),
+        "the student has 4 and the teacher 3: choose networks with as many stages",
+    ),
+    (
         (QUICK, "--config.student.checkpoint={folder}"),
         "holds no student: give a workdir of a run that trained one",
     ),
@@ -334,6 +355,9 @@ def folder(tmp_path_factory) -> Path:
     (folder / "empty.py").touch()
     (folder / "no_python.py").write_text("def get_config(:")
     whole, seven = (checkpoint("zip", weights("resnet8", classes)) for classes in (10, 7))
+    mobile = weights("MobileNetV2", 10)
+    mobile = {f"backbone.{name}": array for name, array in mobile.items()}
+    mobile["auxiliary_classifier.fc1.bias"] = np.zeros(40, np.float32)
     evil = pickled(Call(Global("posix", "system"), (f"touch {folder}/ran",)))
     for name, content in {
         "empty": b"",
@@ -341,6 +365,7 @@ def folder(tmp_path_factory) -> Path:
         "text": b"no checkpoint",
         "resnet8": whole,
         "seven": seven,
+        "mobile": checkpoint("zip", mobile),
         "evil": evil,
     }.items():
         (folder / f"{name}.pth").write_bytes(content)

@@ -19,6 +19,7 @@ from sskd_jax import plan, train
 from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.devices import run_once
 from sskd_jax.exchange import torch_bridge
+from sskd_jax.exchange.export import export_student
 from sskd_jax.methods import METHODS
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import Checkpoints
@@ -131,7 +132,8 @@ def test_a_restart_changes_no_bit(finished, tmp_path):
 
 def others_config(finished, *methods: str, **changes):
     """An epoch of every stage on the teacher of another run."""
-    epochs = {f"{stage}.epochs": 1 for stage in ("warmup", "paraphraser", "student")}
+    stages = ("warmup", "paraphraser", "branches", "student")
+    epochs = {f"{stage}.epochs": 1 for stage in stages}
     config = small_config(**epochs, **{"teacher.checkpoint": str(finished[0])}, **changes)
     config.methods = methods
     return config
@@ -139,18 +141,19 @@ def others_config(finished, *methods: str, **changes):
 
 @pytest.fixture(scope="module")
 def others(finished, tmp_path_factory):
-    """All methods that `finished` does not have: (workdir, table)."""
+    """All methods that `finished` does not have and that take its teacher: (workdir, table)."""
     workdir = tmp_path_factory.mktemp("others")
-    names = [name for name in METHODS if f"{name}/student" not in STAGES]
+    done = {stage.partition("/")[0] for stage in STAGES} | {"hsakd_joint"}
+    names = [name for name in METHODS if name not in done]
     return workdir, run(others_config(finished, *names, "fitnet+kd"), workdir)
 
 
 @pytest.mark.slow
 def test_every_method_trains(others):
     workdir, table = others
-    students = [row["stage"] for row in table[1:]]
-    assert len(students) == len(METHODS) - 2 and students[-1] == "fitnet+kd/student"
-    before = {"ab/warmup", "fsp/warmup", "ft/paraphraser"}
+    students = [row["stage"] for row in table[1:] if "net" not in row]
+    assert len(students) == len(METHODS) - 3 and students[-1] == "fitnet+kd/student"
+    before = {"ab/warmup", "fsp/warmup", "ft/paraphraser", "hsakd/branches"}
     assert {row["stage"] for row in rows(workdir)} == {*students, *before}
     for row in rows(workdir):
         losses = {name: value for name, value in row.items() if name.startswith("train/")}
@@ -174,13 +177,107 @@ def test_warmed_up_students_start_from_their_warm_up(others):
 
 
 @pytest.mark.slow
-def test_warm_ups_and_memories_survive_a_restart(finished, others, tmp_path):
-    config = others_config(finished, "ab", "crd", save_seconds=0.0)
-    for stage in ("ab/warmup", "crd/student"):
+def test_two_that_teach_each_other_are_both_in_the_table(others):
+    """With the accuracies that the last epoch had."""
+    workdir, table = others
+    student, peer = (row for row in table if row["stage"] == "hssakd/student")
+    (last,) = (row for row in rows(workdir) if row["stage"] == "hssakd/student")
+    assert "net" not in student and peer["net"] == "peer"
+    for row, prefix in ((student, "test/"), (peer, "test/peer_")):
+        assert row["network"] == "tiny" and row["parameters"] == 5266
+        for name in ("top1", "top5", "loss", "best_top1"):
+            expected = last[prefix + name.removeprefix("best_")]
+            np.testing.assert_allclose(row[name], expected, rtol=1e-5)
+    assert student["top1"] != peer["top1"] or student["loss"] != peer["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["hsakd/student", "hssakd/student"])
+def test_the_exported_student_is_the_network_alone(stage, others, tmp_path):
+    workdir, _ = others
+    export_student(str(workdir), "pth", stage, str(tmp_path / "student.pth"))
+    found, num_classes = torch_bridge.load_pth(tmp_path / "student.pth", "tiny")
+    state = final_state(workdir, stage)
+    assert num_classes == 10 and {"student", "student_branches"} < set(state["params"])
+    for key in ("params", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, found[key], state[key]["student"])
+
+
+@pytest.mark.slow
+def test_warm_ups_memories_branches_and_peers_survive_a_restart(finished, others, tmp_path):
+    config = others_config(finished, "ab", "crd", "hsakd", "hssakd", save_seconds=0.0)
+    for stage in ("ab/warmup", "crd/student", "hsakd/branches", "hssakd/student"):
         with stop_behind(2, stage):
             run(config, tmp_path)
     run(config, tmp_path)
-    assert_same_states(tmp_path, others[0], "ab/warmup", "ab/student", "crd/student")
+    stages = ("ab/warmup", "ab/student", "crd/student", "hsakd/branches", "hsakd/student")
+    assert_same_states(tmp_path, others[0], *stages, "hssakd/student")
+
+
+def from_released_code(backbone: dict, branches: dict) -> bytes:
+    """A file as HSAKD's code writes it, with the teacher of one state and the branches of another.
+
+    That is what two stages left, or one and the same.
+    """
+    tensors = {}
+    for prefix, name, net, state in (
+        ("backbone", "tiny", "teacher", backbone),
+        ("auxiliary_classifier", "tiny.branches", "teacher_branches", branches),
+    ):
+        variables = {key: state[key][net] for key in ("params", "batch_stats")}
+        weights = torch_bridge.to_state_dict(name, variables)
+        tensors |= {f"module.{prefix}.{key}": array for key, array in weights.items()}
+    return torch_files.checkpoint("zip", tensors, lambda state: {"acc": 0.8, "net": state})
+
+
+@pytest.fixture(scope="module")
+def joint(tiny_networks, tmp_path_factory):
+    """The workdir of a teacher that learns with its branches and of its student."""
+    workdir = tmp_path_factory.mktemp("joint")
+    run(joint_config(), workdir)
+    return workdir
+
+
+def joint_config(**changes):
+    config = small_config(**{"teacher.epochs": 1, "student.epochs": 1}, **changes)
+    config.methods = ("hsakd_joint",)
+    return config
+
+
+@pytest.mark.slow
+def test_a_teacher_that_learns_with_its_branches_survives_a_restart(joint, tmp_path):
+    config, stages = joint_config(save_seconds=0.0), ("hsakd_joint/teacher", "hsakd_joint/student")
+    with stop_behind(2, stages[0]):
+        run(config, tmp_path)
+    run(config, tmp_path)
+    assert_same_states(tmp_path, joint, *stages)
+
+
+@pytest.mark.slow
+def test_a_teacher_with_its_branches_from_pytorch(joint, tmp_path):
+    """The student is that of the teacher that was trained here."""
+    path, teacher = tmp_path / "teacher.pth", final_state(joint, "hsakd_joint/teacher")
+    path.write_bytes(from_released_code(teacher, teacher))
+    run(joint_config(**{"teacher.checkpoint": str(path)}), tmp_path / "run")
+    assert_same_states(tmp_path / "run", joint, "hsakd_joint/student")
+
+
+@pytest.mark.slow
+def test_branches_from_pytorch_belong_to_the_teacher_beside_them(finished, others, joint, tmp_path):
+    teacher, branches = (
+        final_state(workdir, stage)
+        for workdir, stage in ((finished[0], "teacher"), (others[0], "hsakd/branches"))
+    )
+    path = tmp_path / "teacher.pth"
+    path.write_bytes(from_released_code(teacher, branches))
+    config = others_config(finished, "hsakd", **{"branches.checkpoint": str(path)})
+    run(config, tmp_path / "run")
+    assert_same_states(tmp_path / "run", others[0], "hsakd/student")
+    other = final_state(joint, "hsakd_joint/teacher")
+    path.write_bytes(from_released_code(other, other))
+    message = "holds branches of another teacher than this run has: give --config.teacher.check"
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path / "another")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sskd_jax import views
 from sskd_jax.axis import AXIS
 from sskd_jax.engine.task import viewer
 from sskd_jax.views import Optics, crop, normalise, once, rotated, turns
@@ -116,6 +117,14 @@ def test_one_view_is_the_upright_one():
     assert len({tuple(offset) for offset in drawn[:, 1:]}) > 15
     four = find(augmented(image, np.arange(60))[:, 0], image, 0)
     np.testing.assert_array_equal(drawn[:, 0], four[:, 0])
+
+
+def test_turned_views_are_exact_rotations_of_the_one_view():
+    image = images(20)
+    (one,) = augmented(image, np.arange(20), view=once).swapaxes(0, 1)
+    four = augmented(image, np.arange(20), view=views.turned)
+    expected = np.stack([np.rot90(one, k, axes=(1, 2)) for k in range(4)], 1)
+    np.testing.assert_array_equal(four, expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

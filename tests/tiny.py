@@ -50,8 +50,14 @@ def images(count: int = 48, size: int = 8, classes: int = CLASSES, seed: int = 0
 
 
 def network(name: str, dtype: Any = jnp.float32) -> nn.Module:
-    """A tiny network for "student" or "teacher"."""
-    return TinyNet(num_classes=CLASSES, dtype=dtype)
+    """A tiny network for "student" or "teacher"; its branches for "teacher.branches"."""
+    return part_of(TinyNet(num_classes=CLASSES, dtype=dtype), name)
+
+
+def part_of(network: nn.Module, name: str) -> nn.Module:
+    """The network itself, or what stands behind the dot in "teacher.branches"."""
+    _, _, part = name.partition(".")
+    return getattr(network, part) if part else network
 
 
 def make_task(
@@ -118,7 +124,7 @@ def small_config(**changes: Any) -> ConfigDict:
     The test that uses it has `tiny` among the architectures: see `tiny_network`.
     """
     config = quickstart.get_config()
-    for section in ("teacher", "head", "warmup", "paraphraser", "student"):
+    for section in ("teacher", "head", "warmup", "paraphraser", "branches", "student"):
         config[section].update(epochs=2, batch_size=32, milestones=(0.5,))
         config[section].images.share = 0.08
     config.teacher.model = config.student.model = "tiny"

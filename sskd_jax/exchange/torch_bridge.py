@@ -137,7 +137,7 @@ def to_state_dict(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarr
     """Contiguous arrays by PyTorch's names, with its order of axes; undoes `from_state_dict`.
 
     Args:
-      name: of the architecture, one of `MODELS`.
+      name: of the architecture, one of `MODELS`, or with ".branches" behind it: of its branches.
       variables: {"params", "batch_stats"}.
 
     Raises:

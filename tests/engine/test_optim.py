@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden import Golden, assert_near
 
 from sskd_jax.engine.optim import depends_on, milestone_schedule, sgd
 from sskd_jax.engine.step import apply_updates
@@ -60,6 +61,19 @@ def test_sgd_is_that_of_pytorch(momentum, weight_decay, nesterov):
     for path in (("kernel",), ("bn", "scale")):
         actual, start, *gradients = (leaf(tree, path) for tree in (params, START, *GRADIENTS))
         np.testing.assert_allclose(actual, torch_sgd(start, gradients, rates, **numbers), rtol=1e-5)
+
+
+def test_nesterov_steps_are_the_recorded_ones(shared):
+    """Of PyTorch's own optimizer, with momentum .9 and decay 5e-4."""
+    gold = Golden(shared / "golden").under("hsakd.npz", "sgd_nesterov")
+    rates = jnp.asarray(gold["in/rate"], jnp.float32)
+    optimizer = sgd(lambda step: rates[step], momentum=0.9, weight_decay=5e-4, nesterov=True)
+    params = jnp.asarray(gold["in/param"])
+    state = optimizer.init(params)
+    for gradient, expected in zip(gold["in/gradient"], gold["param"], strict=True):
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        assert_near(params, expected, 1e-6)
 
 
 def leaf(tree: dict, path: tuple[str, ...]) -> np.ndarray:

@@ -352,6 +352,61 @@ def test_real_checkpoints(name):
     assert_same(torch_bridge.to_state_dict(name, variables), torch_bridge.read_state_dict(path))
 
 
+@pytest.mark.parametrize("beside", ["proj_head.0.weight", "auxiliary_classifier.fc1.weight"])
+def test_a_backbone_is_taken_out_of_what_stands_beside_it(beside):
+    """In the files of SSKD's and of HSAKD's code."""
+    state = weights("resnet8")
+    stored = {f"module.backbone.{name}": array for name, array in state.items()}
+    stored["module.backbone.bn1.num_batches_tracked"] = np.array(5)
+    stored[f"module.{beside}"] = np.ones((2, 2), np.float32)
+    variables = torch_bridge.from_state_dict("resnet8", stored)
+    assert_same(torch_bridge.to_state_dict("resnet8", variables), state)
+
+
+@needs_golden
+@pytest.mark.parametrize("name", ["wrn_16_2", "mobilenetV2", "vgg13"])
+def test_round_trip_of_branches(name, tmp_path):
+    """By the names and shapes of HSAKD's files."""
+    entries = json.loads((GOLDEN / "hsakd.json").read_text())[name]["state_dict"]
+    rng = np.random.default_rng(0)
+    stored = {key: rng.standard_normal(shape, np.float32) for key, shape in entries}
+    path = tmp_path / "x.pth"
+    path.write_bytes(checkpoint("zip", stored))
+    ours = "MobileNetV2s1" if name == "mobilenetV2" else name
+    for prefix, model in (("backbone.", ours), ("auxiliary_classifier.", f"{ours}.branches")):
+        variables, num_classes = torch_bridge.load_pth(path, model)
+        assert num_classes == 100
+        found = torch_bridge.to_state_dict(model, variables)
+        expected = {key: array for key, array in stored.items() if key.startswith(prefix)}
+        assert_same({prefix + key: array for key, array in found.items()}, expected)
+
+
+@pytest.mark.parametrize(
+    ("beside", "asked", "right"),
+    [
+        ("auxiliary_classifier", "MobileNetV2", "MobileNetV2s1"),
+        ("auxiliary_classifier", "MobileNetV2.branches", "MobileNetV2s1"),
+        ("proj_head", "MobileNetV2s1", "MobileNetV2"),
+    ],
+)
+def test_files_of_the_two_mobilenets_are_told_apart(beside, asked, right):
+    state = {f"backbone.{name}": array for name, array in weights("MobileNetV2").items()}
+    state[f"{beside}.fc1.weight"] = np.ones((28, 3), np.float32)
+    with pytest.raises(UserError, match=f"{beside} in it tells .* --config.teacher.model={right}$"):
+        torch_bridge.from_state_dict(asked, state)
+    assert torch_bridge.from_state_dict(right, state)
+
+
+def test_branches_of_another_architecture():
+    state = {
+        f"auxiliary_classifier.{name}": array for name, array in weights("resnet8.branches").items()
+    }
+    with pytest.raises(UserError, match="this file holds a resnet8: use --config.teacher.model="):
+        torch_bridge.from_state_dict("resnet20.branches", state)
+    with pytest.raises(UserError, match="no branches in it: no name begins with 'auxiliary_"):
+        torch_bridge.from_state_dict("resnet8.branches", weights("resnet8"))
+
+
 def test_axes():
     state = weights("MobileNetV2")
     variables = torch_bridge.from_state_dict("MobileNetV2", state)

@@ -63,13 +63,21 @@ def test_training_from_scratch_has_no_teacher():
     assert described(SCRATCH)["teacher"] == described(SCRATCH)["before"] == ""
 
 
-def test_a_stored_config_of_yesterday_chose_images_by_their_fraction():
+def test_a_stored_config_of_yesterday_in_todays_words():
     today = protocol.as_json(protocol.load(KD, {"student.images.share": 0.25}))
     yesterday = {name: section for name, section in today.items()}
     for name, share in (("teacher", 1.0), ("student", 0.25)):
         section = {key: value for key, value in today[name].items() if key != "images"}
-        yesterday[name] = section | {"fraction": share}
+        milestones = [150, 180, 210]  # of 240 epochs
+        yesterday[name] = section | {"fraction": share, "milestones": milestones}
     assert protocol.describe(yesterday, "student") == protocol.describe(today, "student")
+
+
+def test_a_teacher_of_a_methods_own_is_told_from_the_others():
+    joint = "configs/cifar.py:method=hsakd_joint"
+    assert described(KD, "teacher")["method"] == "labels"
+    assert described(joint, "teacher")["method"] == "hsakd_joint"
+    assert experiment(KD, "teacher") != experiment(joint, "teacher")
 
 
 def test_what_is_told_in_words():

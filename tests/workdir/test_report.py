@@ -39,13 +39,16 @@ def test_results_name_last_best_and_paper(tmp_path, capsys):
             "best_top1": 0.7533,
             "best_epoch": 231,
             "paper": 75.33,
-        }
+        },
+        {"stage": "student", "net": "peer", "network": "vgg11", "parameters": 2345, "top1": 0.71},
     ]
     book.write_rows("times.jsonl", [{"stage": "student", "step": 9, "seconds": 90.0}])
     report.finish(book, rows)
     said = capsys.readouterr().out
     assert all(len(line) <= 80 for line in said.splitlines()[:6])
-    words = "top-1 last 75.12 75.33 231 minutes 1.5 paper, best nothing was trained"
+    words = (
+        "top-1 last 75.12 71.00 student, peer 75.33 231 minutes 1.5 paper, best nothing was trained"
+    )
     assert set(words.split()) <= set(said.split())
     assert (tmp_path / "results.json").exists()
 

@@ -1,0 +1,266 @@
+"""Our step program against the SGD steps that HSAKD and HSSAKD took, from the same weights."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+from golden import Golden, assert_near
+
+from sskd_jax.engine import optim
+from sskd_jax.engine.devices import replicated, unreplicate
+from sskd_jax.engine.step import initial_state, train_program
+from sskd_jax.engine.task import Frozen, Task, TrainState
+from sskd_jax.exchange import torch_bridge
+from sskd_jax.methods import METHODS
+from sskd_jax.models import MODELS
+from sskd_jax.types import Params
+from sskd_jax.views import Optics
+
+FAST = {"xla_backend_optimization_level": 0}
+WEIGHT_DECAY = 5e-4
+# The recorded images are what networks see: divided by 255 and then by this, they stay as they are.
+OPTICS = Optics(flip=False, pad=0, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+PARTS = {"": "backbone.", "_branches": "auxiliary_classifier."}
+STUDENT = "step_hsakd_wrn_40_2_wrn_16_2.npz"
+STAGES = "step_hsakd_stages_wrn_16_2.npz"
+
+
+class Case(NamedTuple):
+    """A stage whose steps were recorded.
+
+    Attributes:
+      method, stage: which one.
+      networks: by net, its architecture, the seed of its weights, what the names of its
+        parameters begin with there, and those of its predictions.
+      losses: the columns of the recorded losses by name.
+    """
+
+    method: str
+    stage: str
+    networks: Mapping[str, tuple[str, int, str, str]]
+    losses: Mapping[str, list[int]]
+
+
+CASES = {
+    "student": Case(
+        "hsakd",
+        "student",
+        {"student": ("wrn_16_2", 1, "", "student"), "teacher": ("wrn_40_2", 0, "", "teacher")},
+        {"ce": [0], "kd": [1], "joint_kd": [2, 3, 4], "loss": [5]},
+    ),
+    "joint": Case(
+        "hsakd_joint",
+        "teacher",
+        {"teacher": ("wrn_16_2", 1, "", "net")},
+        {"ce": [0], "joint_ce": [1, 2, 3], "loss": [4]},
+    ),
+    # The recorded total has a cross-entropy, too, which is constant.
+    "frozen": Case(
+        "hsakd",
+        "branches",
+        {"teacher": ("wrn_16_2", 1, "", "net")},
+        {"joint_ce": [1, 2, 3], "loss": [1, 2, 3]},
+    ),
+    "online": Case(
+        "hssakd",
+        "student",
+        {"student": ("wrn_16_2", 1, "net1.", "net0"), "peer": ("wrn_16_2", 2, "net2.", "net1")},
+        {
+            "ce": [0, 1],
+            "joint_ce": [2, 3, 4, 5, 6, 7],
+            "kd": [8, 9],
+            "joint_kd": [10, 11, 12, 13, 14, 15],
+            "loss": [16],
+        },
+    ),
+}
+
+
+class Steps(NamedTuple):
+    """What was recorded, and the state before and after our steps."""
+
+    case: Case
+    gold: dict[str, np.ndarray]
+    task: Task
+    image: np.ndarray
+    variables: Params
+    before: TrainState
+    states: list[TrainState]
+
+
+def recorded_variables(golden: Golden, specs: dict, case: Case) -> Params:
+    """{"params", "batch_stats"} of all nets, read as from a file of HSAKD's."""
+    found = {}
+    for net, (model, seed, *_) in case.networks.items():
+        entries = specs[model]["state_dict"]
+        state = {name: golden.fill(name, shape, seed) for name, shape in entries}
+        found[net] = torch_bridge.from_state_dict(model, state)
+        found[f"{net}_branches"] = torch_bridge.from_state_dict(f"{model}.branches", state)
+    return found
+
+
+def make_task(case: Case, rate: float) -> Task:
+    """An epoch is a step, so that the sums are those of a step."""
+    stage = METHODS[case.method](temperature=3.0)[case.stage]
+    modules = {}
+    for net, (model, *_) in case.networks.items():
+        modules[net] = MODELS[model](num_classes=100)
+        modules[f"{net}_branches"] = modules[net].branches
+    optimizer = optim.sgd(lambda step: rate, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True)
+    weights = dict.fromkeys(stage.terms, 1.0)
+    return Task(stage, modules, weights, optimizer, OPTICS, num_classes=100, steps_per_epoch=1)
+
+
+def recording(golden: Golden, name: str) -> dict[str, np.ndarray]:
+    """The arrays of a case in one form: norms as {name: [value, tolerance]}."""
+    if name != "student":
+        return golden.under(STAGES, name)
+    gold = golden.arrays(STUDENT)
+    for kind in ("grad0_l2", "param_l2"):
+        names = [key.partition("/")[2] for key in gold if key.startswith(f"{kind}/")]
+        gold[f"{kind}/names"] = np.array(names)
+        gold[f"{kind}/values"] = np.array([gold[f"{kind}/{key}"] for key in names])
+        gold[f"{kind}/tol"] = np.array([gold[f"{kind}_tol/{key}"] for key in names])
+    return gold
+
+
+@pytest.fixture(scope="module", params=CASES)
+def steps(request, shared) -> Steps:
+    case, golden = CASES[request.param], Golden(shared / "golden")
+    specs = json.loads((golden.folder / "hsakd.json").read_text())
+    gold = recording(golden, request.param)
+    task = make_task(case, float(gold["lr"]))
+    variables = recorded_variables(golden, specs, case)
+    learned = {name: own for name, own in variables.items() if task.stage.nets[name].learns}
+    still = {name: own for name, own in variables.items() if name not in learned}
+    image, label = golden.images(3, len(gold["label"])), gold["label"].astype(np.int32)
+    frozen = Frozen(np.zeros(2, np.uint32), image, label, still)
+    before = initial_state(task, jax.random.PRNGKey(0), frozen, learned)
+    device = jax.devices()[:1]
+    program = train_program(task, device)
+    program.options = FAST
+    order = np.arange(len(label), dtype=np.int32)[None, None]
+    state, resident = replicated((before, frozen), device)
+    states = []
+    for _ in gold["losses"]:
+        state, _ = program(state, resident, order, 0, 1)
+        states.append(unreplicate(state))  # a copy: the next step takes the state
+    return Steps(case, gold, task, image, variables, before, states)
+
+
+def by_torch_name(steps: Steps, tree: Params) -> dict[str, np.ndarray]:
+    """Leaves by net, of parameters or statistics, by the names of the recording."""
+    prefixes = {
+        f"{net}{part}": prefix + own
+        for net, (_, _, prefix, _) in steps.case.networks.items()
+        for part, own in PARTS.items()
+    }
+    return {
+        prefixes[net] + ".".join([*path, torch_bridge.LEAVES[leaf]]): np.asarray(value)
+        for (net, *path, leaf), value in flatten_dict(tree).items()
+    }
+
+
+def beyond(steps: Steps, kind: str, tree: Params) -> list[str]:
+    """The recorded norms from which those of the tree are off by more than the tolerance."""
+    actual = by_torch_name(steps, tree)
+    names, values, tolerances = (steps.gold[f"{kind}/{key}"] for key in ("names", "values", "tol"))
+    expected = zip(map(str, names), values, tolerances, strict=True)
+    norms = {name: np.linalg.norm(np.float64(array)) for name, array in actual.items()}
+    return [
+        name
+        for name, value, tolerance in expected
+        if name in norms and not abs(norms[name] - value) <= tolerance
+    ]
+
+
+def test_losses_of_every_step(steps):
+    for state, row, tolerance in zip(
+        steps.states, steps.gold["losses"], steps.gold["losses_tol"], strict=True
+    ):
+        for name, columns in steps.case.losses.items():
+            difference = abs(state.sums[name] - row[columns].sum())
+            assert difference <= tolerance[columns].sum(), name
+
+
+def test_first_gradients(steps):
+    """The optimizer's buffer holds them after one step, with the weights' decay."""
+    buffer = optax.tree_utils.tree_get(steps.states[0].opt_state, "trace")
+    gradients = jax.tree.map(lambda g, p: g - WEIGHT_DECAY * p, buffer, steps.before.params)
+    assert set(steps.gold["grad0_l2/names"]) == set(by_torch_name(steps, gradients))
+    assert not beyond(steps, "grad0_l2", gradients)
+
+
+def test_parameters_after_the_last_step(steps):
+    """Those of the states before it would not pass."""
+    learned = set(by_torch_name(steps, steps.states[-1].params))
+    assert learned <= set(steps.gold["param_l2/names"])
+    assert not beyond(steps, "param_l2", steps.states[-1].params)
+    for state in (steps.before, steps.states[0]):
+        assert beyond(steps, "param_l2", state.params)
+
+
+def test_statistics_after_the_last_step(steps):
+    if "stat_l2/names" not in steps.gold:
+        pytest.skip("of the student's steps no statistics were recorded")
+    assert not beyond(steps, "stat_l2", steps.states[-1].batch_stats)
+    assert beyond(steps, "stat_l2", steps.before.batch_stats)
+
+
+def predicted(steps: Steps, net: str, variables: Params, train: set[str]) -> list[np.ndarray]:
+    """Logits of the first eight of all turned rows, and those of every branch for four of them.
+
+    The nets in `train` normalise by all rows.
+    """
+    image = steps.image
+    rows = np.stack([np.rot90(image, k, (1, 2)) for k in range(4)], 1).reshape(-1, *image.shape[1:])
+    modules, branches = steps.task.modules, f"{net}_branches"
+
+    def apply(name: str, variables: Params, x: Any) -> Any:
+        if name not in train:
+            return modules[name].apply(variables[name], x)
+        return modules[name].apply(variables[name], x, train=True, mutable=["batch_stats"])[0]
+
+    def both(variables: Params, rows: np.ndarray) -> Any:
+        outputs = apply(net, variables, rows)
+        joint = apply(branches, variables, outputs.maps)
+        return [outputs.logits[:8], *(logits[:4] for logits in joint)]
+
+    given = {name: variables[name] for name in (net, branches)}
+    return jax.jit(both, compiler_options=FAST)(given, rows)
+
+
+def variables_of(steps: Steps, state: TrainState) -> Params:
+    """Of all nets; those that are frozen stay as they were."""
+    return steps.variables | {
+        name: {"params": own, "batch_stats": state.batch_stats[name]}
+        for name, own in state.params.items()
+    }
+
+
+def test_they_begin_with_the_recorded_predictions(steps):
+    learning = set(steps.before.params)
+    for net, (*_, key) in steps.case.networks.items():
+        found = predicted(steps, net, steps.variables, learning)
+        first = "0" if f"{net}_branches" in learning else ""
+        names = [f"logits{first}", *(f"aux{first and '0_'}{i}" for i in range(3))]
+        for actual, name in zip(found, names, strict=True):
+            assert_near(actual, steps.gold[f"{key}_{name}"], 1e-4)
+
+
+def test_they_end_with_the_recorded_predictions(steps):
+    variables = variables_of(steps, steps.states[-1])
+    for net, (*_, key) in steps.case.networks.items():
+        if f"{net}_branches" not in steps.before.params:
+            continue
+        prefix = f"{key}_" if f"{key}_eval_logits_after" in steps.gold else ""
+        found = predicted(steps, net, variables, set())
+        names = ["eval_logits_after", *(f"eval_aux_after{i}" for i in range(3))]
+        for actual, name in zip(found, names, strict=True):
+            difference = np.abs(actual - steps.gold[prefix + name]).max()
+            assert difference <= steps.gold[f"{prefix}{name}_tol"], name
