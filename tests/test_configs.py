@@ -176,7 +176,7 @@ def test_stages_have_nesterovs_momentum_where_all_methods_want_it():
         "hssakd": [False, True],
     }
     branches = cifar.get_config("method=kd,hsakd").branches
-    assert branches.nesterov and branches.milestones == (30, 60, 90) and branches.epochs == 100
+    assert branches.nesterov and branches.milestones == (0.3, 0.6, 0.9) and branches.epochs == 100
     assert not imagenet.get_config("method=hsakd").branches.nesterov
 
 
