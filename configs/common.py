@@ -59,6 +59,8 @@ def sgd(
     share: float = 1.0,
     warmup_epochs: float = 0.0,
     cooldown_epochs: float = 0.0,
+    cosine: bool = False,
+    momentum: float = 0.9,
     weight_decay: float = 5e-4,
     nesterov: bool = False,
 ) -> dict[str, object]:
@@ -68,8 +70,9 @@ def sgd(
 
     `share` is that of the training images, of every class alike, that the stage sees;
     over the first `warmup_epochs` the rate rises from nothing, and over the last
-    `cooldown_epochs` it falls to nothing. `checkpoint`, where it is given, is a workdir of ours
-    in which that very stage was trained.
+    `cooldown_epochs` it falls to nothing; with `cosine` it falls from epoch to epoch along half a
+    cosine. `checkpoint`, where it is given, is a workdir of ours in which that very stage was
+    trained.
     """
     return {
         "checkpoint": "",
@@ -80,7 +83,8 @@ def sgd(
         "milestones": milestones,
         "decay": 0.1,
         "cooldown_epochs": cooldown_epochs,
-        "momentum": 0.9,
+        "cosine": cosine,
+        "momentum": momentum,
         "nesterov": nesterov,
         "weight_decay": weight_decay,
         "images": {

@@ -160,6 +160,7 @@ def make_job(
         optics=optics_of(config.data),
         num_classes=run.data.num_classes,
         steps_per_epoch=steps,
+        counts=partial(class_counts, images, run.data.num_classes),
     )
     blank = {net: blank_variables(jobs, *origin) for net, origin in origins.items()}
     resident = images.resident(labelled=stage.memory is not None)
@@ -222,6 +223,11 @@ def steps_per_epoch(
     return steps
 
 
+def class_counts(images: Split | Stream, num_classes: int) -> np.ndarray:
+    """How many images each class has, i64[K]."""
+    return np.bincount(images.label, minlength=num_classes)
+
+
 def schedule_of(section: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate of a stage by step; its milestones are shares of its epochs."""
     return optim.milestone_schedule(
@@ -232,6 +238,7 @@ def schedule_of(section: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
         warmup_epochs=section.warmup_epochs,
         epochs=section.epochs,
         cooldown_epochs=section.cooldown_epochs,
+        cosine=section.cosine,
     )
 
 

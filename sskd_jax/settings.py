@@ -120,6 +120,7 @@ STAGE = {
     "milestones": Rule(
         are_rising_shares, "shares of the epochs that rise between 0 and 1, such as (0.5, 0.75)"
     ),
+    "cosine": FLAG,
 }
 IMAGES = {  # of a stage: see data/scenarios.py
     "share": number(is_part, "a number above 0, 1 at most"),

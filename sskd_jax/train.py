@@ -122,8 +122,12 @@ def check_beside(job: Job, path: epath.Path) -> None:
 def results(
     done: Sequence[tuple[Job, Trained]], test: Split | Stream, session: Session
 ) -> list[Row]:
-    """A row for every network that a stage makes: its scores on all test images."""
-    makers = [(job, trained) for job, trained in done if job.kind in job.networks]
+    """A row for every network that a stage makes, and for every other stage that scores top1."""
+    makers = [
+        (job, trained)
+        for job, trained in done
+        if job.kind in job.networks or "top1" in job.task.scores
+    ]
     return [row for job, trained in makers for row in result_rows(job, trained, test, session)]
 
 
@@ -134,7 +138,9 @@ def result_rows(job: Job, trained: Trained, test: Split | Stream, session: Sessi
     rows = []
     for net, scores in last.items():
         row = {"stage": job.name} if net == job.kind else {"stage": job.name, "net": net}
-        row |= {"network": job.networks[net], "parameters": parameters(job, net)}
+        made = [net] if net in job.networks else []
+        row["network"] = ", ".join(job.networks[name] for name in made or job.networks)
+        row["parameters"] = parameters(job, *made)
         row |= scores | job.remarks
         if best and scores:
             first = next(iter(scores))

@@ -114,6 +114,8 @@ class Batch(NamedTuple):
       epoch: i32[], from 0.
       key: for what is drawn once for all images; another one in every step.
       memory: what the stage carries.
+      counts: () -> i64[K], how many training images each class has; a number of numpy, known
+        when the program is traced.
       mask: bool[N], in evaluation: whether an image counts, or only fills up its batch.
     """
 
@@ -124,6 +126,7 @@ class Batch(NamedTuple):
     epoch: Array | None = None
     key: Array | None = None
     memory: Any = None
+    counts: Callable[[], np.ndarray] | None = None
     mask: Array | None = None
 
 
@@ -151,8 +154,8 @@ def shuffled(rng: np.random.Generator, images: Any, epoch: int) -> np.ndarray:
 class Stage(NamedTuple):
     """One part of a method's training.
 
-    A stage that is called like one of its nets makes that network: its accuracy stands in the
-    results, and it can be exported.
+    A stage that is called like one of its nets makes that network, which can be exported. Its
+    accuracy stands in the results, and so does that of every other stage that scores top1.
 
     Attributes:
       terms: names of the loss terms, each of which needs a weight.

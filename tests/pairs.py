@@ -211,13 +211,14 @@ def begin(
     still = {
         name: {"params": state.params[name], "batch_stats": state.batch_stats[name]}
         for name, net in nets.items()
-        if not net.learns
+        if not (net.learns or net.follows)
     }
     params, batch_stats = (
         {name: own for name, own in tree.items() if name not in still}
         for tree in (state.params, state.batch_stats)
     )
+    learned = {name: own for name, own in params.items() if nets[name].learns}
     state = state._replace(
-        params=params, batch_stats=batch_stats, opt_state=task.optimizer.init(params)
+        params=params, batch_stats=batch_stats, opt_state=task.optimizer.init(learned)
     )
     return Beginning(task, frozen._replace(nets=still), state)

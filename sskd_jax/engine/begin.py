@@ -65,6 +65,7 @@ def trace_loss(
         epoch=zeros[0],
         key=key,
         memory=memory,
+        counts=task.counts,
     )
     losses = stage.loss(Functions({name: partial(call, name) for name in stage.nets}), batch)
     check_loss(stage, losses, called)

@@ -20,12 +20,14 @@ def milestone_schedule(
     warmup_epochs: float = 0.0,
     epochs: float = math.inf,
     cooldown_epochs: float = 0.0,
+    cosine: bool = False,
 ) -> optax.Schedule:
     """`learning_rate`, times `decay` from the start of every epoch in `milestones` (from 0) on.
 
     It rises in equal steps to that over the first `warmup_epochs`, as large batches need it
     (Goyal et al. 2017), and falls in equal steps towards nothing over the last `cooldown_epochs`
-    of `epochs`. Without milestones, the two make one cycle (Smith and Topin 2018).
+    of `epochs`. Without milestones, the two make one cycle (Smith and Topin 2018). With `cosine`
+    every epoch has a rate of its own, along half a cosine that reaches zero behind the last.
     """
     boundaries: dict[int, float] = {}
     for epoch in milestones:  # of few steps, several may fall on one
@@ -35,10 +37,13 @@ def milestone_schedule(
     rising = max(1, round(warmup_epochs * steps_per_epoch))
     cooling = max(1, round(cooldown_epochs * steps_per_epoch))
 
+    def half_cosine(step: int) -> float:
+        return (1 + jnp.cos(jnp.pi * (step // steps_per_epoch) / epochs)) / 2
+
     def rate(step: int) -> float:
         warm = jnp.minimum((step + 1) / rising, 1)
         cool = jnp.minimum((epochs * steps_per_epoch - step) / cooling, 1)
-        return falling(step) * warm * cool
+        return falling(step) * warm * cool * (half_cosine(step) if cosine else 1)
 
     return rate
 
@@ -67,9 +72,12 @@ def depends_on(jaxpr: Jaxpr, outputs: Iterable[Any]) -> set[Var]:
 def inputs_needed(equation: JaxprEqn, needed: set[Var]) -> set[Var]:
     """The inputs of an equation from which those of its outputs that are `needed` come.
 
-    A jitted function is looked into; of other equations, every output comes from every input.
+    A jitted function is looked into; of other equations, every output comes from every input. No
+    gradient passes where one is stopped, so nothing is needed in front of that.
     """
     inputs = equation.invars
+    if equation.primitive.name == "stop_gradient":
+        inputs = []
     if equation.primitive.name in JITTED:
         inner = equation.params["jaxpr"].jaxpr
         pairs = zip(equation.outvars, inner.outvars, strict=True)

@@ -44,6 +44,7 @@ def make_batch(task: Task, state: TrainState, frozen: Frozen, index: Array | Str
         epoch=state.step // task.steps_per_epoch,
         key=jax.random.fold_in(key, ONCE),
         memory=state.memory,
+        counts=task.counts,
     )
 
 

@@ -33,6 +33,8 @@ class Task(NamedTuple):
       optics: how training images are looked at.
       num_classes: of the dataset.
       steps_per_epoch: after which the running sums begin anew.
+      counts: () -> i64[K], how many training images each class has. Labels of a streamed dataset
+        are read for it, so only a stage that asks pays for that.
       reached: True or False in the place of every parameter of the nets that learn: whether the
         loss depends on it. What it does not depend on is neither updated nor decayed, as
         PyTorch's optimizers pass over it.
@@ -46,6 +48,7 @@ class Task(NamedTuple):
     optics: Optics
     num_classes: int
     steps_per_epoch: int
+    counts: Callable[[], np.ndarray] | None = None
     reached: Any = True
     scores: tuple[str, ...] = ()
 

@@ -177,6 +177,22 @@ def test_a_jitted_function_is_looked_into():
     assert used in needed and unused not in needed
 
 
+def test_what_stands_in_front_of_a_stopped_gradient_is_not_reached():
+    def function(stopped, used):
+        return jax.lax.stop_gradient(jnp.sin(stopped)) * used
+
+    program = jax.make_jaxpr(function)(1.0, 2.0).jaxpr
+    stopped, used = program.invars
+    needed = depends_on(program, program.outvars)
+    assert used in needed and stopped not in needed
+
+
+def test_along_a_cosine_every_epoch_has_its_rate():
+    schedule = milestone_schedule(0.2, (), 0.1, steps_per_epoch=2, epochs=4, cosine=True)
+    expected = 0.1 * (1 + np.cos(np.pi * np.arange(4) / 4))
+    np.testing.assert_allclose([schedule(i) for i in range(8)], np.repeat(expected, 2), rtol=1e-5)
+
+
 def test_two_milestones_on_one_step_both_count():
     schedule = milestone_schedule(1.0, (0.75, 1.0), 0.1, steps_per_epoch=2)
     np.testing.assert_allclose([schedule(1), schedule(2)], [1.0, 0.01], rtol=1e-6)

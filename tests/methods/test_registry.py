@@ -64,6 +64,8 @@ def compute(start: Beginning) -> Found:
     terms = task.stage.terms
     zeros = dict.fromkeys(terms, np.float32(0))
     compiled = program.lower(state, zeros).compile(QUICK)
+    _, losses, _ = compiled(state, zeros)
+    state = state._replace(memory=losses.memory)  # so that the loss finds something there
     found = {name: compiled(state, zeros | {name: np.float32(1)}) for name in terms}
     _, losses, scores = next(iter(found.values()))
     return Found(start, losses, {name: found[name][0] for name in terms}, scores)
@@ -132,11 +134,12 @@ def test_shapes_are_known_before_anything_is_computed(found):
 def test_every_method_has_numbers_weights_schedules_and_tests(name):
     entry, method = ENTRIES[name], configured(name)
     assert "code" in entry.weights
-    assert all(set(weights) == set(method["student"].terms) for weights in entry.weights.values())
-    assert set(entry.imagenet_weights) <= set(method["student"].terms)
-    known = {*method["student"].terms, *entry.numbers}
+    *_, last = method.values()
+    assert all(set(weights) == set(last.terms) for weights in entry.weights.values())
+    assert set(entry.imagenet_weights) <= set(last.terms)
+    known = {*last.terms, *entry.numbers}
     assert all(set(own) <= known for own in entry.by_pair.values())
-    assert not set(method["student"].terms) & set(entry.numbers)  # so it is clear which is meant
+    assert not set(last.terms) & set(entry.numbers)  # so it is clear which is meant
     METHODS[name](**{**entry.numbers, **entry.imagenet_numbers})
     assert set(entry.stages("resnet20")) == set(method) - {"teacher", "student"}
     assert (Path(__file__).parent / f"test_{name}.py").is_file()
@@ -159,10 +162,9 @@ def test_its_stages_lead_from_the_teacher_to_the_student(name):
                 assert before[earlier].nets[source].learns
                 assert before[earlier].nets[source].module == net.module
         before[stage_name] = stage
-    assert stage_name == "student" and method["student"].nets["student"].learns
-    assert not method["student"].shared
-    has_the_common_teacher = next(iter(method.values())) is TEACHER
-    assert has_the_common_teacher == (name not in ("scratch", "hsakd_joint", "hssakd"))
+    assert method["student"].nets["student"].learns and not method["student"].shared
+    is_common = next(iter(method.values())) is TEACHER
+    assert is_common or "teacher" not in method or name == "hsakd_joint"
 
 
 def test_first_weights_depend_on_the_nets_name_alone():
