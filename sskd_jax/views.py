@@ -98,4 +98,108 @@ def normalise(view: Array, optics: Optics) -> Array:
     mean, std = (
         jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (optics.mean, optics.std)
     )
-    return (view.astype(jnp.float32) / 255 - mean) / std
+    return (view - mean) / std
+
+
+# Views of contrastive learning. They are for training alone: held-out images are seen by `once`.
+
+GREY = (0.299, 0.587, 0.114)  # what each colour adds to the brightness that is seen
+# Brightness and two differences of colours (YIQ), in which the hue is an angle.
+YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+def coloured(strength: float, optics: Optics, key: Array, image: Array) -> Array:
+    """`once` in other colours: f32[1, H, W, C].
+
+    Brightness, contrast and saturation change by a factor of up to 1 +- `strength` each.
+    """
+    view = moved(optics, key, image, 1)[0].astype(jnp.float32) / 255
+    view = jittered(jax.random.fold_in(key, 1), view, strength, 0.0)
+    return normalise(255 * view[None], optics)
+
+
+def distorted(optics: Optics, key: Array, image: Array) -> Array:
+    """The view of MoCo v2 (Chen, Fan, Girshick, He 2020): f32[1, H, W, C].
+
+    A part of the image, enlarged; with probability .8 in other colours, .2 in grey, .5 blurred;
+    flipped where `optics` flips. `optics.pad` has no effect.
+    """
+    crop_key, colour_key, blur_key, chance_key = jax.random.split(key, 4)
+    jitters, is_grey, blurs, flips = jax.random.uniform(chance_key, (4,)) < jnp.array(
+        [0.8, 0.2, 0.5, 0.5]
+    )
+    view = resized_crop(crop_key, image.astype(jnp.float32) / 255, 0.2)
+    view = jnp.where(jitters, jittered(colour_key, view, 0.4, 0.1), view)
+    view = jnp.where(is_grey, grey(view), view)
+    view = jnp.where(blurs, blurred(blur_key, view), view)
+    view = jnp.where(flips & optics.flip, view[:, ::-1], view)
+    return normalise(255 * view[None], optics)
+
+
+def resized_crop(key: Array, image: Array, least: float) -> Array:
+    """A random part of a square image [H, H, C], brought to its size, bilinear.
+
+    Its area is `least` to 1 of the image's, its width 3/4 to 4/3 of its height, unless that is
+    more than there is.
+    """
+    size = image.shape[0]
+    area_key, ratio_key, place_key = jax.random.split(key, 3)
+    area = jax.random.uniform(area_key, (), minval=least, maxval=1.0)
+    ratio = jnp.exp(jax.random.uniform(ratio_key, (), minval=-1.0) * jnp.log(4 / 3))
+    sides = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / ratio, ratio])), 1.0) * size
+    corner = jax.random.uniform(place_key, (2,)) * (size - sides)
+    return cut(image, corner, sides)
+
+
+def cut(image: Array, corner: Array, sides: Array) -> Array:
+    """The part of an image [H, W, C] that begins at corner f32[2], brought to its size, bilinear.
+
+    `sides` f32[2] are the part's height and width.
+    """
+    scale = jnp.asarray(image.shape[:2]) / sides
+    return jax.image.scale_and_translate(
+        image, image.shape, (0, 1), scale, -corner * scale, "linear", antialias=False
+    )
+
+
+def jittered(key: Array, image: Array, strength: float, hue: float) -> Array:
+    """An image [H, W, C] in [0, 1] in other colours.
+
+    Its brightness, contrast and saturation change, in this order, by a factor of up to
+    1 +- `strength` each; then its hue turns by up to `hue` of a full turn to either side.
+    """
+    factor_key, turn_key = jax.random.split(key)
+    factors = jax.random.uniform(factor_key, (3,), minval=1 - strength, maxval=1 + strength)
+    image = jnp.clip(factors[0] * image, 0, 1)
+    mean = jnp.mean(grey(image))
+    image = jnp.clip(mean + factors[1] * (image - mean), 0, 1)
+    image = jnp.clip(grey(image) + factors[2] * (image - grey(image)), 0, 1)
+    if hue:
+        turn = 2 * jnp.pi * jax.random.uniform(turn_key, (), minval=-hue, maxval=hue)
+        image = jnp.clip(turned_hue(image, turn), 0, 1)
+    return image
+
+
+def grey(image: Array) -> Array:
+    """An image [H, W, C] without its colours."""
+    bright = jnp.matmul(image, jnp.asarray(GREY), precision="highest")
+    return jnp.broadcast_to(bright[..., None], image.shape)
+
+
+def turned_hue(image: Array, turn: Array) -> Array:
+    """The colours of an image [H, W, 3] turned by an angle around grey."""
+    cos, sin = jnp.cos(turn), jnp.sin(turn)
+    turning = jnp.array([[1.0, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    yiq = jnp.asarray(YIQ)
+    colours = jnp.linalg.inv(yiq) @ turning @ yiq
+    return jnp.matmul(image, colours.T, precision="highest")
+
+
+def blurred(key: Array, image: Array) -> Array:
+    """A square image [H, H, C] under a Gaussian of .1 to 2 pixels per 224 of its size."""
+    size = image.shape[0]
+    sigma = jax.random.uniform(key, (), minval=0.1, maxval=2.0) * size / 224
+    place = jnp.arange(size, dtype=jnp.float32)
+    distance = (place[:, None] - place[None]) / sigma
+    weights = jax.nn.softmax(-jnp.square(distance) / 2)
+    return jnp.einsum("ih,hwc,jw->ijc", weights, image, weights, precision="highest")

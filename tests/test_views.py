@@ -11,7 +11,21 @@ import pytest
 from sskd_jax import views
 from sskd_jax.axis import AXIS
 from sskd_jax.engine.task import viewer
-from sskd_jax.views import Optics, crop, normalise, once, rotated, turns
+from sskd_jax.views import (
+    Optics,
+    blurred,
+    coloured,
+    crop,
+    cut,
+    distorted,
+    grey,
+    jittered,
+    normalise,
+    once,
+    rotated,
+    turned_hue,
+    turns,
+)
 
 PAD, SIZE = 2, 8
 OPTICS = Optics(flip=True, pad=PAD, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
@@ -162,6 +176,63 @@ def test_normalisation_is_by_channel():
     assert found.dtype == np.float32
     expected = (view / 255 - np.float64(OPTICS.mean)) / np.float64(OPTICS.std)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# Other colours, parts and blurs.
+
+
+def test_without_strength_colours_stay():
+    image = images(6)
+    seen = augmented(image, np.arange(6), view=partial(coloured, 0.0))
+    np.testing.assert_allclose(seen, augmented(image, np.arange(6), view=once), atol=1e-4)
+
+
+def test_colours_change_by_factors():
+    """Of a grey image only the brightness changes; an image keeps its mean in other contrast."""
+    image = np.full((SIZE, SIZE, 3), 0.4, np.float32)
+    found = np.stack([jittered(jax.random.key(i), image, 0.5, 0.1) for i in range(40)])
+    np.testing.assert_allclose(found, np.broadcast_to(found[:, :1, :1, :1], found.shape), atol=1e-5)
+    values = found[:, 0, 0, 0] / 0.4
+    assert 0.5 <= values.min() < 0.7 and 1.3 < values.max() <= 1.5
+
+
+def test_a_full_turn_of_the_hue_changes_nothing():
+    image = images(1)[0] / np.float32(255)
+    np.testing.assert_allclose(turned_hue(image, 2 * np.pi), image, atol=1e-5)
+    third = turned_hue(image, 2 * np.pi / 3)
+    assert np.abs(third - image).max() > 0.1
+    np.testing.assert_allclose(grey(third), grey(image), atol=1e-3)
+
+
+def test_a_part_is_enlarged():
+    """The whole stays; of an even half, every new pixel lies between two old ones."""
+    image = images(1)[0].astype(np.float32)
+    whole = cut(image, jnp.zeros(2), jnp.full(2, float(SIZE)))
+    np.testing.assert_allclose(whole, image, atol=1e-3)
+    ramp = np.broadcast_to(np.arange(SIZE, dtype=np.float32)[None, :, None], image.shape)
+    half = cut(ramp, jnp.array([2.0, 3.0]), jnp.array([4.0, 4.0]))
+    np.testing.assert_allclose(half[3, 1:-1, 0], 3 + (np.arange(SIZE) + 0.5)[1:-1] / 2 - 0.5)
+
+
+def test_a_blur_keeps_flat_images():
+    flat = np.full((224, 224, 3), 0.3, np.float32)
+    np.testing.assert_allclose(blurred(KEY, flat), flat, atol=1e-5)
+    point = np.zeros((224, 224, 3), np.float32)
+    point[100, 100] = 1
+    spread = blurred(KEY, point)
+    np.testing.assert_allclose(spread.sum((0, 1)), 1, rtol=1e-4)
+    assert 0.03 < spread.max() <= 1
+
+
+def test_distorted_views_differ_from_each_other_and_stay_in_range():
+    image = np.repeat(images(1), 200, 0)
+    seen = augmented(image, np.arange(200), view=distorted)
+    assert seen.shape == (200, 1, SIZE, SIZE, 3) and np.isfinite(seen).all()
+    shown = seen * np.float32(OPTICS.std) + np.float32(OPTICS.mean)
+    assert shown.min() > -1e-4 and shown.max() < 1 + 1e-4
+    spread = np.ptp(shown, axis=-1).max((1, 2, 3))
+    assert 0.1 < (spread < 1e-4).mean() < 0.3  # one in five is grey
+    assert len(np.unique(shown[:, 0, 0, 0, 0])) > 150
 
 
 # How a batch looks at its images.
