@@ -66,6 +66,19 @@ def paraphraser(student: str) -> Schedules:
     return {"paraphraser": sgd(epochs=30, milestones=(), learning_rate=rate)}
 
 
+def ssd_lt_stages(student: str) -> Schedules:
+    """SSD-LT's: features as long as the student is trained, then a few epochs of scales."""
+    features = sgd(epochs=200, milestones=(), learning_rate=0.1, batch_size=128, cosine=True)
+    scales = sgd(epochs=10, milestones=(), learning_rate=0.2, batch_size=128, cosine=True)
+    return {"features": features, "scales": scales}
+
+
+def classifier(student: str) -> Schedules:
+    """That of `decoupled`, in a few epochs."""
+    schedule = sgd(epochs=10, milestones=(), learning_rate=0.1, batch_size=128, cosine=True)
+    return {"classifier": schedule}
+
+
 def own(**weights: float) -> dict[str, dict[str, float]]:
     """The weights of cross-entropy with terms of its own, and Hinton's KD beside if "+kd" asks."""
     return {"code": {"ce": 1.0, "kd": 0.0, **weights}}
@@ -192,6 +205,26 @@ METHODS = {
         {"code": {"ce": 1.0, "joint_ce": 1.0, "kd": 1.0, "joint_kd": 1.0}},
         nesterov=("student",),
     ),
+    "ssd_lt": Entry(
+        {
+            "width": 128,
+            "queue_length": 8192,
+            "key_momentum": 0.999,
+            "contrast_temperature": 0.2,
+            "kd_temperature": 2.0,
+            "jitter": 0.0,
+            "teacher_trains": False,
+        },
+        {"code": {"ce": 1.0, "kd": 1.0}},
+        ssd_lt_stages,
+        imagenet_numbers={"queue_length": 115712, "jitter": 0.4},
+    ),
+    "logit_adjustment": Entry({"strength": 1.0}, {"code": {"ce": 1.0}}),
+    "ldam": Entry(
+        {"largest_margin": 0.5, "scale": 30.0, "beta": 0.9999, "deferred_epochs": 160},
+        {"code": {"ldam": 1.0}},
+    ),
+    "decoupled": Entry({"rescale": True}, {"code": {"ce": 1.0}}, classifier),
 }
 
 

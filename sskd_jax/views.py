@@ -98,7 +98,7 @@ def normalise(view: Array, optics: Optics) -> Array:
     mean, std = (
         jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (optics.mean, optics.std)
     )
-    return (view - mean) / std
+    return (view.astype(jnp.float32) / 255 - mean) / std
 
 
 # Views of contrastive learning. They are for training alone: held-out images are seen by `once`.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import cifar, cifar_fast, common, imagenet, methods, paper, quickstart
+from configs import cifar, cifar_fast, common, imagenet, long_tail, methods, paper, quickstart
 from sskd_jax import settings
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
@@ -202,6 +202,18 @@ def test_the_fast_schedule_is_one_cycle_of_larger_batches():
     assert (student.batch_size, student.learning_rate) == (512, 0.01 * 8)
     assert (config.teacher, config.head) == (cifar.get_config().teacher, cifar.get_config().head)
     settings.check(config)
+
+
+def test_the_long_tail_compares_methods_under_one_augmentation():
+    config = long_tail.get_config("epochs=20,imbalance=10")
+    recipes = {recipe.prefix[:-1]: recipe for recipe in settings.check(config)}
+    assert list(recipes) == list(long_tail.COMPARED)
+    stages = {kind for recipe in recipes.values() for kind in recipe.method}
+    assert stages == {"student", "features", "scales", "classifier"}
+    assert all(config[kind].images.imbalance == 10 for kind in stages)
+    assert config.settings.ldam.method.deferred_epochs == 16
+    assert config.settings.ssd_lt.method.jitter == 0  # the others have no such view
+    assert config.features.to_dict() | {"model": "resnet32"} == config.student.to_dict()
 
 
 def test_the_quickstart_takes_any_method():

@@ -39,6 +39,8 @@ SSKD = {
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 OPTICS = Optics(flip=True, pad=1, mean=(0.5,) * 3, std=(0.25,) * 3)
 CLASSES = 10
+STREAMS = ("der", "coca")  # methods for streams of tasks, which need as many images of each
+LONG_TAILED = ("features", "scales", "classifier")  # stages of methods for long tails
 
 
 def images(count: int = 48, size: int = 8, classes: int = CLASSES, seed: int = 0) -> dict:
@@ -75,7 +77,12 @@ def make_task(
     }
     weights = weights or dict.fromkeys(stage.terms, 1.0)
     optimizer = optim.sgd(lambda step: 0.05, momentum=0.9, weight_decay=5e-4)
-    return Task(stage, modules, weights, optimizer, optics, CLASSES, steps_per_epoch)
+    return Task(stage, modules, weights, optimizer, optics, CLASSES, steps_per_epoch, class_counts)
+
+
+def class_counts() -> np.ndarray:
+    """As if the classes had from 5 to 140 images."""
+    return np.arange(CLASSES) * 15 + 5
 
 
 def make_frozen(task: Task, count: int = 48) -> Frozen:
@@ -124,7 +131,8 @@ def small_config(**changes: Any) -> ConfigDict:
     The test that uses it has `tiny` among the architectures: see `tiny_network`.
     """
     config = quickstart.get_config()
-    for section in ("teacher", "head", "warmup", "paraphraser", "branches", "student"):
+    own = ("head", "warmup", "paraphraser", "branches", *LONG_TAILED)
+    for section in ("teacher", *own, "student"):
         config[section].update(epochs=2, batch_size=32, milestones=(0.5,))
         config[section].images.share = 0.08
     config.teacher.model = config.student.model = "tiny"

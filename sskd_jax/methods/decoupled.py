@@ -1,0 +1,41 @@
+"""Decoupling Representation and Classifier for Long-Tailed Recognition (Kang et al., ICLR 2020).
+
+A network learns by the labels; then, by images of which every class has as many, its classifier
+is learned anew (cRT), or each class's logit gets a factor (LWS).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sskd_jax.axis import everywhere, share
+from sskd_jax.layers.heads import Projector
+from sskd_jax.losses import accuracy, cross_entropy
+from sskd_jax.methods.common import supervised
+from sskd_jax.methods.long_tail import Scales, balanced, by_frequency, frequency_scores
+from sskd_jax.rules import Flag
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Stage, frozen, learns
+from sskd_jax.views import once
+
+
+def decoupled(*, rescale: Flag) -> Method:
+    """The second stage learns factors with `rescale` (LWS), and a new classifier without (cRT)."""
+
+    def logits_of(nets: Nets, batch: Batch) -> Array:
+        student = nets["student"](batch.see(once))
+        if rescale:
+            return nets["classifier"](student.logits)
+        return nets["classifier"](student.embed, student.logits)
+
+    def loss(nets: Nets, batch: Batch) -> Losses:
+        logits, label = logits_of(nets, batch), share(batch.label)
+        return Losses({"ce": cross_entropy(logits, label)}, {"accuracy": accuracy(logits, label)})
+
+    def scores(nets: Nets, batch: Batch) -> Mapping[str, Any]:
+        return by_frequency(everywhere(logits_of(nets, batch)), batch)
+
+    nets = {
+        "student": frozen("student", "student/student"),
+        "classifier": learns(Scales() if rescale else Projector()),
+    }
+    student = supervised("student")._replace(scores=frequency_scores("student"))
+    return {"student": student, "classifier": Stage(("ce",), nets, loss, scores, order=balanced)}

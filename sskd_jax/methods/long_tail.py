@@ -1,0 +1,95 @@
+"""What methods for long-tailed datasets share: scores by frequency, a balanced order, scales.
+
+A class is frequent, of medium frequency or rare by how many training images it has (Liu et al.,
+Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from sskd_jax.axis import everywhere
+from sskd_jax.methods.common import Scores, classification_scores
+from sskd_jax.types import Array, Batch, Nets
+from sskd_jax.views import once
+
+Shuffle = Callable[[list[Any]], None]  # in place
+
+PER_VISIT = 2  # images of a class that a balanced order takes when its turn comes
+
+
+class Scales(nn.Module):
+    """A factor for each class's logit [n, K], weight and bias alike; 1 at the start."""
+
+    @nn.compact
+    def __call__(self, logits: Array, train: bool = False) -> Array:
+        return logits * self.param("scale", nn.initializers.ones, logits.shape[-1:])[None]
+
+
+def groups(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Which of the classes bool[K] are frequent, medium and rare, by their counts [K].
+
+    A group that has none is left out.
+    """
+    many, few = counts > 100, counts < 20
+    named = {"many": many, "medium": ~many & ~few, "few": few}
+    return {name: members for name, members in named.items() if members.any()}
+
+
+def by_frequency(logits: Array, batch: Batch) -> Mapping[str, Any]:
+    """Accuracy of logits [N, K] over all classes and over each group, and the mean confidence.
+
+    What confidence has above accuracy is the least that the expected calibration error can be.
+    """
+    scores = classification_scores(logits, batch.label)
+    confidence = {"confidence": jax.nn.softmax(logits).max(-1)}
+    parts = {
+        name: (scores["top1"], jnp.asarray(members)[batch.label])
+        for name, members in groups(batch.counts()).items()
+    }
+    return scores | parts | confidence
+
+
+def frequency_scores(net: str) -> Scores:
+    """The same of a net that classifies."""
+
+    def scores(nets: Nets, batch: Batch) -> Mapping[str, Any]:
+        return by_frequency(everywhere(nets[net](batch.see(once)).logits), batch)
+
+    return scores
+
+
+def balanced(rng: np.random.Generator, images: Any, epoch: int) -> np.ndarray:
+    """As many visits as there are images, of every class alike, however many images it has."""
+    initial = rng.permutation(images.size)
+    return class_balanced(initial, images.label, rng.shuffle)
+
+
+def class_balanced(initial: Sequence[int], label: np.ndarray, shuffle: Shuffle) -> np.ndarray:
+    """An order i64[M] in which classes take turns, with their next two images each.
+
+    Args:
+      initial: all images, in the order in which each class's cycle has them before it begins.
+      label: of every image, by its number.
+      shuffle: of a list, in place.
+    """
+    members: dict[int, list[int]] = {}
+    for image in initial:
+        members.setdefault(int(label[image]), []).append(int(image))
+    of_class = {kind: endless(images, shuffle) for kind, images in members.items()}
+    classes, order = endless(sorted(members), shuffle), []
+    while len(order) < len(label):
+        chosen = of_class[next(classes)]
+        order.extend(next(chosen) for _ in range(PER_VISIT))
+    return np.asarray(order[: len(label)])
+
+
+def endless(items: list[Any], shuffle: Shuffle) -> Iterator[Any]:
+    """The items over and over, shuffled from their last order whenever they begin."""
+    while True:
+        shuffle(items)
+        yield from items

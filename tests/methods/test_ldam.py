@@ -1,0 +1,62 @@
+"""LDAM-DRW against numpy written from its paper."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pairs import arrays, given_batch, given_nets, outputs
+
+from sskd_jax.methods import METHODS
+from sskd_jax.methods.ldam import Cosines, class_weights, margin_loss, margins
+
+COUNTS = np.array([500, 100, 20, 5])
+LABEL = np.array([0, 1, 2, 3, 0, 3], np.int32)
+NUMBERS = {"largest_margin": 0.5, "scale": 30.0, "beta": 0.9999, "deferred_epochs": 2}
+
+
+def expected_loss(cosine: np.ndarray, weight: np.ndarray) -> float:
+    margin = 0.5 * (COUNTS / 5.0) ** -0.25  # the rarest class has the largest
+    logits = cosine.astype(np.float64).copy()
+    logits[np.arange(6), LABEL] -= margin[LABEL]
+    logits *= 30
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    rows = -np.log(shifted[np.arange(6), LABEL] / shifted.sum(1))
+    return np.average(rows, weights=weight[LABEL])
+
+
+def test_margins():
+    found = margins(COUNTS, 0.5)
+    assert found.max() == found[3] == 0.5
+    np.testing.assert_allclose(found[0] / found[3], (500 / 5) ** -0.25)
+
+
+def test_weights_are_by_effective_numbers():
+    effective = (1 - 0.9999**COUNTS) / (1 - 0.9999)
+    expected = 1 / effective
+    np.testing.assert_allclose(class_weights(COUNTS, 0.9999), 4 * expected / expected.sum())
+    np.testing.assert_allclose(class_weights(COUNTS, 0.0), 1)
+
+
+def test_weights_come_later():
+    cosine = np.tanh(arrays(6, 4))
+    stage = METHODS["ldam"](**NUMBERS)["student"]
+    nets = given_nets(student=outputs(arrays(6, 4)), cosines=cosine)
+    weights = {1: np.ones(4), 2: class_weights(COUNTS, 0.9999)}
+    for epoch, weight in weights.items():
+        batch = given_batch(LABEL, epoch=jnp.int32(epoch), counts=lambda: COUNTS)
+        found = stage.loss(nets, batch).terms["ldam"]
+        np.testing.assert_allclose(found, expected_loss(cosine, weight), rtol=1e-4)
+
+
+def test_gradients_are_finite_where_embeddings_are_zero():
+    embed, logits = np.zeros((6, 3), np.float32), arrays(6, 4)
+    module = Cosines()
+    variables = module.init(jax.random.key(0), embed, logits)
+    weight = jnp.ones(4)
+
+    def loss(embed: jax.Array) -> jax.Array:
+        cosine = module.apply(variables, embed, logits)
+        return margin_loss(cosine, LABEL, margins(COUNTS, 0.5), weight, 30.0)
+
+    assert np.isfinite(jax.grad(loss)(embed)).all()
+    cosine = module.apply(variables, 5 * arrays(6, 3), logits)
+    assert cosine.shape == (6, 4) and np.abs(cosine).max() <= 1 + 1e-6

@@ -1,0 +1,129 @@
+"""Steps of a stage from recorded weights, to be compared with what the reference's steps gave."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from golden import Golden
+
+from sskd_jax.engine import optim
+from sskd_jax.engine.devices import replicated, unreplicate
+from sskd_jax.engine.step import train_program
+from sskd_jax.engine.task import Frozen, Task, TrainState
+from sskd_jax.types import Params, Stage
+from sskd_jax.views import Optics
+
+FAST = {"xla_backend_optimization_level": 0}
+# Sums in one go round off more than some tolerances allow.
+OPTIMISED = {"xla_backend_optimization_level": 3}
+# The recorded images are what networks see: divided by 255 and then by this, they stay as they are.
+OPTICS = Optics(flip=False, pad=0, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
+TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+
+Rename = Callable[[str], str]  # "net.layer1.0.conv1.weight" -> the recording's name
+
+
+def torch_names(tree: Mapping[str, Params], rename: Rename) -> dict[tuple[str, ...], str]:
+    """The recording's name of every leaf of {net: its params or batch_stats}."""
+    return {
+        path: rename(".".join([*path[:-1], LEAVES.get(path[-1], path[-1])]))
+        for path in flatten_dict(tree)
+    }
+
+
+def filled(golden: Golden, shapes: Mapping[str, Params], rename: Rename, seed: int = 0) -> Params:
+    """{net: tree} in these shapes, as `fill` draws it by the recording's names."""
+    names, leaves = torch_names(shapes, rename), flatten_dict(shapes)
+    found = {}
+    for path, name in names.items():
+        shape = leaves[path].shape
+        turned = tuple(shape[axis] for axis in TO_TORCH[len(shape)])
+        value = golden.fill(name, turned, seed)
+        found[path] = value.transpose(TO_FLAX[len(shape)])
+    return unflatten_dict(found)
+
+
+def by_name(tree: Mapping[str, Params], rename: Rename) -> dict[str, np.ndarray]:
+    """The leaves of {net: tree} by the recording's names."""
+    leaves = flatten_dict(tree)
+    return {name: np.asarray(leaves[path]) for path, name in torch_names(tree, rename).items()}
+
+
+def norms(tree: Mapping[str, Params], rename: Rename, names: Sequence[str]) -> np.ndarray:
+    """The L2 norms of leaves, in the order of the recording's `names`."""
+    found = by_name(tree, rename)
+    return np.array([np.linalg.norm(np.float64(found[name])) for name in names])
+
+
+def make_task(
+    stage: Stage, modules: Mapping[str, Any], weights: Mapping[str, float], **rates: float
+) -> Task:
+    """The task of a stage; an epoch is a step, so that the sums are those of a step."""
+    learning_rate = rates.pop("learning_rate")
+    optimizer = optim.sgd(optim.milestone_schedule(learning_rate, (), 0.1, 1), **rates)
+    modules = {name: net.module for name, net in stage.nets.items()} | modules
+    return Task(stage, modules, weights, optimizer, OPTICS, num_classes=10, steps_per_epoch=1)
+
+
+def shapes_of(task: Task, inputs: Mapping[str, Any]) -> Params:
+    """{net: {"params", "batch_stats"}} of each net for what it is given, shapes alone."""
+    return {
+        name: jax.eval_shape(task.modules[name].init, jax.random.key(0), *args)
+        for name, args in inputs.items()
+    }
+
+
+def first_state(task: Task, variables: Params, memory: Any, names: Sequence[str]) -> TrainState:
+    """The state before the first step, of the variables of nets that learn or follow."""
+    params = {net: own["params"] for net, own in variables.items()}
+    learned = {net: own for net, own in params.items() if task.stage.nets[net].learns}
+    sums = ("loss", *task.stage.terms, *names)
+    return TrainState(
+        step=np.int32(0),
+        params=params,
+        batch_stats={net: own.get("batch_stats", {}) for net, own in variables.items()},
+        opt_state=task.optimizer.init(learned),
+        memory=memory,
+        sums=dict.fromkeys(sums, np.float32(0)),
+        first_nonfinite=dict.fromkeys((*sums, "gradient"), np.int32(0)),
+    )
+
+
+def take_steps(
+    task: Task, frozen: Frozen, state: TrainState, count: int, options: Mapping[str, int] = FAST
+) -> list[TrainState]:
+    """The states behind each of `count` steps on all images of `frozen`."""
+    device = jax.devices()[:1]
+    program = train_program(task, device)
+    program.options = options
+    order = np.arange(len(frozen.label), dtype=np.int32)[None, None]
+    state, resident = replicated((state, frozen), device)
+    states = []
+    for _ in range(count):
+        state, _ = program(state, resident, order, 0, 1)
+        states.append(unreplicate(state))  # a copy: the next step takes the state
+    return states
+
+
+def first_gradients(before: TrainState, after: TrainState, weight_decay: float) -> Params:
+    """The optimizer's memory after one step holds the gradient and the weights' decay."""
+    memory = optax.tree_utils.tree_get(after.opt_state, "trace")
+    learned = {net: before.params[net] for net in memory}
+    return jax.tree.map(lambda held, own: held - weight_decay * own, memory, learned)
+
+
+def assert_recorded(gold: Mapping[str, np.ndarray], key: str, actual: Any) -> None:
+    """A value lies within the recorded tolerance."""
+    difference = np.abs(np.float64(actual) - gold[key])
+    assert (difference <= gold[f"{key}_tol"]).all(), (key, difference.max())
