@@ -92,6 +92,8 @@ SHIFT = {"shift": False}  # knowledge adjustment of the teacher's logits, see "k
 # not known.
 ADJUSTMENT = {"adjustment": "shift", "smoothing": 0.1}
 DYNAMIC = {"weighting": "flsw", "beta": 10.0, "gamma": 1.0}
+# Five tasks of CIFAR-10, of 50 epochs each.
+STREAM = {"task_classes": 2, "task_epochs": 50, "buffer_size": 200, "replay_size": 32}
 
 METHODS = {
     "scratch": Entry({}, {"code": {"ce": 1.0}}),
@@ -225,6 +227,21 @@ METHODS = {
         {"code": {"ldam": 1.0}},
     ),
     "decoupled": Entry({"rescale": True}, {"code": {"ce": 1.0}}, classifier),
+    "der": Entry(
+        {**STREAM, "keep_logits": True, "replay_labels": True},
+        {"code": {"ce": 1.0, "distil": 0.1, "replay": 0.5}},
+    ),
+    "coca": Entry(
+        {
+            **STREAM,
+            "boundaries": True,
+            "omega": 0.1,
+            "gamma": 0.01,
+            "width": 64,
+            "temperature": 0.07,
+        },
+        {"code": {"ce": 1.0, "distil": 0.1, "replay": 0.5, "supcon": 0.3, "rot": 0.3}},
+    ),
 }
 
 

@@ -2,7 +2,17 @@
 
 import pytest
 
-from configs import cifar, cifar_fast, common, imagenet, long_tail, methods, paper, quickstart
+from configs import (
+    cifar,
+    cifar_fast,
+    common,
+    continual,
+    imagenet,
+    long_tail,
+    methods,
+    paper,
+    quickstart,
+)
 from sskd_jax import settings
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
@@ -214,6 +224,20 @@ def test_the_long_tail_compares_methods_under_one_augmentation():
     assert config.settings.ldam.method.deferred_epochs == 16
     assert config.settings.ssd_lt.method.jitter == 0  # the others have no such view
     assert config.features.to_dict() | {"model": "resnet32"} == config.student.to_dict()
+
+
+def test_streams_of_tasks():
+    names = ",".join(continual.COMPARED)
+    config = continual.get_config(f"dataset=cifar100,buffer=500,epochs=3,method={names}")
+    recipes = {recipe.prefix[:-1]: recipe for recipe in settings.check(config)}
+    assert config.student.epochs == 10 * 3 and config.student.momentum == 0
+    weights = {name: dict(recipe.weights) for name, recipe in recipes.items()}
+    assert weights["finetune"] == {"ce": 1.0} and weights["er"] == {"ce": 1.0, "replay": 0.5}
+    assert weights["der"] == {"ce": 1.0, "distil": 0.2}
+    assert weights["derpp"] == {"ce": 1.0, "distil": 0.2, "replay": 0.5}
+    assert weights["coca"] == weights["coca_free"] == weights["derpp"] | {"supcon": 0.3, "rot": 0.3}
+    assert continual.get_config("dataset=cifar100,task_classes=5").student.epochs == 20 * 50
+    assert continual.get_config().student.epochs == 5 * 50
 
 
 def test_the_quickstart_takes_any_method():

@@ -6,9 +6,11 @@ from sskd_jax.methods import (
     ab,
     at,
     cc,
+    coca,
     crd,
     ctkd,
     decoupled,
+    der,
     dist,
     dkd,
     fitnet,
@@ -73,4 +75,6 @@ METHODS: dict[str, Callable[..., Method]] = {
     "logit_adjustment": logit_adjustment.logit_adjustment,
     "ldam": ldam.ldam,
     "decoupled": decoupled.decoupled,
+    "der": der.der,
+    "coca": coca.coca,
 }

@@ -48,6 +48,18 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
             ("resnet50", (3, 4, 6, 3), Bottleneck),
         )
     },
+    # Continual learning's, and the same of a quarter of the width.
+    **{
+        name: partial(
+            ResNet,
+            blocks=(2, 2, 2, 2),
+            widths=tuple(width * part for part in (1, 1, 2, 4, 8)),
+            skip="shortcut",
+            classifier="linear",
+            classifier_bias=False,
+        )
+        for name, width in (("ResNet18", 64), ("ResNet18w16", 16))
+    },
     "MobileNetV2": MobileNetV2,
     "ShuffleV1": ShuffleNetV1,
     "ShuffleV2": ShuffleNetV2,

@@ -43,7 +43,7 @@ class Layers(NamedTuple):
     Attributes:
       conv: (features, kernel, stride, ..., name=) -> a convolution [B, H, W, C].
       norm: (name=) -> a batch norm.
-      linear: (features, fan-in, name) -> a linear layer [B, D], in float32.
+      linear: (features, fan-in, name, whether it has a bias) -> a linear layer [B, D], in float32.
       bias: fan-in -> the initializer of a convolution's bias, where it has one.
     """
 
@@ -56,9 +56,9 @@ class Layers(NamedTuple):
 def make_layers(start: Initializers, dtype: Any, train: bool) -> Layers:
     """Layers with these initializers, whose convolutions compute in `dtype`."""
 
-    def linear(features: int, fan_in: int, name: str) -> nn.Module:
-        bias = start.bias(fan_in)
-        return nn.Dense(features, kernel_init=start.weight, bias_init=bias, name=name)
+    def linear(features: int, fan_in: int, name: str, use_bias: bool = True) -> nn.Module:
+        start_of = {"kernel_init": start.weight, "bias_init": start.bias(fan_in)}
+        return nn.Dense(features, use_bias, name=name, **start_of)
 
     conv = partial(Conv, dtype=dtype, kernel_init=start.kernel)
     norm = partial(BatchNorm, train=train, dtype=dtype)
@@ -135,6 +135,7 @@ class Network(nn.Module):
     dtype: Any = jnp.float32
 
     classifier = "fc"  # the last layer's name
+    classifier_bias = True
     stages = 3  # numbered from 1 on
     initializers = Initializers()
     branch_initializers = Initializers()
@@ -151,7 +152,10 @@ class Network(nn.Module):
         x, preact = apply_parts(self.neck(), layers, x)
         preacts = self.preactivations([*preacts, preact])
         embed = global_mean(x)
-        logits = layers.linear(self.num_classes, embed.shape[-1], self.classifier)(embed)
+        last = layers.linear(
+            self.num_classes, embed.shape[-1], self.classifier, self.classifier_bias
+        )
+        logits = last(embed)
         return Outputs(logits, embed, tuple(maps), tuple(preacts))
 
     @nn.nowrap

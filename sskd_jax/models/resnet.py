@@ -72,6 +72,7 @@ class ResNet(Network):
       skip: name of the projection on a skip connection, which differs between the reference's
         files.
       classifier: name of the last layer, likewise.
+      classifier_bias: whether that has a bias.
       large: ImageNet's stem, a 7x7 convolution of stride 2 and max-pooling, instead of a 3x3
         convolution.
     """
@@ -81,6 +82,7 @@ class ResNet(Network):
     block: type[BasicBlock] = BasicBlock
     skip: str = "downsample"
     classifier: str = "fc"
+    classifier_bias: bool = True
     large: bool = False
 
     initializers = Initializers(kernel=fan_out_normal)

@@ -1,4 +1,4 @@
-"""The one step holds more than the methods here need: toys of each kind, on any number of devices.
+"""The one step holds all that methods need: small ones of each kind, on any number of devices.
 
 Each is planned, traced and trained as a method is, with stops in the middle.
 """
@@ -48,12 +48,14 @@ def toy_data_and_network(monkeypatch):
 
 
 def toy_plan(name: str, devices: int) -> tuple[plan.Run, list]:
-    """The run and the jobs of a toy: two epochs of two steps of 16 images each."""
+    """The run and the jobs of a toy: two epochs of two steps each."""
     method, config = TOYS[name](), quickstart.get_config()
     config.data.name = "toy"
     config.student.model = "small"
     section = config.student.to_dict() | {"epochs": 2, "batch_size": 16}
     section["images"] = {"share": 1.0, "noise": 0.0, "imbalance": 1.0}
+    if name == "coca":  # an epoch sees the images of one of two tasks
+        section["batch_size"] = 8
     for kind in method:
         config[kind] = ConfigDict(section)
     *_, last = method.values()
@@ -105,20 +107,19 @@ def close(found, expected) -> None:
 
 
 def test_a_follower_lags_behind_its_leader(tmp_path):
-    run("momentum_contrast", 1, tmp_path, Interruption())
-    params = newest(tmp_path, "momentum_contrast")["student"]["params"]
+    run("ssd_lt", 1, tmp_path, Interruption())
+    params = newest(tmp_path, "ssd_lt")["features"]["params"]
     kernels = [np.ravel(params[net]["conv"]["kernel"]) for net in ("student", "key")]
     distance = np.abs(kernels[0] - kernels[1]).max()
     assert 0 < distance < np.abs(kernels[0]).max()
 
 
 def test_an_order_that_is_no_permutation_is_followed():
-    _, jobs = toy_plan("rescaled", 1)
-    job = jobs[-1]
+    _, (_, job, _) = toy_plan("ssd_lt", 1)
     stage, rng = job.task.stage, np.random.default_rng(0)
     order = stage.order(rng, job.images, 0)
     counts = np.bincount(job.images.label[order], minlength=CLASSES)
-    assert len(order) == job.images.size and counts.max() - counts.min() <= 1
+    assert len(order) == job.images.size and counts.max() - counts.min() <= 2
     assert len(np.unique(order)) < job.images.size
 
 

@@ -40,7 +40,8 @@ TORCHVISION_LOGITS = {
     "resnet18": [0.293079, 0.54641, -1.199323, 0.314039, 0.645854, -1.749492],
     "resnet50": [0.244781, -1.086208, 0.740754, 0.294074, -1.028749, 0.931391],
 }
-ELSEWHERE = ("MobileNetV2s1",)  # is in test_branches
+# They are in test_branches and test_coca.
+ELSEWHERE = ("MobileNetV2s1", "ResNet18", "ResNet18w16")
 RECORDED = [name for name in MODELS if name not in (*IMAGENET, *ELSEWHERE)]
 
 

@@ -1,0 +1,85 @@
+r"""CIFAR as a stream of tasks: CoCa, DER++ and what they are compared with, with one small buffer.
+
+    python -m sskd_jax.main --config=configs/continual.py --workdir=runs/continual
+    python -m sskd_jax.main --config=configs/continual.py:dataset=cifar100,buffer=500,method=derpp
+    python -m sskd_jax.main --config=configs/continual.py:dataset=cifar100,task_classes=5
+    python -m experiments.continual runs/continual
+
+Numbers are those of the released code (batches of 32, plain SGD). Expect (DER++, as later papers
+quote it, Seq-CIFAR-10, buffer 200): 64.88 top-1 among all classes, 91.92 among a task's own. No
+table of CoCa was found. None of it has been run here in full length.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cifar, common, methods
+from sskd_jax.types import choose
+
+# What is compared: a method of the registry, other numbers, and which of its terms count nothing.
+COMPARED = {
+    "finetune": ("der", {"keep_logits": False, "replay_labels": False}),
+    "er": ("der", {"keep_logits": False}),
+    "der": ("der", {"replay_labels": False}),
+    "derpp": ("der", {}),
+    "coca": ("coca", {}),
+    "coca_free": ("coca", {"boundaries": False}),
+}
+CLASSES = {"cifar10": 10, "cifar100": 100}
+TASK_CLASSES = {"cifar10": "2", "cifar100": "10"}
+# (distil, replay), by the size of the buffer.
+WEIGHTS = {200: (0.1, 0.5), 500: (0.2, 0.5), 5120: (0.1, 1.0)}
+COLOURS = {
+    "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2615)},
+    "cifar100": {"mean": (0.5071, 0.4866, 0.4409), "std": (0.2009, 0.1984, 0.2023)},
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Arguments: method, or several; student, dataset, task_classes, buffer, epochs (of a task)."""
+    args = common.parse(
+        arg,
+        method="finetune,er,derpp,coca",
+        student="ResNet18",
+        dataset="cifar10",
+        task_classes="",
+        buffer="200",
+        epochs="50",
+    )
+    dataset = args["dataset"]
+    classes = choose(CLASSES, dataset, "dataset")
+    stream = {
+        "task_classes": common.whole(args["task_classes"] or TASK_CLASSES[dataset], "task_classes"),
+        "task_epochs": common.whole(args["epochs"], "epochs"),
+        "buffer_size": common.whole(args["buffer"], "buffer"),
+    }
+    names = args["method"].split(",")
+    settings = {name: compared(name, stream) for name in names}
+    config = ConfigDict({"methods": tuple(names), "settings": settings})
+    config.update(common.RUN)
+    config.data = cifar.get_config(f"dataset={dataset}").data
+    config.data.update(COLOURS[dataset])
+    tasks = -(-classes // stream["task_classes"])
+    schedule = common.sgd(
+        epochs=tasks * stream["task_epochs"],
+        milestones=(),
+        learning_rate=0.03,
+        batch_size=32,
+        momentum=0.0,
+        weight_decay=0.0,
+    )
+    config.student = {"model": args["student"], **schedule}
+    return config
+
+
+def compared(name: str, stream: dict[str, int]) -> ConfigDict:
+    """A method with its numbers and weights."""
+    base, numbers = choose(COMPARED, name, "method")
+    config = methods.method(base)
+    config.method.update(stream | numbers)
+    distil, replay = WEIGHTS.get(stream["buffer_size"], WEIGHTS[200])
+    config.weights.update(distil=distil, replay=replay)
+    if not config.method.get("keep_logits", True):
+        del config.weights.distil
+    if not config.method.get("replay_labels", True):
+        del config.weights.replay
+    return config

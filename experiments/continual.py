@@ -1,0 +1,147 @@
+r"""What runs on streams of tasks forgot: accuracy by task, its means, and a picture.
+
+    python -m experiments.continual runs/continual
+
+Reads the metrics.jsonl of a workdir of configs/continual.py, prints a row per method, and draws
+forgetting.png there: the accuracy on every task (columns) behind every task (rows).
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from sskd_jax.system.paths import locate
+from sskd_jax.types import UserError
+from sskd_jax.workdir.files import METRICS, Row, read_json, read_rows
+
+SCORES = ("class_il", "task_il")
+
+
+class Measures(NamedTuple):
+    """Of accuracies in per cent.
+
+    Attributes:
+      mean: over all tasks, behind the last one.
+      forgetting: how far each task's accuracy fell from its best.
+      backward: how far it moved since its own task was done; the last task is in neither.
+      forward: how far it was above an untrained network's in front of its task, from the second
+        task on.
+    """
+
+    mean: float
+    forgetting: float
+    backward: float
+    forward: float
+
+
+def measures(accuracy: np.ndarray, untrained: np.ndarray) -> Measures:
+    """Of the accuracy [T, T] on task i behind task t, and an untrained network's [T].
+
+    The upper triangle beyond its first diagonal is not read, and may be nan.
+    """
+    own, last = np.diag(accuracy), accuracy[-1]
+    best = np.nan_to_num(accuracy).max(0)
+    return Measures(
+        mean=float(last.mean()),
+        forgetting=float((best - last)[:-1].mean()),
+        backward=float((last - own)[:-1].mean()),
+        forward=float((np.diag(accuracy, 1) - untrained[1:]).mean()),
+    )
+
+
+def accuracies(rows: Sequence[Row], score: str, task_epochs: int) -> np.ndarray:
+    """The accuracy [T, T] of a stage's rows in per cent.
+
+    Raises:
+      UserError: the run is not done.
+    """
+    tasks = sum(name.startswith(f"test/{score}_") for name in rows[0])
+    ends = {row["epoch"]: row for row in rows}
+    behind = [ends.get(task * task_epochs) for task in range(1, tasks + 1)]
+    if None in behind:
+        raise UserError(f"{rows[0]['stage']} is not done: call the same command to go on")
+    found = [[row[f"test/{score}_{task}"] for task in range(tasks)] for row in behind]
+    return 100 * np.asarray(found)
+
+
+def chance(score: str, tasks: int, task_classes: int) -> np.ndarray:
+    """What guessing gets in each task [T], in per cent: an untrained network was not measured."""
+    classes = task_classes * (tasks if score == "class_il" else 1)
+    return np.full(tasks, 100 / classes)
+
+
+def methods_of(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The numbers of every method of a run, by its stage."""
+    if "methods" not in config:
+        return {"student": config["method"]}
+    return {f"{name}/student": config["settings"][name]["method"] for name in config["methods"]}
+
+
+def read(workdir: epath.Path) -> dict[tuple[str, str], tuple[np.ndarray, Measures]]:
+    """(accuracy, measures) by stage and score.
+
+    Raises:
+      UserError: it is no workdir of a stream of tasks.
+    """
+    if not (workdir / METRICS).exists():
+        raise UserError(f"{workdir} holds no {METRICS}: give the workdir of a run")
+    rows, found = read_rows(workdir / METRICS), {}
+    for stage, numbers in methods_of(read_json(workdir / "config.json")).items():
+        own = [row for row in rows if row["stage"] == stage]
+        if "task_epochs" not in numbers or not own:
+            raise UserError(f"{workdir}: {stage} has no tasks: give a run of configs/continual.py")
+        for score in SCORES:
+            accuracy = accuracies(own, score, numbers["task_epochs"])
+            untrained = chance(score, len(accuracy), numbers["task_classes"])
+            found[stage, score] = accuracy, measures(accuracy, untrained)
+    return found
+
+
+def table(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]]) -> str:
+    """The measures in Markdown."""
+    lines = [f"| stage | score | {' | '.join(Measures._fields)} |", "|---" * 6 + "|"]
+    for (stage, score), (_, own) in found.items():
+        lines.append(f"| {stage} | {score} | " + " | ".join(f"{x:.2f}" for x in own) + " |")
+    return "\n".join(lines)
+
+
+def draw(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]], path: epath.Path) -> None:
+    """Draws every accuracy matrix."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = len(found) // len(SCORES)
+    figure, axes = plt.subplots(
+        len(SCORES), columns, figsize=(3 * columns, 6), layout="constrained", squeeze=False
+    )
+    for axis, ((stage, score), (accuracy, _)) in zip(axes.T.flat, found.items(), strict=True):
+        image = axis.imshow(accuracy, vmin=0, vmax=100)
+        axis.set(title=f"{stage}\n{score}", xlabel="accuracy on task", ylabel="behind task")
+    figure.colorbar(image, ax=axes, label="%")
+    with path.open("wb") as file:
+        figure.savefig(file, format="png")
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m experiments.continual WORKDIR", file=sys.stderr)
+        return 2
+    workdir = locate(arguments[0])
+    try:
+        found = read(workdir)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(table(found))
+    draw(found, workdir / "forgetting.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,214 @@
+"""CoCa: complementary calibration for continual learning (Ji, Li, Wang, Zhang, IEEE TIP 2023).
+
+As released for CIFAR. Shapes: N images, R images of the buffer, n = N + R of both, K classes, D
+width of the invariant features.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from sskd_jax.axis import everywhere, share
+from sskd_jax.layers.heads import Linear
+from sskd_jax.layers.norm import BatchNorm
+from sskd_jax.losses import accuracy, cross_entropy, normalized, product
+from sskd_jax.methods.der import cross_entropy_of, kept_logits
+from sskd_jax.methods.stream import (
+    Drawn,
+    Memory,
+    among,
+    by_task,
+    draw,
+    empty_buffer,
+    everywhere_drawn,
+    mean_of,
+    own_columns,
+    reservoir,
+    task_by_task,
+)
+from sskd_jax.rules import BelowOne, Count, Flag, Positive, Share
+from sskd_jax.types import Array, Batch, Facts, Losses, Method, Nets, Stage, learns
+from sskd_jax.views import once
+
+ROTATIONS = 4
+SELF_PENALTY = 0.1  # what a row's similarity with itself lacks
+PART = 0.665  # area that is cut out before an image is turned: the middle of .66 and .67
+
+
+class Head(nn.Module):
+    """Three linear layers [n, E] -> [n, features], two with batch norm and ReLU behind them."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, embed: Array, train: bool = False) -> Array:
+        x, width = embed, embed.shape[-1]
+        for layer in (0, 3):
+            x = BatchNorm(train, name=f"{layer + 1}")(Linear(width, name=f"{layer}")(x))
+            x = nn.relu(x)
+        return Linear(self.features, name="6")(x)
+
+
+def ensembled(feature: Array, logits: Array, counts: Array, omega: float) -> Array:
+    """Logits [R, K] spread among rows with similar features [R, D], again and again.
+
+    It is the limit of what each row takes over from the others that count bool[R], with the
+    weight `omega`, and keeps of its own (BAKE, Ge et al. 2021).
+    """
+    itself = jnp.eye(feature.shape[0])
+    similarity = product(feature, feature.T) - SELF_PENALTY * itself
+    is_seen = counts[None] | (itself > 0)
+    affinity = jax.nn.softmax(jnp.where(is_seen, similarity, -jnp.inf))
+    return (1 - omega) * jnp.linalg.solve(itself - omega * affinity, logits)
+
+
+def supervised_contrast(
+    one: Array, other: Array, label: Array, counts: Array, temperature: float
+) -> Array:
+    """How little each row resembles its other view and rows of its class, against all others.
+
+    SupCon (Khosla et al. 2020) of two views [n, D], unit vectors, of images that count bool[n].
+    """
+    rows, label = jnp.concatenate([one, other]), jnp.concatenate([label, label])
+    counts = jnp.concatenate([counts, counts])
+    itself = jnp.eye(label.size, dtype=bool)
+    is_other = ~itself & counts[None]
+    similarity = product(rows, rows.T) / temperature
+    # A row that does not count sees itself alone, so that nothing becomes infinite.
+    is_seen = is_other | (itself & ~counts[:, None])
+    log_probability = jax.nn.log_softmax(jnp.where(is_seen, similarity, -jnp.inf))
+    is_positive = is_other & (label[:, None] == label[None])
+    total = jnp.sum(jnp.where(is_positive, log_probability, 0), 1)
+    return mean_of(-total / jnp.maximum(is_positive.sum(1), 1), counts)
+
+
+def part_size(size: int) -> int:
+    """The side of the square that is cut out of an image: 26 of 32 pixels."""
+    return round(size * math.sqrt(PART))
+
+
+def spun(pixels: Array, corner: Array, rotation: Array) -> Array:
+    """A part of pixels [H, H, C] from corner i32[2] on, enlarged, then turned clockwise.
+
+    It is turned by `rotation` times 90 degrees.
+    """
+    side = part_size(pixels.shape[0])
+    part = lax.dynamic_slice(pixels, (corner[0], corner[1], 0), (side, side, pixels.shape[2]))
+    enlarged = jax.image.resize(part, pixels.shape, "bilinear")
+    turns = [lambda x, k=k: jnp.rot90(x, -k) for k in range(ROTATIONS)]
+    return lax.switch(rotation, turns, enlarged)
+
+
+def random_turns(key: Array, count: int, size: int) -> tuple[Array, Array]:
+    """(corner i32[count, 2], rotation i32[count]) of images of `size` pixels.
+
+    Every rotation comes as often as each other, as nearly as `count` allows.
+    """
+    corner_key, rotation_key = jax.random.split(key)
+    places = size - part_size(size) + 1
+    corner = jax.random.randint(corner_key, (count, 2), 0, places)
+    return corner, jax.random.permutation(rotation_key, count) % ROTATIONS
+
+
+def coca(
+    *,
+    task_classes: Count,
+    task_epochs: Count,
+    buffer_size: Count,
+    replay_size: Count,
+    boundaries: Flag,
+    omega: BelowOne,
+    gamma: Share,
+    width: Count,
+    temperature: Positive,
+) -> Method:
+    """DER++ with stored logits that are corrected by similar images, and two tasks of its own.
+
+    The network tells how images were turned (rot), and has turned images and those of one class
+    resemble each other (supcon).
+
+    Args:
+      task_classes, task_epochs, buffer_size, replay_size: as in `der`.
+      boundaries: whether new images are told apart among the classes of their own task alone, and
+        stored ones among those of the tasks so far; else among all.
+      omega: the weight of similar images in `ensembled`.
+      gamma: how much of these corrected logits the target of stored images has.
+      width: of the features that supcon compares.
+      temperature: of that comparison.
+    """
+
+    def told(nets: Nets, pixels: Array) -> tuple[Array, Array]:
+        """Logits and features of this device's share of pixels."""
+        student = nets["student"](pixels)
+        return student.logits, normalized(nets["invariant"](student.embed))
+
+    def again(nets: Nets, batch: Batch, number: int) -> tuple[Drawn, Array, Array]:
+        """Images of the buffer, and their logits [R, K] and features [R, D] today."""
+        drawn = draw(jax.random.fold_in(batch.key, number), batch, replay_size)
+        return drawn, *everywhere_drawn(told(nets, drawn.pixels), drawn)
+
+    def told_turned(
+        nets: Nets, batch: Batch, pixels: Array, counts: Array
+    ) -> tuple[Array, Array, Array]:
+        """(rotation [n], its logits [n, 4], features [n, D]) of pixels in another view."""
+        key, new = jax.random.fold_in(batch.key, 4), batch.label.size
+        corner, rotation = random_turns(key, counts.size, pixels.shape[1])
+        # Shares of the new images and of the stored ones, one behind the other as the pixels are.
+        corners, rotations = (
+            jnp.concatenate(share((x[:new], x[new:]))) for x in (corner, rotation)
+        )
+        turned = nets["student"](jax.vmap(spun)(pixels, corners, rotations)).embed
+        found = nets["rotation"](turned), normalized(nets["invariant"](turned))
+        own = batch.image.shape[0]
+        guess, feature = (jnp.concatenate(everywhere((x[:own], x[own:]))) for x in found)
+        return rotation, guess, feature
+
+    def loss(nets: Nets, batch: Batch) -> Losses:
+        pixels, label = batch.see(once), batch.label
+        logits, feature = everywhere(told(nets, pixels))
+        kept, logits1, feature1 = again(nets, batch, 1)
+        recalled, logits2, feature2 = again(nets, batch, 2)
+
+        similar = lax.stop_gradient(ensembled(feature1, logits1, kept.counts, omega))
+        target = (1 - gamma) * kept.logits + gamma * similar
+        chosen, chosen2 = logits, logits2
+        if boundaries:
+            columns = own_columns(label, logits.shape[1], task_classes)
+            so_far = jnp.arange(logits.shape[1]) // task_classes <= label.max() // task_classes
+            chosen, chosen2 = among(logits, columns), among(logits2, so_far[None])
+
+        counts = jnp.concatenate([jnp.ones_like(label, bool), recalled.counts])
+        both = jnp.concatenate([pixels, recalled.pixels])
+        rotation, guess, other = told_turned(nets, batch, both, counts)
+        labels = jnp.concatenate([label, recalled.label])
+        one = jnp.concatenate([feature, feature2])
+        terms = {
+            "ce": cross_entropy(chosen, label),
+            "distil": kept_logits(logits1, target, kept.counts),
+            "replay": cross_entropy_of(chosen2, recalled.label, recalled.counts),
+            "supcon": supervised_contrast(one, other, labels, counts, temperature),
+            "rot": cross_entropy_of(guess, rotation, counts),
+        }
+        key = jax.random.fold_in(batch.key, 3)
+        memory = reservoir(key, batch.memory, logits, batch)
+        return Losses(terms, {"accuracy": accuracy(logits, label)}, memory)
+
+    def memory(key: Array, facts: Facts) -> Memory:
+        return empty_buffer(facts, buffer_size)
+
+    stage = Stage(
+        ("ce", "distil", "replay", "supcon", "rot"),
+        {
+            "student": learns("student"),
+            "invariant": learns(Head(width)),
+            "rotation": learns(Head(ROTATIONS)),
+        },
+        loss,
+        by_task("student", task_classes),
+        memory,
+        task_by_task(task_classes, task_epochs),
+    )
+    return {"student": stage}

@@ -1,0 +1,185 @@
+"""What methods for streams of tasks share: the order, scores by task, and a buffer of images.
+
+A task is some neighbouring classes; the tasks come one after the other, each for some epochs.
+Shapes: N images, K classes, S slots of the buffer, R images that are drawn from it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sskd_jax.axis import everywhere, share
+from sskd_jax.methods.common import Scores, classification_scores
+from sskd_jax.types import Array, Batch, Facts, Nets, UserError
+from sskd_jax.views import once
+
+Memory = dict[str, Array]
+
+
+def task_by_task(
+    task_classes: int, task_epochs: int
+) -> Callable[[np.random.Generator, Any, int], np.ndarray]:
+    """The order in which an epoch visits the images of its task alone.
+
+    All tasks have as many images as the smallest, a random part of theirs in every epoch.
+
+    Raises:
+      UserError: there are more epochs than the tasks have.
+    """
+
+    def order(rng: np.random.Generator, images: Any, epoch: int) -> np.ndarray:
+        task_of = images.label // task_classes
+        sizes = np.bincount(task_of)
+        task = epoch // task_epochs
+        if task >= sizes.size:
+            raise UserError(
+                f"epoch {epoch + 1} comes behind the last of {sizes.size} tasks of {task_epochs} "
+                f"epochs each: use --config.student.epochs={sizes.size * task_epochs}"
+            )
+        return rng.permutation(np.flatnonzero(task_of == task))[: sizes.min()]
+
+    return order
+
+
+def among(logits: Array, columns: Array) -> Array:
+    """Logits [N, K] of which only the columns bool[N, K], or bool[1, K], can be chosen."""
+    return jnp.where(columns, logits, -jnp.inf)
+
+
+def own_columns(label: Array, num_classes: int, task_classes: int) -> Array:
+    """The columns bool[N, K] of the classes of each label's task."""
+    columns = jnp.arange(num_classes)[None] // task_classes
+    return columns == label[:, None] // task_classes
+
+
+def by_task(net: str, task_classes: int) -> Scores:
+    """The accuracy of a net over all images and over those of every task.
+
+    `class_il` chooses among all classes, as top1 does, and `task_il` among those of the image's
+    own task.
+    """
+
+    def scores(nets: Nets, batch: Batch) -> Mapping[str, Any]:
+        logits, label = everywhere(nets[net](batch.see(once)).logits), batch.label
+        found = classification_scores(logits, label)
+        count = logits.shape[1]
+        told = among(logits, own_columns(label, count, task_classes)).argmax(1) == label
+        found["task_il"] = told.astype(jnp.float32)
+        for task in range(-(-count // task_classes)):
+            rows = label // task_classes == task
+            found[f"class_il_{task}"] = found["top1"], rows
+            found[f"task_il_{task}"] = found["task_il"], rows
+        return found
+
+    return scores
+
+
+def empty_buffer(facts: Facts, size: int) -> Memory:
+    """A buffer of `size` slots for images, their labels and the logits that they once had."""
+    return {
+        "image": jnp.zeros((size, *facts.shape), jnp.uint8),
+        "label": jnp.zeros(size, jnp.int32),
+        "logits": jnp.zeros((size, facts.num_classes)),
+        "seen": jnp.zeros((), jnp.int32),
+    }
+
+
+def reservoir(key: Array, buffer: Memory, logits: Array, batch: Batch) -> Memory:
+    """The buffer with some of the batch's images, as they are, and their logits [N, K].
+
+    Every image that came by so far, counted anew in each epoch, is in it with the same
+    probability (Vitter's algorithm R).
+    """
+    number = buffer["seen"] + jnp.arange(batch.label.size)
+    drawn = jax.random.randint(key, number.shape, 0, number + 1)
+    slot = reservoir_slots(number, drawn, buffer["label"].size)
+    rows = {"image": everywhere(batch.image), "label": batch.label, "logits": logits}
+    # What lies behind the last slot is dropped.
+    kept = {name: buffer[name].at[slot].set(row, mode="drop") for name, row in rows.items()}
+    return lax.stop_gradient(kept | {"seen": buffer["seen"] + slot.size})
+
+
+def reservoir_slots(number: Array, drawn: Array, size: int) -> Array:
+    """The slot i32[N] of every item, or `size` for one that no slot keeps.
+
+    Args:
+      number: how many items came before it.
+      drawn: a random number from 0 to that.
+      size: of the buffer, which the first items fill one by one.
+    """
+    slot = jnp.where(number < size, number, jnp.minimum(drawn, size))
+    # Of several items for one slot the last one stays: which write wins is not defined.
+    later = jnp.arange(slot.size)[None] > jnp.arange(slot.size)[:, None]
+    is_replaced = jnp.any(later & (slot[:, None] == slot[None]), 1)
+    return jnp.where(is_replaced, size, slot)
+
+
+def random_slots(key: Array, filled: Array, size: int, count: int) -> Array:
+    """`count` different slots, of which as many come first as are among the first `filled`."""
+    chance = jnp.where(jnp.arange(size) < filled, jax.random.uniform(key, (size,)), -1)
+    return lax.top_k(chance, count)[1]
+
+
+class Drawn(NamedTuple):
+    """Images out of a buffer, in another view than ever before.
+
+    Attributes:
+      pixels: f32[r, H, W, C], this device's share.
+      label: i32[R].
+      logits: f32[R, K], that they had when they were stored.
+      counts: bool[R], whether they are from the buffer.
+    """
+
+    pixels: Array
+    label: Array
+    logits: Array
+    counts: Array
+
+
+def draw(key: Array, batch: Batch, count: int) -> Drawn:
+    """`count` images out of the buffer that is the batch's memory, without replacement.
+
+    Where it holds fewer, images of the batch stand in their places, and do not count.
+
+    Raises:
+      UserError: the buffer can never hold as many.
+    """
+    buffer = batch.memory
+    size = buffer["label"].size
+    if count > size:
+        raise UserError(
+            f"replay_size={count} is more than the buffer holds: make buffer_size={size} larger"
+        )
+    filled = jnp.minimum(buffer["seen"], size)
+    slot = random_slots(key, filled, size, count)
+    counts = jnp.arange(count) < filled
+    other = np.arange(count) % batch.label.size
+    new, stored = everywhere(batch.image)[other], buffer["image"][slot]
+    image = jnp.where(counts[:, None, None, None], stored, new)
+    return Drawn(
+        pixels=batch.see(once, share(image)),
+        label=jnp.where(counts, buffer["label"][slot], batch.label[other]),
+        logits=buffer["logits"][slot],
+        counts=counts,
+    )
+
+
+def everywhere_drawn(outputs: Any, drawn: Drawn) -> Any:
+    """What a net gave of the pixels of drawn images, whole: [R, ...].
+
+    Raises:
+      UserError: the devices do not divide them.
+    """
+    whole, count = everywhere(outputs), drawn.label.size
+    if any(leaf.shape[0] != count for leaf in jax.tree.leaves(whole)):
+        raise UserError(f"the devices do not divide replay_size={count}: use a multiple")
+    return whole
+
+
+def mean_of(rows: Array, counts: Array) -> Array:
+    """The mean of rows [R] that count bool[R]; 0 where none does."""
+    return jnp.sum(jnp.where(counts, rows, 0)) / jnp.maximum(counts.sum(), 1)

@@ -1,0 +1,64 @@
+"""DER++ against values recorded from its released code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import Golden, assert_near
+
+from sskd_jax.losses import cross_entropy
+from sskd_jax.methods import METHODS
+from sskd_jax.methods.der import cross_entropy_of, kept_logits
+from sskd_jax.types import Array
+
+NUMBERS = {"task_classes": 2, "task_epochs": 1, "buffer_size": 16, "replay_size": 8}
+ALL = np.ones(16, bool)
+
+
+def test_the_terms(shared):
+    golden = Golden(shared / "golden")
+    given, gold = golden.under("coca.npz", "terms"), golden.under("coca.npz", "derpp")
+    label, label2 = (given[f"in/{name}"].astype(np.int32) for name in ("label", "label2"))
+
+    def loss(z: Array, z1: Array, z2: Array) -> tuple[Array, list[Array]]:
+        terms = [
+            cross_entropy(z, label),
+            kept_logits(z1, given["in/h"], ALL),
+            cross_entropy_of(z2, label2, ALL),
+        ]
+        return terms[0] + 0.2 * terms[1] + 0.5 * terms[2], terms
+
+    inputs = [given[f"in/{name}"] for name in ("z", "z1", "z2")]
+    (value, terms), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*inputs)
+    assert_near(value, gold["total"], 1e-4)
+    for name, term in zip(("ce", "mse", "replay"), terms, strict=True):
+        assert_near(term, gold[name], 1e-4)
+    expected = [gold[f"grad/{name}"] for name in ("z", "z1", "z2")]
+    # Recorded are the gradients of the whole, whose terms are weighted.
+    for gradient, one in zip(gradients, expected, strict=True):
+        assert_near(gradient, one, 1e-4)
+
+
+def test_rows_that_do_not_count():
+    logits, counts = jnp.arange(8.0).reshape(4, 2), jnp.array([True, False, True, False])
+    target = jnp.zeros((4, 2))
+    expected = np.mean([(0 + 1) / 2, (16 + 25) / 2])
+    np.testing.assert_allclose(kept_logits(logits, target, counts), expected)
+    assert kept_logits(logits, target, jnp.zeros(4, bool)) == 0
+
+
+@pytest.mark.parametrize(
+    ("keep_logits", "replay_labels", "terms"),
+    [
+        (True, True, ("ce", "distil", "replay")),
+        (True, False, ("ce", "distil")),
+        (False, True, ("ce", "replay")),
+        (False, False, ("ce",)),
+    ],
+    ids=["DER++", "DER", "replay", "fine-tuning"],
+)
+def test_which_terms_there_are(keep_logits, replay_labels, terms):
+    flags = {"keep_logits": keep_logits, "replay_labels": replay_labels}
+    stage = METHODS["der"](**NUMBERS, **flags)["student"]
+    assert stage.terms == terms
+    assert (stage.memory is not None) == (len(terms) > 1)

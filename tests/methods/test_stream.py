@@ -1,0 +1,121 @@
+"""What methods for streams of tasks share: the order, the buffer, scores by task."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import Golden
+from pairs import given_batch, given_nets, outputs
+
+from sskd_jax.methods import stream
+from sskd_jax.types import Facts, UserError
+
+
+class Labelled:
+    """Images as an order sees them."""
+
+    def __init__(self, label: np.ndarray):
+        self.label, self.size = label, len(label)
+
+
+def test_one_task_after_the_other():
+    images = Labelled(np.repeat(np.arange(6), (5, 4, 7, 3, 6, 6)))
+    order = stream.task_by_task(task_classes=2, task_epochs=3)
+    seen = []
+    for epoch in range(9):
+        chosen = order(np.random.default_rng(epoch), images, epoch)
+        assert len(chosen) == len(set(chosen)) == 9  # as many as the first task has
+        assert set(images.label[chosen] // 2) == {epoch // 3}
+        seen.append(tuple(chosen))
+    assert len(set(seen)) == 9
+    with pytest.raises(UserError, match="behind the last of 3 tasks of 3 epochs each: use .*=9"):
+        order(np.random.default_rng(0), images, 9)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 8])
+def test_the_reservoir_is_the_recorded_one(shared, at_once):
+    """However many items come at once."""
+    gold = Golden(shared / "golden").under("coca.npz", "reservoir")
+    size, held, label = int(gold["size"]), np.full(6, -1), np.full(6, -1)
+    drawn = np.concatenate([np.arange(size), gold["draws"]])
+    for start in range(0, 40, at_once):
+        number = np.arange(start, start + at_once)
+        slot = np.asarray(stream.reservoir_slots(number, drawn[number], size))
+        kept = slot < size
+        assert len(set(slot[kept])) == kept.sum()
+        held[slot[kept]] = number[kept]
+        label[slot[kept]] = number[kept] % 10
+        if (start + at_once) % 8 == 0:
+            np.testing.assert_array_equal(held, gold["after_every_8"][start // 8])
+    np.testing.assert_array_equal(label, gold["labels"])
+
+
+def buffer_of(count: int, size: int) -> stream.Memory:
+    """A buffer that `count` images came by, each of which has its number everywhere."""
+    buffer = stream.empty_buffer(Facts(None, (2, 2, 3), 4), size)
+    number = jnp.arange(count)
+    batch = given_batch(number.astype(jnp.int32))
+    batch = batch._replace(
+        image=jnp.broadcast_to(number[:, None, None, None], (count, 2, 2, 3)).astype(jnp.uint8)
+    )
+    logits = jnp.broadcast_to(number[:, None].astype(jnp.float32), (count, 4))
+    return stream.reservoir(jax.random.key(1), buffer, logits, batch)
+
+
+def test_an_image_is_stored_with_its_label_and_logits():
+    buffer = buffer_of(50, 8)
+    assert buffer["seen"] == 50 and buffer["image"].dtype == jnp.uint8
+    label = np.asarray(buffer["label"])
+    assert len(set(label)) == 8 and label.max() > 7
+    np.testing.assert_array_equal(
+        buffer["image"], np.tile(label[:, None, None, None], (1, 2, 2, 3))
+    )
+    np.testing.assert_array_equal(buffer["logits"], np.tile(label[:, None], (1, 4)))
+
+
+def drawn(count: int, filled: int, size: int = 16) -> stream.Drawn:
+    batch = given_batch(np.full(4, 99, np.int32), memory=buffer_of(filled, size))
+    batch = batch._replace(see=lambda view, image: image)
+    return stream.draw(jax.random.key(0), batch, count)
+
+
+def test_images_are_drawn_without_replacement():
+    found = drawn(8, 16)
+    label = np.asarray(found.label)
+    assert found.counts.all() and len(set(label)) == 8 and set(label) <= set(range(16))
+    np.testing.assert_array_equal(found.pixels[:, 0, 0, 0], label)
+    np.testing.assert_array_equal(found.logits[:, 0], label)
+
+
+def test_a_buffer_that_holds_too_few_is_filled_up_by_the_batch():
+    found = drawn(8, 3)
+    assert found.counts.sum() == 3 and set(np.asarray(found.label[:3])) == {0, 1, 2}
+    assert (found.label[3:] == 99).all() and (found.pixels[3:] == 0).all()
+    assert stream.mean_of(jnp.arange(8.0), found.counts) == 1
+    assert not drawn(8, 0).counts.any()
+
+
+def test_more_than_the_buffer_holds_is_a_mistake():
+    with pytest.raises(UserError, match="replay_size=9 is more than the buffer holds"):
+        drawn(9, 4, size=8)
+
+
+def test_the_devices_must_divide_what_is_drawn():
+    with pytest.raises(UserError, match="the devices do not divide replay_size=8"):
+        stream.everywhere_drawn(jnp.zeros((6, 2)), drawn(8, 3))
+
+
+def test_scores_by_task(shared):
+    """The recorded logits are masked: only those of two classes are there."""
+    gold = Golden(shared / "golden").under("coca.npz", "metrics/mask")
+    label = gold["label"].astype(np.int32)
+    logits = np.where(np.isfinite(gold["logits"]), gold["logits"], 100)
+    scores = stream.by_task("student", task_classes=2)
+    found = scores(given_nets(student=outputs(logits)), given_batch(label))
+    assert not found["top1"].any()
+    np.testing.assert_array_equal(found["task_il"], gold["task_il_pred"] == label)
+    for task in range(5):
+        for name, whole in (("class_il", "top1"), ("task_il", "task_il")):
+            score, rows = found[f"{name}_{task}"]
+            np.testing.assert_array_equal(rows, label // 2 == task)
+            np.testing.assert_array_equal(score, found[whole])
