@@ -18,7 +18,7 @@ from sskd_jax.system.console import console
 def methods() -> list[str]:
     """Every method with its numbers."""
     numbers = {name: ", ".join(inspect.signature(METHODS[name]).parameters) for name in METHODS}
-    return [f"{name:<12}{text}" for name, text in numbers.items()]
+    return [f"{name:<18}{text}" for name, text in numbers.items()]
 
 
 def keys() -> list[str]:
