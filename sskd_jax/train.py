@@ -139,7 +139,8 @@ def result_rows(job: Job, trained: Trained, test: Split | Stream, session: Sessi
     for net, scores in last.items():
         row = {"stage": job.name} if net == job.kind else {"stage": job.name, "net": net}
         made = [net] if net in job.networks else []
-        row["network"] = ", ".join(job.networks[name] for name in made or job.networks)
+        models = {job.networks[name]: None for name in made or job.networks}  # each once
+        row["network"] = ", ".join(models)
         row["parameters"] = parameters(job, *made)
         row |= scores | job.remarks
         if best and scores:
