@@ -1,10 +1,9 @@
 """A 2-d convolution whose gradient suits XLA's CPU backend too.
 
 Inside a loop, XLA's gradients fall back to a naive routine there, which takes up to a hundred
-times as long as the forward pass. On the CPU the kernel gradient is therefore a matrix product, a
-few images at a time so that what it reads stays in the cache, and the input gradient is a
-convolution in the layout of the forward pass. The branch is chosen at lowering; programs for
-other platforms are what autodiff gives.
+times as long as the forward pass. On the CPU both gradients are therefore convolutions in the
+layout of the forward pass, the kernel's a few images at a time so that what it reads stays in the
+cache. The branch is chosen at lowering; programs for other platforms are what autodiff gives.
 
 Shapes: x [N, H, W, C], kernel [k, k, I, O] with I = C / groups, dy [N, H', W', O].
 """
@@ -22,7 +21,8 @@ from sskd_jax.layers.initializers import fan_out_normal
 from sskd_jax.layers.parameters import parameter
 from sskd_jax.types import Array
 
-PATCH_BYTES = 2_000_000  # of copies at a time, so that they stay in the cache
+# In a kernel gradient: as many as an AVX-512 register holds; copies of more leave the cache.
+IMAGES_AT_A_TIME = 16
 
 
 class Conv(nn.Module):
@@ -99,89 +99,102 @@ convolution.defvjp(_forward, _backward)
 
 
 def input_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int) -> Array:
-    """Derivative by x: dy spread by the stride, with the kernel turned, its channels swapped."""
+    """Derivative by x, one phase of x beside the other: pixels that lie `stride` apart.
+
+    Each phase sees dy through taps of its own, so one convolution of dy as it is gives all of them
+    as channels. To spread dy by the stride instead would multiply mostly by zeros.
+    """
     k, _, inputs, outputs = kernel.shape
-    turned = kernel[::-1, ::-1].reshape(k, k, inputs, groups, outputs // groups)
-    turned = turned.transpose(0, 1, 4, 3, 2)
-    turned = turned.reshape(k, k, outputs // groups, groups * inputs)
-    # What the forward pass padded by k // 2 is padded by the rest of k - 1 here; behind the last
-    # row comes what the stride left over besides.
-    before = k - 1 - k // 2
-    padding = []
-    for size, out in zip(x.shape[1:3], dy.shape[1:3], strict=True):
-        spread = (out - 1) * stride + 1
-        padding.append((before, size + k - 1 - before - spread))
-    return lax.conv_general_dilated(
+    pad, (height, width) = k // 2, x.shape[1:3]
+    # Pixel stride * p + u of x gets kernel[u + pad - stride * a] of dy[p + a], a = first ... last.
+    first, last = -((k - 1 - pad) // stride), (stride - 1 + pad) // stride
+    taps = last - first + 1
+    before = stride * last - pad
+    around = (before, taps * stride - k - before)
+    spread = jnp.pad(kernel, (around, around, (0, 0), (0, 0)))
+    spread = spread.reshape(taps, stride, taps, stride, inputs, groups, outputs // groups)
+    # [-a, u, -b, v, input, group, output] -> [a, b, output, (group, u, v, input)]
+    phases = spread[::-1, :, ::-1].transpose(0, 2, 6, 5, 1, 3, 4)
+    phases = phases.reshape(taps, taps, outputs // groups, -1)
+    dx = lax.conv_general_dilated(
         dy,
-        turned,
+        phases,
         (1, 1),
-        padding,
-        lhs_dilation=(stride, stride),
+        ((-first, last), (-first, last)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+    images, down, across, _ = dx.shape
+    dx = dx.reshape(images, down, across, groups, stride, stride, inputs)
+    dx = dx.transpose(0, 1, 4, 2, 5, 3, 6)
+    dx = dx.reshape(images, down * stride, across * stride, x.shape[-1])
+    return dx[:, :height, :width]
 
 
 def kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int) -> Array:
     """Derivative by the kernel [k, k, I, O], summed over chunks of images in float32."""
     k, _, inputs, outputs = kernel.shape
-    copied = 4 * x.shape[1] * dy.shape[2] * k * (x.shape[-1] + outputs)  # bytes per image
-    size = images_at_a_time(len(x), copied)
+    size = images_at_a_time(len(x))
     chunks = tuple(part.reshape(-1, size, *part.shape[1:]) for part in (x, dy))
-    is_depthwise = inputs == 1 and outputs == groups
-    product = tap_sums if is_depthwise else tap_products
+    if k == 1:
+        product = point_products
+    elif inputs == 1 and outputs == groups:
+        product = depthwise_sums
+    else:
+        product = tap_products
 
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         return total + product(*chunk, k, stride, groups), None
 
-    zeros = jnp.zeros((groups, k * inputs, k * outputs // groups), jnp.float32)
+    zeros = jnp.zeros((inputs, k, k, outputs), jnp.float32)
     total, _ = lax.scan(add, zeros, chunks)
-    # [group, (column, input), (row, output)] -> [row, column, input, (group, output)]
-    taps = total.reshape(groups, k, inputs, k, outputs // groups)
-    return taps.transpose(3, 1, 2, 0, 4).reshape(kernel.shape).astype(kernel.dtype)
+    return total.transpose(1, 2, 0, 3).astype(kernel.dtype)
 
 
 def tap_products(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
-    """[groups, k * I, k * O / groups]: the products that a kernel's gradient consists of.
+    """[I, k, k, O]: a convolution of x with dy in which images are the channels to sum over.
 
-    They are of the columns that the taps see of x with the rows of x that dy is written to.
-    Copies of both k times as wide as they are take less memory than copies of x k^2 times.
+    Input channels take the place of images, and dy, spread by the stride, that of the kernel.
     """
-    pad, (_, height, width, _) = k // 2, dy.shape
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    across = stride * (width - 1) + 1  # from the first to the last column that a tap sees
-    seen = [x[:, :, j : j + across : stride] for j in range(k)]
-    beyond = x.shape[1] - stride * (height - 1) - 1  # rows behind the last that is written to
-    zero = jnp.zeros((), dy.dtype)
-    still = (0, 0, 0)
-    written = [
-        lax.pad(dy, zero, (still, (i, beyond - i, stride - 1), still, still)) for i in range(k)
-    ]
-    seen = split_groups(jnp.concatenate(seen, -1), k, groups)
-    written = split_groups(jnp.concatenate(written, -1), k, groups)
-    return jnp.matmul(seen.mT, written, preferred_element_type=jnp.float32)
+    images, height, width, _ = x.shape
+    x = x.reshape(images, height, width, groups, -1).transpose(4, 1, 2, 3, 0)
+    x = x.reshape(-1, height, width, groups * images)
+    pad, padding = k // 2, []
+    for size, out in zip((height, width), dy.shape[1:3], strict=True):
+        padding.append((pad, stride * (out - 1) + k - size - pad))
+    return lax.conv_general_dilated(
+        x,
+        dy.transpose(1, 2, 0, 3),
+        (1, 1),
+        padding,
+        rhs_dilation=(stride, stride),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        preferred_element_type=jnp.float32,
+    )
 
 
-def split_groups(x: Array, k: int, groups: int) -> Array:
-    """[N, H, W, k * C] -> [groups, N * H * W, k * C / groups]."""
-    x = x.reshape(-1, k, groups, x.shape[-1] // (k * groups)).transpose(2, 0, 1, 3)
-    return x.reshape(groups, x.shape[1], -1)
+def point_products(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
+    """[I, 1, 1, O]: `tap_products` of a 1x1 kernel, which are one matrix product per group."""
+    seen, dy = x[:, ::stride, ::stride].reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    seen, dy = (part.reshape(len(part), groups, -1).transpose(1, 0, 2) for part in (seen, dy))
+    products = jnp.matmul(seen.mT, dy, preferred_element_type=jnp.float32)
+    return products.transpose(1, 0, 2).reshape(-1, k, k, groups * dy.shape[-1])
 
 
-def tap_sums(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
-    """[groups, k, k]: `tap_products` of a depthwise kernel, where I and O / groups are 1."""
+def depthwise_sums(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
+    """[1, k, k, groups]: `tap_products` of a depthwise kernel, where I and O / groups are 1."""
     pad, (_, height, width, _) = k // 2, dy.shape
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     down, across = stride * (height - 1) + 1, stride * (width - 1) + 1
     taps = []
-    for j in range(k):
-        for i in range(k):
+    for i in range(k):
+        for j in range(k):
             seen = x[:, i : i + down : stride, j : j + across : stride]
             taps.append(jnp.sum(seen * dy, (0, 1, 2), jnp.float32))
-    return jnp.stack(taps, -1).reshape(groups, k, k)
+    return jnp.stack(taps).reshape(1, k, k, groups)
 
 
-def images_at_a_time(images: int, bytes_per_image: int) -> int:
-    """The largest divisor of `images` whose copies fit into PATCH_BYTES; one at the least."""
-    most = max(1, PATCH_BYTES // bytes_per_image)
-    return max(size for size in range(1, images + 1) if images % size == 0 and size <= most)
+def images_at_a_time(images: int) -> int:
+    """The largest divisor of `images` that is no more than IMAGES_AT_A_TIME."""
+    return max(size for size in range(1, IMAGES_AT_A_TIME + 1) if images % size == 0)
