@@ -1,0 +1,131 @@
+r"""Whole epochs of the last stage against a program in PyTorch, in turn.
+
+    python -m experiments.bench.epoch --config=configs/cifar.py:teacher=resnet20,student=resnet8
+    python -m experiments.bench.epoch --config=configs/cifar.py:method=kd --channels_last
+
+An epoch is its steps, an evaluation and a checkpoint. Images are random, in CIFAR's shape and in
+memory, and networks untrained. The methods are sskd and kd; `peer_torch.py` says which networks.
+Seconds on the clock wander with what else the machine does. Beside other work, pin the command to
+one core (taskset -c 0) and compare processor time: PyTorch's threads wait for each other busily.
+"""
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import app, flags
+from etils import epath
+from ml_collections import ConfigDict
+
+from experiments.bench import benchmark
+from experiments.bench.benchmark import ROUNDS
+from experiments.bench.workload import IMAGES, STEPS, Row, make_jobs, synthetic_run
+from sskd_jax import main as cli
+from sskd_jax import settings
+from sskd_jax.engine import loop
+from sskd_jax.engine.loop import Session, first_state
+from sskd_jax.system.interruption import Interruption
+from sskd_jax.types import UserError
+from sskd_jax.workdir.checkpoint import Checkpoints
+from sskd_jax.workdir.logbook import NoLogbook
+
+CHANNELS_LAST = flags.DEFINE_bool(
+    "channels_last", False, "Have the peer lay images out with channels last, as we do."
+)
+VIEWS = {"sskd": 4, "kd": 1}
+
+
+class InTurn(NoLogbook):
+    """A logbook that writes nothing, and has the peer run an epoch after each of ours.
+
+    Attributes:
+      ours: {"seconds", "processor"} of every epoch but the first, in which programs are compiled.
+      theirs: of the peer's epochs, likewise.
+    """
+
+    def __init__(self, peer: subprocess.Popen):
+        self.peer, self.ours, self.theirs = peer, [], []
+        self.start()
+
+    def start(self) -> None:
+        self.began = time.perf_counter(), time.process_time()
+
+    def saved(self, stage: str, step: int) -> None:
+        seconds, processor = time.perf_counter(), time.process_time()
+        self.ours.append(
+            {"seconds": seconds - self.began[0], "processor": processor - self.began[1]}
+        )
+        self.theirs.append(peer_epoch(self.peer))
+        self.start()
+
+
+def peer_epoch(peer: subprocess.Popen) -> dict[str, float]:
+    try:
+        peer.stdin.write("\n")
+        peer.stdin.flush()
+        return json.loads(peer.stdout.readline())
+    except (OSError, ValueError) as error:
+        raise UserError("the peer ended: does this Python have PyTorch?") from error
+
+
+def start_peer(config: ConfigDict) -> subprocess.Popen:
+    *_, recipe = settings.check(config)
+    if recipe.name not in VIEWS:
+        raise UserError(f"the peer knows {' and '.join(VIEWS)}, not {recipe.name}")
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "experiments.bench.peer_torch"),
+            *(f"--teacher={config.teacher.model}", f"--student={config.student.model}"),
+            *(
+                f"--views={VIEWS[recipe.name]}",
+                f"--steps={STEPS.value}",
+                f"--images={IMAGES.value}",
+            ),
+            *(["--channels_last"] if CHANNELS_LAST.value else []),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def measure(config: ConfigDict) -> list[Row]:
+    """A row each for seconds and for processor time."""
+    devices = jax.local_devices()
+    *_, job = make_jobs(synthetic_run(config, devices))
+    job = job._replace(epochs=ROUNDS.value + 1)
+    with (
+        start_peer(config) as peer,
+        tempfile.TemporaryDirectory() as folder,
+        Checkpoints(folder) as checkpoints,
+    ):
+        book = InTurn(peer)
+        session = Session(epath.Path(folder), devices, book, Interruption(), math.inf)
+        loop.train(job, first_state(job), checkpoints, session)
+    return [compare(kind, book, job.batch_size) for kind in ("seconds", "processor")]
+
+
+def compare(kind: str, book: InTurn, batch_size: int) -> Row:
+    """Medians of images per second, and how many times as fast we were in every round."""
+    ours, theirs = ([epoch[kind] for epoch in side[1:]] for side in (book.ours, book.theirs))
+    ratios = sorted(other / our for our, other in zip(ours, theirs, strict=True))
+    images = STEPS.value * batch_size
+
+    def speed(times: Sequence[float]) -> float:
+        return round(images / statistics.median(times), 1)
+
+    ratio: dict[str, Any] = {"ratio": statistics.median(ratios)}
+    ratio |= {"least": ratios[0], "most": ratios[-1]}
+    rounded = {name: round(value, 3) for name, value in ratio.items()}
+    return {"by": kind, "ours": speed(ours), "peer's": speed(theirs), **rounded}
+
+
+if __name__ == "__main__":
+    app.run(lambda argv: benchmark.main(argv, measure), flags_parser=cli.parse)

@@ -1,0 +1,251 @@
+r"""The peer of `experiments.bench.epoch`: the same epochs as a program in PyTorch.
+
+It reads lines from its input; after each it trains and evaluates an epoch, writes a checkpoint,
+and prints the seconds that this took. All images lie in memory, and a batch is flipped, padded,
+cropped and turned by operations on whole batches. Networks are those of the pairs that are
+compared, built plainly; nothing is compiled. This file alone needs PyTorch.
+"""
+
+import argparse
+import io
+import json
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """conv, norm, ReLU, conv, norm, beside a skip connection."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1, self.norm1 = conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.norm2 = conv(outputs, outputs), nn.BatchNorm2d(outputs)
+        self.skip = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.skip = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(out)) + self.skip(x))
+
+
+class WideBlock(nn.Module):
+    """norm, ReLU, conv, twice, beside a skip connection that starts behind the first ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(inputs), conv(inputs, outputs, 3, stride)
+        self.norm2, self.conv2 = nn.BatchNorm2d(outputs), conv(outputs, outputs)
+        self.skip = conv(inputs, outputs, 1, stride) if inputs != outputs else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        active = F.relu(self.norm1(x))
+        out = self.conv2(F.relu(self.norm2(self.conv1(active))))
+        return out + (self.skip(active) if self.skip else x)
+
+
+class ShuffleBlock(nn.Module):
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; concatenated at stride 2."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.stride, width = stride, outputs - inputs if stride == 2 else outputs
+        hidden, self.groups = width // 4, 1 if inputs == 24 else 3
+        self.conv1, self.norm1 = conv(inputs, hidden, 1, 1, self.groups), nn.BatchNorm2d(hidden)
+        self.conv2, self.norm2 = conv(hidden, hidden, 3, stride, hidden), nn.BatchNorm2d(hidden)
+        self.conv3, self.norm3 = conv(hidden, width, 1, 1, 3), nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.norm1(self.conv1(x)))
+        out = F.channel_shuffle(out, self.groups)
+        out = F.relu(self.norm2(self.conv2(out)))
+        out = self.norm3(self.conv3(out))
+        if self.stride == 1:
+            return F.relu(out + x)
+        return F.relu(torch.cat([out, F.avg_pool2d(x, 3, 2, 1)], 1))
+
+
+class Network(nn.Module):
+    """(logits, embed) of images."""
+
+    def __init__(self, stem: nn.Module, blocks: list[nn.Module], neck: nn.Module, width: int):
+        super().__init__()
+        self.body, self.width = nn.Sequential(stem, *blocks, neck), width
+        self.classifier = nn.Linear(width, 100)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embed = self.body(image).mean((2, 3))
+        return self.classifier(embed), embed
+
+
+def normed(convolution: nn.Conv2d) -> nn.Module:
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU())
+
+
+def network(name: str) -> Network:
+    """resnetD, wrn_D_W or ShuffleV1."""
+    if name == "ShuffleV1":
+        block, widths, depths = ShuffleBlock, (24, 240, 480, 960), (4, 8, 4)
+        stem, strides, neck = normed(conv(3, 24, 1)), (2, 2, 2), nn.Identity()
+    elif name.startswith("wrn"):
+        depth, wide = (int(part) for part in name.split("_")[1:])
+        block, widths = WideBlock, (16, 16 * wide, 32 * wide, 64 * wide)
+        depths, strides, stem = [(depth - 4) // 6] * 3, (1, 2, 2), conv(3, 16)
+        neck = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU())
+    else:
+        block, widths, depths = BasicBlock, (16, 16, 32, 64), [(int(name[6:]) - 2) // 6] * 3
+        stem, strides, neck = normed(conv(3, 16)), (1, 2, 2), nn.Identity()
+    blocks = []
+    for stage in range(3):
+        for i in range(depths[stage]):
+            inputs = widths[stage] if i == 0 else widths[stage + 1]
+            blocks.append(block(inputs, widths[stage + 1], strides[stage] if i == 0 else 1))
+    return Network(stem, blocks, neck, widths[-1])
+
+
+MEAN = torch.tensor((0.5071, 0.4866, 0.4409)).view(1, 3, 1, 1)
+STD = torch.tensor((0.2675, 0.2565, 0.2761)).view(1, 3, 1, 1)
+
+
+def normalise(image: torch.Tensor) -> torch.Tensor:
+    return (image.float() / 255 - MEAN) / STD
+
+
+def views(image: torch.Tensor, count: int) -> torch.Tensor:
+    """Rows [N * count, 3, 32, 32]: one flip, `count` turns and a crop for each, of u8 images."""
+    images = len(image)
+    flip = torch.rand(images, 1, 1, 1) < 0.5
+    image = torch.where(flip, image.flip(3), image)
+    turned = torch.stack([torch.rot90(image, k, (2, 3)) for k in range(count)], 1).flatten(0, 1)
+    padded = F.pad(turned, (4, 4, 4, 4))
+    top, left = torch.randint(0, 9, (2, len(turned), 1))
+    place = torch.arange(32)
+    row, column = (top + place)[:, None, :, None], (left + place)[:, None, None, :]
+    which, channel = torch.arange(len(turned)).view(-1, 1, 1, 1), torch.arange(3).view(1, 3, 1, 1)
+    return normalise(padded[which, channel, row, column])
+
+
+def divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean over rows of the softened Kullback-Leibler divergence, times temperature squared."""
+    logs = F.log_softmax(student / temperature, 1)
+    wanted = F.softmax(teacher / temperature, 1)
+    return F.kl_div(logs, wanted, reduction="batchmean") * temperature**2
+
+
+def split(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normal and the transformed views of rows [4 N, ...]."""
+    rows = rows.view(-1, 4, rows.shape[1])
+    return rows[:, 0], rows[:, 1:].flatten(0, 1)
+
+
+def similarity(projected: torch.Tensor) -> torch.Tensor:
+    normal, transformed = split(F.normalize(projected, dim=1))
+    return transformed @ normal.T
+
+
+def least_wrong(scores: torch.Tensor, target: torch.Tensor, share: float) -> torch.Tensor:
+    """Indices of the rows that are right, and of the given share of those that are wrong."""
+    rank = (scores > scores.gather(1, target[:, None])).sum(1)
+    wrong = int((rank > 0).sum())
+    return rank.argsort(stable=True)[: len(rank) - wrong + int(share * wrong)]
+
+
+class Program:
+    """A student's stage: the teacher is frozen, and so is its head where the method has one."""
+
+    def __init__(self, args: argparse.Namespace):
+        layout = torch.channels_last if args.channels_last else torch.contiguous_format
+        self.args, self.layout = args, layout
+        self.student, self.teacher = (
+            network(name).to(memory_format=layout) for name in (args.student, args.teacher)
+        )
+        self.heads = [self.head(net.width) for net in (self.student, self.teacher)]
+        self.teacher.eval()
+        learned = [*self.student.parameters(), *self.heads[0].parameters()]
+        self.optimizer = torch.optim.SGD(learned, 0.05, momentum=0.9, weight_decay=5e-4)
+        self.image, self.label = self.random_images(args.steps * 64)
+        self.test_image, self.test_label = self.random_images(args.images)
+
+    @staticmethod
+    def head(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+    @staticmethod
+    def random_images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+        return image, torch.randint(0, 100, (count,))
+
+    def epoch(self) -> None:
+        self.student.train()
+        sums = torch.zeros(())
+        for index in torch.randperm(len(self.image)).split(64):
+            loss = self.loss(self.image[index], self.label[index])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            sums += loss.detach()
+        self.evaluate()
+        states = [self.student.state_dict(), self.optimizer.state_dict(), float(sums)]
+        torch.save(states, io.BytesIO())
+
+    def loss(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        pixels = views(image, self.args.views).contiguous(memory_format=self.layout)
+        logits, embed = self.student(pixels)
+        with torch.no_grad():
+            t_logits, t_embed = self.teacher(pixels)
+            t_similarity = self.heads[1](t_embed)
+        if self.args.views == 1:
+            return 0.1 * F.cross_entropy(logits, label) + 0.9 * divergence(logits, t_logits, 4)
+        (normal, turned), (t_normal, t_turned) = split(logits), split(t_logits)
+        ours, theirs = similarity(self.heads[0](embed)), similarity(t_similarity)
+        own = torch.arange(len(ours)) // 3
+        some = least_wrong(theirs, own, 0.75)
+        return (
+            0.1 * F.cross_entropy(normal, label)
+            + 0.9 * divergence(normal, t_normal, 4)
+            + 2.7 * divergence(turned, t_turned, 4)
+            + 10 * divergence(ours[some], theirs[some], 0.5)
+        )
+
+    @torch.no_grad()
+    def evaluate(self) -> int:
+        """How many test images are right: for SSKD, in all four turns and with the head's score."""
+        self.student.eval()
+        right = 0
+        for image, label in zip(self.test_image.split(64), self.test_label.split(64), strict=True):
+            turns = [torch.rot90(image, k, (2, 3)) for k in range(self.args.views)]
+            pixels = normalise(torch.stack(turns, 1).flatten(0, 1))
+            logits, embed = self.student(pixels.contiguous(memory_format=self.layout))
+            right += int((logits[:: self.args.views].argmax(1) == label).sum())
+            if self.args.views == 4:
+                scores = similarity(self.heads[0](embed))
+                right += int((scores.argmax(1) == torch.arange(len(scores)) // 3).sum())
+        return right
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--teacher")
+    parser.add_argument("--student")
+    parser.add_argument("--views", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--channels_last", action="store_true")
+    program = Program(parser.parse_args())
+    for _ in sys.stdin:
+        began, processor = time.perf_counter(), time.process_time()
+        program.epoch()
+        wall, busy = time.perf_counter() - began, time.process_time() - processor
+        print(json.dumps({"seconds": wall, "processor": busy}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
