@@ -22,7 +22,7 @@ from configs import common, methods
 from sskd_jax.data.scenarios import long_tail
 from sskd_jax.methods import METHODS
 from sskd_jax.methods.common import supervised
-from sskd_jax.models import MODELS
+from sskd_jax.models.build import architecture
 from sskd_jax.types import Array, Batch, Stage, UserError, View, choose
 from sskd_jax.views import Optics
 from sskd_jax.workdir.logbook import flatten
@@ -273,9 +273,10 @@ def stage_cost(config: Row, kind: str, stage: Stage) -> float:
     section, (_, classes, size) = config[kind], DATASETS[config["data"]["name"]]
     size, per_view = config["data"].get("size", size), 0.0
     for net in stage.nets.values():
-        if isinstance(net.module, str) and net.module in config:
+        if isinstance(net.module, str):
+            network, _, part = net.module.partition(".")
             passes = FORWARD_AND_BACKWARD if net.learns else 1
-            per_view += passes * forward(config[net.module]["model"], size, classes)
+            per_view += passes * forward(config[network]["model"], part, size, classes)
     steps = images(config, section) // section["batch_size"]
     return section["epochs"] * steps * section["batch_size"] * views(stage) * per_view
 
@@ -291,12 +292,16 @@ def images(config: Row, section: Row) -> int:
 
 
 @functools.cache
-def forward(model: str, size: int, classes: int) -> float:
-    """Operations of a network's forward pass over one image, as XLA counts them."""
-    module, image = MODELS[model](num_classes=classes), jnp.zeros((1, size, size, 3))
-    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+def forward(model: str, part: str, size: int, classes: int) -> float:
+    """Operations over one image of a network, or of its part "branches", as XLA counts them."""
+    module, pixels = architecture(model)(num_classes=classes), jnp.zeros((1, size, size, 3))
+    outputs, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), pixels)
+    if not part:
+        return operations(lambda variables: module.apply(variables, pixels).logits, variables)
+    behind = getattr(module, part)
+    variables = jax.eval_shape(behind.init, jax.random.key(0), outputs.maps)
+    return operations(behind.apply, variables, outputs.maps)
 
-    def logits(variables: Any, image: Array) -> Array:
-        return module.apply(variables, image).logits
 
-    return jax.jit(logits).lower(variables, image).cost_analysis()["flops"]
+def operations(function: Any, *shapes: Any) -> float:
+    return jax.jit(function).lower(*shapes).cost_analysis()["flops"]

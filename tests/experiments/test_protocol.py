@@ -99,7 +99,7 @@ def test_what_is_told_in_words():
 
 def test_views_and_costs():
     """A student's step costs three forward passes of it and one of its teacher, per view."""
-    student, teacher = (protocol.forward(name, 32, 100) for name in ("wrn_16_2", "wrn_40_2"))
+    student, teacher = (protocol.forward(name, "", 32, 100) for name in ("wrn_16_2", "wrn_40_2"))
     seen = 240 * (50_000 // 64) * 64  # of an epoch, whole batches
     assert described(SCRATCH)["views"] == described(KD)["views"] == 1
     assert described(SSKD)["views"] == 4
