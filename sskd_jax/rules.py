@@ -65,6 +65,11 @@ def whole(low: int, most: int = 2**31 - 1) -> Rule:
     )
 
 
+def one_of(*names: str) -> Rule:
+    """One of some names."""
+    return Rule(lambda value: value in names, f"one of {', '.join(map(repr, names))}")
+
+
 POSITIVE = number(lambda value: value > 0, "a number above 0")._replace(least=1 / HUGE)
 NOT_NEGATIVE = number(lambda value: value >= 0, "a number, 0 or more")
 SHARE = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")

@@ -13,6 +13,7 @@ programs of others, which agree on them.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +22,14 @@ from jax import lax
 from sskd_jax.axis import everywhere, share
 from sskd_jax.losses import normalized, row_divergence, shifted
 from sskd_jax.methods.common import taught
-from sskd_jax.rules import NotNegative, Positive, Share
+from sskd_jax.rules import NotNegative, Positive, Share, one_of
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, choose
 
 Adjust = Callable[[Array, Array], Array]  # (logits [N, K], label [N]) -> logits [N, K]
 Weigh = Callable[[Array, Array], Array]  # (student, teacher [N, K]) -> weights [N]
+
+Adjustment = Annotated[str, one_of("shift", "smooth")]
+Weighting = Annotated[str, one_of("flsw", "cwsm")]
 
 LEAST = 1.0  # of the temperatures, which an unsure student would bring below 0
 
@@ -83,7 +87,7 @@ def tempered_divergence(
     return jnp.mean(jnp.square(temperature) * rows)
 
 
-def ka(*, temperature: Positive, adjustment: str, smoothing: Share) -> Method:
+def ka(*, temperature: Positive, adjustment: Adjustment, smoothing: Share) -> Method:
     """KD with the adjustment "shift" or "smooth", of which only the second has a `smoothing`."""
     adjust = adjustment_of(adjustment, smoothing)
 
@@ -108,7 +112,9 @@ def dynamic(adjust: Adjust, weigh: Weigh, temperature: float, beta: float) -> Me
     return taught(("kd",), own)
 
 
-def dtd(*, temperature: Positive, weighting: str, beta: NotNegative, gamma: Positive) -> Method:
+def dtd(
+    *, temperature: Positive, weighting: Weighting, beta: NotNegative, gamma: Positive
+) -> Method:
     """KD at temperatures of the images, at least 1; `cut_off` is the share that would be below."""
     return dynamic(unadjusted, weighting_of(weighting, gamma), temperature, beta)
 
@@ -116,9 +122,9 @@ def dtd(*, temperature: Positive, weighting: str, beta: NotNegative, gamma: Posi
 def ka_dtd(
     *,
     temperature: Positive,
-    adjustment: str,
+    adjustment: Adjustment,
     smoothing: Share,
-    weighting: str,
+    weighting: Weighting,
     beta: NotNegative,
     gamma: Positive,
 ) -> Method:
