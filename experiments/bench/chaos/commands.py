@@ -47,7 +47,7 @@ def halves(
     return [
         name
         for name in differences(now, expected)
-        if name in now
+        if now.get(name)  # an empty folder is taken for nothing
         and now[name] != before.get(name)
         and not any(part.startswith(hidden) for part in pathlib.Path(name).parts)
     ]

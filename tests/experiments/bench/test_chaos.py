@@ -144,6 +144,7 @@ def test_half_written_files_are_seen(tmp_path):
     for name in ("a", "b", ".c.part", "incomplete.X/d"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("half")
+    (tmp_path / "empty").mkdir()
     whole = {"a": contents(tmp_path)["a"], "b": "another", "e": "another"}
     assert halves({}, tmp_path, whole, (".", "incomplete.")) == ["b"]
     assert halves({}, tmp_path, whole) == ["b", "incomplete.X/d"]
