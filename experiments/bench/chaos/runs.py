@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import runpy
+import signal
 import sys
 import tempfile
 import threading
@@ -31,6 +32,7 @@ IMPORTED_LATER = (
     "sskd_jax.train",
 )
 RESULTS = "results.json"
+LONGEST = 600  # seconds of an attack
 
 State = dict[str, Any]  # what a folder holds, by the name that a difference is told by
 
@@ -124,6 +126,7 @@ def become(work: Callable[[], Any], printed: int, value: Any) -> NoReturn:
     That belongs to the process which this one is a copy of.
     """
     code = 1
+    signal.alarm(LONGEST)  # SIGALRM ends what hangs, which counts as a mismatch then
     try:
         os.dup2(printed, 1)
         os.dup2(printed, 2)
