@@ -198,7 +198,7 @@ def test_two_that_teach_each_other_are_both_in_the_table(others):
 def test_the_exported_student_is_the_network_alone(stage, others, tmp_path):
     workdir, _ = others
     export_student(str(workdir), "pth", stage, str(tmp_path / "student.pth"))
-    found, num_classes = torch_bridge.load_pth(tmp_path / "student.pth", "tiny")
+    found, num_classes = torch_bridge.load_weights(tmp_path / "student.pth", "tiny")
     state = final_state(workdir, stage)
     assert num_classes == 10 and {"student", "student_branches"} < set(state["params"])
     for key in ("params", "batch_stats"):

@@ -374,7 +374,7 @@ def test_round_trip_of_branches(name, tmp_path):
     path.write_bytes(checkpoint("zip", stored))
     ours = "MobileNetV2s1" if name == "mobilenetV2" else name
     for prefix, model in (("backbone.", ours), ("auxiliary_classifier.", f"{ours}.branches")):
-        variables, num_classes = torch_bridge.load_pth(path, model)
+        variables, num_classes = torch_bridge.load_weights(path, model)
         assert num_classes == 100
         found = torch_bridge.to_state_dict(model, variables)
         expected = {key: array for key, array in stored.items() if key.startswith(prefix)}
