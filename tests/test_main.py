@@ -22,8 +22,8 @@ def command(*flags: str) -> subprocess.CompletedProcess:
         (("--config=configs/nope.py",), "No such file or directory: 'configs/nope.py'"),
         (("--config=configs/cifar.py:method=ssdk",), "unknown method 'ssdk': did you mean 'sskd'"),
         (
-            ("--config=configs/quickstart.py", "--config.student.fracton=1"),
-            "unknown config key 'fracton' Did you mean",
+            ("--config=configs/quickstart.py", "--config.student.epoch=1"),
+            "unknown config key 'epoch' Did you mean",
         ),
         (
             ("--config=configs/quickstart.py", "--config.student.epochs=many"),

@@ -19,7 +19,7 @@ from sskd_jax import plan, train
 from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.devices import run_once
 from sskd_jax.exchange import torch_bridge
-from sskd_jax.exchange.export import export_student
+from sskd_jax.exchange.export import export_network
 from sskd_jax.methods import METHODS
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import Checkpoints
@@ -197,7 +197,7 @@ def test_two_that_teach_each_other_are_both_in_the_table(others):
 @pytest.mark.parametrize("stage", ["hsakd/student", "hssakd/student"])
 def test_the_exported_student_is_the_network_alone(stage, others, tmp_path):
     workdir, _ = others
-    export_student(str(workdir), "pth", stage, str(tmp_path / "student.pth"))
+    export_network(str(workdir), "pth", stage, str(tmp_path / "student.pth"))
     found, num_classes = torch_bridge.load_weights(tmp_path / "student.pth", "tiny")
     state = final_state(workdir, stage)
     assert num_classes == 10 and {"student", "student_branches"} < set(state["params"])
