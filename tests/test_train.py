@@ -160,7 +160,10 @@ def test_every_method_trains(others):
     for row in rows(workdir):
         losses = {name: value for name, value in row.items() if name.startswith("train/")}
         assert all(np.isfinite(value) for value in losses.values()) and len(losses) > 1
-    assert len({row["train/loss"] for row in rows(workdir)}) == len(students) + len(before)
+    # In its first epoch, ReviewKD is cross-entropy alone; so is logit adjustment, as classes have
+    # as many images each.
+    by_loss = {row["train/loss"]: row["stage"] for row in rows(workdir)}
+    assert {row["stage"] for row in rows(workdir)} - {"reviewkd/student"} == set(by_loss.values())
 
 
 @pytest.mark.slow
@@ -200,7 +203,7 @@ def test_the_exported_student_is_the_network_alone(stage, others, tmp_path):
     export_network(str(workdir), "pth", stage, str(tmp_path / "student.pth"))
     found, num_classes = torch_bridge.load_weights(tmp_path / "student.pth", "tiny")
     state = final_state(workdir, stage)
-    assert num_classes == 10 and {"student", "student_branches"} < set(state["params"])
+    assert num_classes == 10 and {"student", "student_branches"} <= set(state["params"])
     for key in ("params", "batch_stats"):
         jax.tree.map(np.testing.assert_array_equal, found[key], state[key]["student"])
 
