@@ -87,7 +87,8 @@ def load_given(job: Job) -> Params:
 
 def comes_as_weights(job: Job, net: str) -> bool:
     """Whether it is the network that the stage is called after, or the branches of one."""
-    is_part = "." in job.networks.get(net, "")
+    module = job.task.stage.nets[net].module  # not its architecture, which may be "my.code:Net"
+    is_part = isinstance(module, str) and "." in module
     return is_part or net == job.kind and net in job.networks
 
 
