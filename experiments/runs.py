@@ -90,11 +90,11 @@ def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> 
     _, _, stages = protocol.recipe(config, f"{folder}student")
     checkpoints: dict[str, str] = {}
     needs: list[str] = []
-    for kind in filter(stages.__contains__, SHARED):
+    for kind in SHARED:
         given = changes.get(f"{kind}.checkpoint")
         if given:
             checkpoints[f"{kind}.checkpoint"] = str(place.weights / given)
-        else:
+        elif kind in stages:
             run = shared_run(cell.config, changes, kind, config["teacher"]["model"])
             yield run._replace(changes=run.changes | checkpoints, needs=tuple(needs))
             checkpoints[f"{kind}.checkpoint"] = str(place.workdirs / run.name)
