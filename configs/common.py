@@ -5,6 +5,7 @@ from sskd_jax.types import UserError, choose, find
 
 RUN = {
     "seed": 0,
+    "seeds": 1,  # how many: seed, seed + 1, ..., each in a folder of its own
     "dtype": "auto",  # of the networks: bfloat16 on GPUs and TPUs, float32 on the CPU
     "time_limit": 0.0,  # seconds until the run saves and ends, to go on when called again; 0: none
     "until": "",  # the stage that the run ends with, such as "teacher"; empty: the last one

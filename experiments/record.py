@@ -4,8 +4,9 @@ r"""Keeps runs under experiments/results: small files that say what was done and
     python -m experiments.record runs/table/*/
 
 Of a workdir it keeps the config, the environments, a row per epoch and per checkpoint, and the
-results, and adds the protocol. `results/index.csv` has a line for every network of all runs. Then
-`python -m experiments.report` writes the pages.
+results, and adds the protocol; of a workdir of several seeds, each of them is a run of its own.
+`results/index.csv` has a line for every network of all runs. Then `python -m experiments.report`
+writes the pages.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from sskd_jax.main import fail
 from sskd_jax.system.console import console
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import UserError
+from sskd_jax.workdir import seeds
 from sskd_jax.workdir.files import METRICS, TIMES, read_json, read_rows, write_json
 from sskd_jax.workdir.logbook import differences, minutes
 from sskd_jax.workdir.report import kind_of
@@ -133,7 +135,8 @@ def places(
       UserError: one is no finished run, or its record would take the place of another run's.
     """
     found: dict[pathlib.Path, pathlib.Path] = {}
-    for workdir in dict.fromkeys(path.resolve() for path in workdirs):
+    given = (path.resolve() for path in workdirs)
+    for workdir in dict.fromkeys(run for path in given for run in seeds.folders(path) or [path]):
         missing = [name for name in FILES if not (workdir / name).is_file()]
         if missing:
             raise UserError(
@@ -141,6 +144,8 @@ def places(
             )
         found_protocol(workdir)
         folder = results / workdir.name
+        if workdir.name.startswith(seeds.PREFIX):  # quickstart-0 for quickstart/seed-0
+            folder = results / f"{workdir.parent.name}-{workdir.name.removeprefix(seeds.PREFIX)}"
         if folder in found:
             raise UserError(
                 f"{found[folder]} and {workdir} would share the record {folder}: rename one of them"

@@ -84,6 +84,7 @@ EPOCHS = 10_000  # at most: steps are counted in 32 bits
 
 RUN = {
     "seed": whole(0),
+    "seeds": whole(1, 1000),
     "dtype": TEXT,
     "time_limit": NOT_NEGATIVE,
     "until": TEXT,

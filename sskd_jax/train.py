@@ -17,7 +17,7 @@ from sskd_jax.system.interruption import Interruption
 from sskd_jax.system.paths import locate
 from sskd_jax.system.quiet import silence_checkpoint_errors
 from sskd_jax.types import Params, UserError
-from sskd_jax.workdir import report
+from sskd_jax.workdir import report, seeds
 from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.logbook import Logbook, NoLogbook
 from sskd_jax.workdir.stages import check_formats, load_stage
@@ -26,7 +26,9 @@ from sskd_jax.workdir.stages import check_formats, load_stage
 def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None) -> list[Row]:
     """Trains what the config asks for, or goes on where it stopped.
 
-    Returns the rows of the final table.
+    Several seeds are runs one after the other, each with a workdir of its own in the given one.
+
+    Returns the rows of the final table, those of all seeds.
 
     Raises:
       UserError: whatever the user can mend, before anything is trained where it can be known.
@@ -35,18 +37,49 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
     keep_programs()
     silence_checkpoint_errors()
     devices, folder = list(devices or jax.devices()), locate(workdir)
-    recipes, console.quiet = settings.check(config), not chief()
+    console.quiet = not chief()
+    runs = by_seed(config, folder)
     several = jax.process_count() > 1
     with enough_memory(), Interruption(config.time_limit, deferring=several) as interruption:
-        loaded = load(config, devices)
-        check_formats(folder)
-        with Logbook(folder, config.to_dict(), devices) if chief() else NoLogbook() as book:
-            session = Session(folder, devices, book, interruption, config.save_seconds)
-            jobs = up_to(config.until, plan(loaded, recipes))
-            report.announce(devices, loaded.data, loaded.train.size, map(described, jobs))
-            rows = results(train_all(jobs, session), loaded.data.test, session)
-            if chief():
-                report.finish(book, rows)
+        rows = [row for own in runs for row in run_seed(*own, devices, interruption)]
+        if len(runs) > 1 and chief():
+            report.show(folder)
+    return rows
+
+
+def by_seed(config: ConfigDict, folder: epath.Path) -> list[tuple[ConfigDict, epath.Path]]:
+    """(config, workdir) of every seed, once all are found fit.
+
+    Raises:
+      UserError: a config is not, or the folder has one run where several are to be, or the other
+        way.
+    """
+    settings.check(config)
+    seeds.check_free(folder, config.seeds > 1)
+    if config.seeds == 1:
+        return [(config, folder)]
+    runs = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        own = config.copy_and_resolve_references()
+        own.update(seed=seed, seeds=1)
+        settings.check(own)
+        runs.append((own, seeds.folder_of(folder, seed)))
+    return runs
+
+
+def run_seed(
+    config: ConfigDict, folder: epath.Path, devices: list[jax.Device], interruption: Interruption
+) -> list[Row]:
+    """Trains with one seed, in a workdir of its own."""
+    recipes, loaded = settings.check(config), load(config, devices)
+    check_formats(folder)
+    with Logbook(folder, config.to_dict(), devices) if chief() else NoLogbook() as book:
+        session = Session(folder, devices, book, interruption, config.save_seconds)
+        jobs = up_to(config.until, plan(loaded, recipes))
+        report.announce(devices, loaded.data, loaded.train.size, map(described, jobs))
+        rows = results(train_all(jobs, session), loaded.data.test, session)
+        if chief():
+            report.finish(book, rows)
     return rows
 
 

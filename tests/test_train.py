@@ -81,6 +81,14 @@ def finished(tiny_networks, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_several_seeds_are_runs_of_their_own(tmp_path):
+    runs = train.by_seed(small_config(seed=4, seeds=2), tmp_path)
+    assert [folder.name for _, folder in runs] == ["seed-4", "seed-5"]
+    assert [(config.seed, config.seeds) for config, _ in runs] == [(4, 1), (5, 1)]
+    with pytest.raises(UserError, match="seed is 2147483648"):  # before the first one is trained
+        train.by_seed(small_config(seed=2**31 - 1, seeds=2), tmp_path)
+
+
 def test_every_stage_leaves_its_record(finished):
     workdir, table = finished
     epochs = [(name, n) for name in STAGES for n in (1, 2)]

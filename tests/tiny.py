@@ -131,6 +131,7 @@ def small_config(**changes: Any) -> ConfigDict:
     The test that uses it has `tiny` among the architectures: see `tiny_network`.
     """
     config = quickstart.get_config()
+    config.seeds = 1
     own = ("head", "warmup", "paraphraser", "branches", *LONG_TAILED)
     for section in ("teacher", *own, "student"):
         config[section].update(epochs=2, batch_size=32, milestones=(0.5,))

@@ -27,6 +27,7 @@ from sskd_jax.system.paths import locate, stage_folders, write_bytes
 from sskd_jax.types import Array, Params, UserError, choose
 from sskd_jax.views import Optics, normalise
 from sskd_jax.workdir.logbook import read_json, write_json
+from sskd_jax.workdir.seeds import check_one
 from sskd_jax.workdir.stages import check_description, load_stage
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -96,6 +97,7 @@ def find_stage(workdir: epath.Path, stage: str | None) -> str:
     Raises:
       UserError: there is no such stage, or there are several students to choose from.
     """
+    check_one(workdir)
     folders = {str(path.relative_to(workdir)): path for path in stage_folders(workdir)}
     found = sorted(name for name, path in folders.items() if path.name in NETWORKS)
     students = [name for name in found if folders[name].name == "student"]

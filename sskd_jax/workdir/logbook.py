@@ -52,7 +52,7 @@ UNKNOWN = {  # in place of an environment that was forgotten
 }
 
 # How the keys of a config begin that may change between two starts of a run.
-HARMLESS = ("time_limit", "until", "save_seconds", "data.data_dir", "paper.", "methods")
+HARMLESS = ("seeds", "time_limit", "until", "save_seconds", "data.data_dir", "paper.", "methods")
 
 
 def environment(devices: Sequence[jax.Device]) -> Row:

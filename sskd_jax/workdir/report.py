@@ -1,6 +1,7 @@
 """The first and the last thing that a run shows: its plan; its results as a table and a picture."""
 
 import io
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from sskd_jax.data.sources import Dataset
 from sskd_jax.system.console import console, table
 from sskd_jax.system.paths import write_bytes
 from sskd_jax.types import UserError
+from sskd_jax.workdir import seeds
 from sskd_jax.workdir.files import METRICS, TIMES, existing_rows, read_json, write_json
 from sskd_jax.workdir.logbook import Logbook, headline, minutes
 
@@ -55,9 +57,12 @@ def plan_cells(row: Row) -> list[str]:
     return [row["stage"], row["network"], parameters, images, row["work"]]
 
 
-def percent(value: float | None) -> str:
-    """12.34 for .1234; nothing for None."""
-    return "" if value is None else f"{100 * value:.2f}"
+def percent(values: Sequence[float | None]) -> str:
+    """12.34 for .1234; of several, mean ± standard deviation; nothing where one is None."""
+    if None in values:
+        return ""
+    mean = f"{100 * statistics.mean(values):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def finish(book: Logbook, rows: list[Row]) -> None:
@@ -80,18 +85,28 @@ def finish(book: Logbook, rows: list[Row]) -> None:
 def show(workdir: epath.Path) -> None:
     """Prints the results that a workdir holds, and draws its curves.png.
 
+    Of several seeds, those that are done are taken together.
+
     Raises:
       UserError: there are none yet, or a file of them is damaged.
     """
-    file = workdir / "results.json"
-    if not file.exists():
+    folders = seeds.folders(workdir) or [workdir]
+    files = [file for folder in folders if (file := folder / "results.json").exists()]
+    if not files:
         raise UserError(f"{workdir} has no results.json: give the workdir of a run that is done")
-    times = existing_rows(workdir / TIMES)
-    cells = [result_cells(row, minutes(times, row["stage"])) for row in read_json(file)]
-    table("Accuracy on the test images, %", RESULT_COLUMNS, cells)
-    picture = plot_curves(workdir)
+    networks: dict[tuple[str, str | None], list[Row]] = {}
+    for file in files:
+        times = existing_rows(file.parent / TIMES)
+        for row in read_json(file):
+            row = row | {"minutes": minutes(times, row["stage"])}
+            networks.setdefault((row["stage"], row.get("net")), []).append(row)
+    several = f", mean ± standard deviation of {len(files)} seeds" * (len(files) > 1)
+    cells = [result_cells(rows) for rows in networks.values()]
+    table(f"Accuracy on the test images, %{several}", RESULT_COLUMNS, cells)
+    picture = plot_curves(workdir, [file.parent for file in files])
     console.print(f"curves   {picture}" if picture else "curves   none: nothing was trained")
-    console.print(f"results  {file}")
+    for file in files:
+        console.print(f"results  {file}")
 
 
 def with_earlier(file: epath.Path, rows: list[Row]) -> list[Row]:
@@ -100,18 +115,17 @@ def with_earlier(file: epath.Path, rows: list[Row]) -> list[Row]:
     return list({(row["stage"], row.get("net")): row for row in [*earlier, *rows]}.values())
 
 
-def result_cells(row: Row, spent: float) -> list[str]:
-    """The cells of a network's row, by `RESULT_COLUMNS`; `spent` minutes of training."""
-    stage = f"{row['stage']}, {row['net']}" if "net" in row else row["stage"]
+def result_cells(rows: Sequence[Row]) -> list[str]:
+    """The cells of a network's row, by `RESULT_COLUMNS`, from its rows of all seeds."""
+    first = rows[0]
+    scores = ("top1", "top5", "best_top1")
     return [
-        stage,
-        row["network"],
-        percent(row.get("top1")),
-        percent(row.get("top5")),
-        percent(row.get("best_top1")),
-        str(row.get("best_epoch", "")),
-        f"{spent:.1f}",
-        str(row.get("paper", "")),
+        f"{first['stage']}, {first['net']}" if "net" in first else first["stage"],
+        first["network"],
+        *(percent([row.get(score) for row in rows]) for score in scores),
+        str(first.get("best_epoch", "")) if len(rows) == 1 else "",
+        f"{sum(row['minutes'] for row in rows):.1f}",
+        str(first.get("paper", "")),
     ]
 
 
@@ -124,21 +138,23 @@ def is_student(kind: str) -> bool:
     return kind == "student"
 
 
-def plot_curves(workdir: epath.Path) -> str | None:
+def plot_curves(workdir: epath.Path, runs: Sequence[epath.Path]) -> str | None:
     """Draws a workdir's curves.png and returns its path; None where nothing was trained.
 
     There is a column per kind of stage and a line per method: the held-out score above, the
-    training loss below.
+    training loss below. Of several runs, which differ in their seed, it is the mean, in a band as
+    wide as they differ.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    papers = {row["stage"]: row.get("paper") for row in read_json(workdir / "results.json")}
-    stages: dict[str, list[Row]] = {}
-    for row in existing_rows(workdir / METRICS):
-        stages.setdefault(row["stage"], []).append(row)
+    papers = {row["stage"]: row.get("paper") for row in read_json(runs[0] / "results.json")}
+    stages: dict[str, dict[int, list[Row]]] = {}  # rows by stage and epoch
+    for run in runs:
+        for row in existing_rows(run / METRICS):
+            stages.setdefault(row["stage"], {}).setdefault(row["epoch"], []).append(row)
     if not stages:
         return None
     kinds = sorted(dict.fromkeys(map(kind_of, stages)), key=is_student)  # students last
@@ -146,10 +162,10 @@ def plot_curves(workdir: epath.Path) -> str | None:
     figure, axes = plt.subplots(
         2, len(kinds), figsize=size, sharex="col", squeeze=False, layout="constrained"
     )
-    for name, rows in stages.items():
+    for name, epochs in stages.items():
         above, below = axes[:, kinds.index(kind_of(name))]
         above.set(title=kind_of(name))
-        plot_stage(above, below, name, rows, papers.get(name))
+        plot_stage(above, below, name, epochs, papers.get(name))
     for above, below in axes.T:
         above.axison = bool(above.lines)  # a stage without scores has no curve above
         below.legend()
@@ -162,26 +178,44 @@ def plot_curves(workdir: epath.Path) -> str | None:
     return str(path)
 
 
-def plot_stage(above: Any, below: Any, name: str, rows: list[Row], paper: float | None) -> None:
+def plot_stage(
+    above: Any, below: Any, name: str, epochs: dict[int, list[Row]], paper: float | None
+) -> None:
     """Draws a stage's held-out score and its training loss, each into axes of matplotlib's.
 
     A dot marks the best epoch, a dashed line the published accuracy in per cent, if there is one.
+    `epochs` are its rows, one per seed, by epoch.
     """
     from matplotlib import ticker
 
-    epochs = [row["epoch"] for row in rows]
-    if score := headline(rows[0]):
-        values = [100 * row[score] for row in rows]
-        (line,) = above.plot(epochs, values, label=name)
+    if score := headline(next(iter(epochs.values()))[0]):
+        line, values = plot_mean(above, name, epochs, score, 100)
         best = max(values)
-        above.plot(epochs[values.index(best)], best, "o", color=line.get_color(), markersize=4)
+        place = list(epochs)[values.index(best)]
+        above.plot(place, best, "o", color=line.get_color(), markersize=4)
         above.set(ylabel=f"{score}, %")
         if paper:
             label = f"{name}, paper, best"
             above.axhline(paper, linestyle="--", linewidth=1, color=line.get_color(), label=label)
-    below.plot(epochs, [row["train/loss"] for row in rows], label=name)
+    plot_mean(below, name, epochs, "train/loss")
     below.set(xlabel="epoch", ylabel="train/loss", yscale="log")
     below.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     below.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     below.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     below.yaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def plot_mean(
+    axes: Any, name: str, epochs: dict[int, list[Row]], figure: str, scale: float = 1.0
+) -> tuple[Any, list[float]]:
+    """Draws the mean of a figure over the seeds, and, of several, their range as a band.
+
+    Returns the line and its values by epoch.
+    """
+    values = [[scale * row[figure] for row in rows] for rows in epochs.values()]
+    means = list(map(statistics.mean, values))
+    (line,) = axes.plot(list(epochs), means, label=name)
+    if max(map(len, values)) > 1:
+        low, high = (list(map(end, values)) for end in (min, max))
+        axes.fill_between(list(epochs), low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    return line, means

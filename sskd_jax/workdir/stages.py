@@ -8,6 +8,7 @@ from sskd_jax.system.paths import stage_folders
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints, read_newest
 from sskd_jax.workdir.files import read_json, write_json
+from sskd_jax.workdir.seeds import check_one
 
 FORMAT = 2  # of checkpoints: a state holds its nets by name
 
@@ -75,6 +76,7 @@ def load_stage(path: epath.Path, name: str, about: dict[str, Any]) -> dict[str, 
     Raises:
       UserError: there is no such stage, it is not finished, or it belongs to something else.
     """
+    check_one(path)
     kind = name.rpartition("/")[2]
     candidates = (path, path / name, path / kind, *sorted(path.glob(f"*/{kind}")))
     folders = [folder for folder in candidates if (folder / "stage.json").exists()]

@@ -25,6 +25,7 @@ SMALL = (
     "--config.teacher.model=resnet8",
     # With this seed, no ReLU is so near to 0 that rounding decides whether it passes a gradient.
     "--config.seed=3",
+    "--config.seeds=1",
     *(
         f"--config.{name}.{key}"
         for name in ("teacher", "head", "student")

@@ -2,9 +2,11 @@ import json
 
 import jax
 import pytest
+from etils import epath
 
 from sskd_jax.system.console import in_short
-from sskd_jax.workdir import report
+from sskd_jax.types import UserError
+from sskd_jax.workdir import report, seeds
 from sskd_jax.workdir.logbook import Logbook
 
 
@@ -71,6 +73,41 @@ def test_columns_that_nothing_is_in_are_left_out(tmp_path, capsys):
     report.finish(book, [{"stage": "student", "network": "vgg8", "top1": 0.5}])
     said = capsys.readouterr().out
     assert "paper" not in said and "epoch" not in said and "50.00" in said
+
+
+def finished_seed(workdir, seed: int, top1: float) -> None:
+    """A run of one seed that is done, with its curve."""
+    row = {"stage": "student", "network": "vgg8", "top1": top1, "best_top1": top1, "best_epoch": 1}
+    with Logbook(epath.Path(workdir / f"seed-{seed}"), {"seed": seed}, jax.devices()) as book:
+        book.write(
+            {"stage": "student", "epoch": 1, "step": 3, "test/top1": top1, "train/loss": 1.0}
+        )
+        report.finish(book, [row])
+
+
+def test_several_seeds_are_taken_together(tmp_path, capsys):
+    for seed, top1 in enumerate((0.5, 0.75, 0.25)):
+        finished_seed(tmp_path, seed, top1)
+    (tmp_path / "seed-3").mkdir()  # not done yet
+    capsys.readouterr()
+    report.show(epath.Path(tmp_path))
+    said = capsys.readouterr().out
+    assert "standard deviation of 3 seeds" in said and "50.00 ± 25.00" in said
+    assert "epoch" not in said  # that of the best one differs by seed
+    assert (tmp_path / "curves.png").exists()
+    with pytest.raises(UserError, match="several seeds: give one of them, such as .*seed-0"):
+        seeds.check_one(epath.Path(tmp_path))
+
+
+def test_one_run_and_several_seeds_do_not_share_a_workdir(tmp_path):
+    several, single = epath.Path(tmp_path / "several"), epath.Path(tmp_path / "single")
+    finished_seed(several, 7, 0.5)
+    with pytest.raises(UserError, match="several seeds: give --workdir=.*seed-7"):
+        seeds.check_free(several, several=False)
+    with Logbook(single, {"seed": 0}, jax.devices()):
+        pass
+    with pytest.raises(UserError, match="give --config.seeds=1"):
+        seeds.check_free(single, several=True)
 
 
 def test_an_epochs_line_is_short():

@@ -47,6 +47,7 @@ def small(methods: str, batch_size: int, share: float) -> tuple[str, ...]:
     }
     return (
         "--config=configs/quickstart.py",
+        "--config.seeds=1",
         f"--config.methods={methods}",
         "--config.teacher.model=resnet8",
         *(

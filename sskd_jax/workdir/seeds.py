@@ -1,0 +1,40 @@
+"""A workdir of several seeds: it has the workdir of every seed in it, seed-0, seed-1, ..."""
+
+from etils import epath
+
+from sskd_jax.types import UserError
+
+PREFIX = "seed-"
+
+
+def folder_of(workdir: epath.Path, seed: int) -> epath.Path:
+    return workdir / f"{PREFIX}{seed}"
+
+
+def folders(workdir: epath.Path) -> list[epath.Path]:
+    """The workdirs of the seeds in a workdir, by number; none where it is that of one run."""
+    numbers = [path.name.removeprefix(PREFIX) for path in workdir.glob(f"{PREFIX}*")]
+    return [folder_of(workdir, seed) for seed in sorted(map(int, filter(str.isdecimal, numbers)))]
+
+
+def check_one(workdir: epath.Path) -> None:
+    """Raises a `UserError` where one run is asked for, and a workdir has several seeds."""
+    if found := folders(workdir):
+        raise UserError(f"{workdir} holds several seeds: give one of them, such as {found[0]}")
+
+
+def check_free(workdir: epath.Path, several: bool) -> None:
+    """Raises a `UserError` where a workdir has one run, and several seeds are to go there.
+
+    Or the other way.
+    """
+    if several and (workdir / "config.json").exists():
+        raise UserError(
+            f"{workdir} holds a run of one seed: give --config.seeds=1 to go on with it, or "
+            "another --workdir"
+        )
+    if not several and (found := folders(workdir)):
+        raise UserError(
+            f"{workdir} holds several seeds: give --workdir={found[0]} to go on with one of them, "
+            "or another --workdir"
+        )
