@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from quick import QUICK
 from tiny import images
 from toys import CLASSES, TOYS, Small, by_shots
 
@@ -17,6 +18,7 @@ from configs import quickstart
 from sskd_jax import plan, train
 from sskd_jax.data import sources
 from sskd_jax.data.sources import Dataset, Split
+from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.loop import Session
 from sskd_jax.models import MODELS
 from sskd_jax.settings import Recipe
@@ -40,6 +42,7 @@ class StopsOften(Interruption):
 
 @pytest.fixture(autouse=True)
 def toy_data_and_network(monkeypatch):
+    monkeypatch.setitem(device_programs.RUN_OFTEN, "cpu", QUICK)
     train_split = Split(**images(44, classes=CLASSES))
     test_split = Split(**images(20, classes=CLASSES, seed=1))
     dataset = Dataset(train_split, test_split, CLASSES)
