@@ -177,6 +177,7 @@ METHODS = {
     "srd": Entry({"kd_temperature": 1.0}, {"code": {"ce": 1.0, "kd": 1.0, "representation": 2.0}}),
     "sskd": Entry(
         {
+            "transformation": "rotation",
             "kd_temperature": 4.0,
             "tf_temperature": 4.0,
             "ss_temperature": 0.5,
@@ -189,6 +190,17 @@ METHODS = {
             "eccv": {"ce": 0.1, "kd": 0.9, "tf": 5.0, "ss": 3.0},
             "arxiv": {"ce": 0.1, "kd": 0.9, "tf": 10.0, "ss": 2.7},
         },
+        head,
+    ),
+    "pretext": Entry(
+        {
+            "task": "jigsaw",
+            "exemplars": 50_000,  # CIFAR's training images
+            "kd_temperature": 4.0,
+            "tf_temperature": 4.0,
+            "ss_temperature": 0.5,
+        },
+        {"code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}},  # SSKD's, as others took them
         head,
     ),
     "hsakd": Entry(

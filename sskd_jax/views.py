@@ -66,6 +66,11 @@ def strong(optics: Optics, key: Array, image: Array) -> Array:
     return normalise(distort(distortion, view)[None], optics)
 
 
+def repeated(optics: Optics, key: Array, image: Array) -> Array:
+    """`once`, four times, each with a flip and a crop of its own: f32[4, H, W, C]."""
+    return jnp.concatenate([once(optics, own, image) for own in jax.random.split(key, 4)])
+
+
 def turns(optics: Optics, key: Array, image: Array, count: int) -> Array:
     """View k of `count` is the image turned counter-clockwise by k * 90 degrees."""
     return normalise(moved(optics, key, image, count), optics)
@@ -134,6 +139,52 @@ def distorted(optics: Optics, key: Array, image: Array) -> Array:
     view = jnp.where(blurs, blurred(blur_key, view), view)
     view = jnp.where(flips & optics.flip, view[:, ::-1], view)
     return normalise(255 * view[None], optics)
+
+
+def exemplar(optics: Optics, key: Array, image: Array) -> Array:
+    """`once`, and three times a part of the image, of 8 % on, enlarged, in other colours.
+
+    f32[4, H, W, C]. A reimplementation of SSKD's exemplar task has these numbers; the paper's are
+    not known.
+    """
+
+    def part(key: Array) -> Array:
+        crop_key, colour_key, flip_key = jax.random.split(key, 3)
+        view = jittered(colour_key, resized_crop(crop_key, image / 255, 0.08), 0.4, 0.1)
+        flips = jax.random.bernoulli(flip_key) & optics.flip
+        return jnp.where(flips, view[:, ::-1], view)
+
+    first, *others = jax.random.split(key, 4)
+    parts = jax.vmap(part)(jnp.stack(others))
+    return jnp.concatenate([once(optics, first, image), normalise(255 * parts, optics)])
+
+
+def transformed(optics: Optics, key: Array, image: Array) -> Array:
+    """`once`, and three transformed ones: f32[4, H, W, C].
+
+    Each draws one of the paper's four transformations (Xu et al., ECCV 2020): turned by 90, 180 or
+    270 degrees, grey, a part of the image enlarged, or other colours. How strong the last two are
+    is not known; here they are as `exemplar` has them.
+    """
+
+    def one(key: Array) -> Array:
+        place, choice, turn, own = jax.random.split(key, 4)
+        (view,) = moved(optics, place, image, 1)
+        pool = [
+            lambda view: jax.lax.switch(
+                jax.random.randint(turn, (), 0, 3),
+                [lambda view, k=k: jnp.rot90(view, k) for k in (1, 2, 3)],
+                view,
+            ),
+            grey,
+            lambda view: resized_crop(own, view, 0.08),
+            lambda view: jittered(own, view, 0.4, 0.1),
+        ]
+        return jax.lax.switch(jax.random.randint(choice, (), 0, len(pool)), pool, view / 255)
+
+    first, *others = jax.random.split(key, 4)
+    rest = jax.vmap(one)(jnp.stack(others))
+    return jnp.concatenate([once(optics, first, image), normalise(255 * rest, optics)])
 
 
 def resized_crop(key: Array, image: Array, least: float) -> Array:

@@ -18,11 +18,14 @@ from sskd_jax.views import (
     crop,
     cut,
     distorted,
+    exemplar,
     grey,
     jittered,
     normalise,
     once,
+    repeated,
     rotated,
+    transformed,
     turned_hue,
     turns,
 )
@@ -233,6 +236,34 @@ def test_distorted_views_differ_from_each_other_and_stay_in_range():
     spread = np.ptp(shown, axis=-1).max((1, 2, 3))
     assert 0.1 < (spread < 1e-4).mean() < 0.3  # one in five is grey
     assert len(np.unique(shown[:, 0, 0, 0, 0])) > 150
+
+
+@pytest.mark.parametrize("view", [repeated, exemplar, transformed])
+def test_of_four_views_the_first_is_the_image_and_the_others_are_in_range(view):
+    image = np.repeat(images(1), 40, 0)
+    seen = augmented(image, np.arange(40), view=view)
+    assert seen.shape == (40, 4, SIZE, SIZE, 3)
+    assert len(np.unique(find(seen[:, 0], image, 0), axis=0)) > 10  # flips and crops of it
+    shown = seen * np.float32(OPTICS.std) + np.float32(OPTICS.mean)
+    assert shown.min() > -1e-4 and shown.max() < 1 + 1e-4
+    assert (np.abs(seen[:, 1] - seen[:, 2]).max((1, 2, 3)) > 0.1).mean() > 0.9
+
+
+def test_repeated_views_are_drawn_each_for_itself():
+    image = images(20)
+    seen = augmented(image, np.arange(20), view=repeated)
+    draws = np.stack([find(seen[:, k], image, 0) for k in range(4)], 1)
+    assert (draws[:, :1] != draws[:, 1:]).any(-1).mean() > 0.8
+
+
+def test_an_image_is_transformed_in_one_of_four_ways():
+    optics = OPTICS._replace(flip=False, pad=0)
+    image = np.repeat(images(1), 200, 0)
+    shown = augmented(image, np.arange(200), optics, transformed)[:, 1:].reshape(-1, SIZE, SIZE, 3)
+    shown = shown * np.float32(OPTICS.std) + np.float32(OPTICS.mean)
+    turned = [np.abs(shown - np.rot90(image[0], k) / 255).max((1, 2, 3)) < 1e-4 for k in (1, 2, 3)]
+    is_grey = np.ptp(shown, axis=-1).max((1, 2)) < 1e-4
+    assert all(0.04 < one.mean() < 0.13 for one in turned) and 0.15 < is_grey.mean() < 0.35
 
 
 # How a batch looks at its images.

@@ -29,6 +29,7 @@ from sskd_jax.views import Optics
 
 TinyNet = partial(ResNet, blocks=(1, 1), widths=(8, 8, 16))
 SSKD = {
+    "transformation": "rotation",
     "kd_temperature": 4.0,
     "tf_temperature": 4.0,
     "ss_temperature": 0.5,

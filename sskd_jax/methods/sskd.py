@@ -5,6 +5,7 @@ image-major, D width, K classes.
 """
 
 from functools import partial
+from typing import Annotated
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -13,11 +14,12 @@ from sskd_jax.axis import everywhere
 from sskd_jax.layers.initializers import bias_uniform, fan_in_uniform
 from sskd_jax.losses import accuracy, cross_entropy, soft_divergence
 from sskd_jax.methods.common import TEACHER, classification_scores
-from sskd_jax.rules import Positive, Share
-from sskd_jax.types import Array, Batch, Losses, Method, Nets, Stage, Terms, frozen, learns
-from sskd_jax.views import rotated
+from sskd_jax.rules import Positive, Share, one_of
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Stage, Terms, View, frozen, learns
+from sskd_jax.views import rotated, transformed
 
 VIEWS = 4
+TRANSFORMATIONS = {"rotation": rotated, "four": transformed}  # held-out images are only rotated
 
 
 class ProjectionHead(nn.Module):
@@ -134,14 +136,14 @@ def contrastive_scores(projected: Array, mask: Array) -> Terms:
     return {"contrastive": is_right.astype(jnp.float32)}
 
 
-def head(temperature: float) -> Stage:
+def head(view: View, temperature: float) -> Stage:
     """The contrastive task for the head of the frozen teacher (eq. 5).
 
     In every row the other N - 1 images are the negatives.
     """
 
     def loss(nets: Nets, batch: Batch) -> Losses:
-        teacher = nets["teacher"](batch.see(rotated))
+        teacher = nets["teacher"](batch.see(view))
         similarity = similarity_matrix(everywhere(nets["head"](teacher.embed)))
         target = positives(similarity)
         figures = {"contrastive": accuracy(similarity, target)}
@@ -157,6 +159,7 @@ def head(temperature: float) -> Stage:
 
 def sskd(
     *,
+    transformation: Annotated[str, one_of(*TRANSFORMATIONS)],
     head_temperature: Positive,
     kd_temperature: Positive,
     tf_temperature: Positive,
@@ -166,8 +169,10 @@ def sskd(
 ) -> Method:
     """The student and its own head imitate the teacher (eq. 8).
 
-    The first number is for `head`, all others are for `distillation_terms`.
+    `transformation` is what both learn from in training: `rotation`, as released, or `four`, any of
+    the paper's four. `head_temperature` is for `head`, and what follows for `distillation_terms`.
     """
+    view = TRANSFORMATIONS[transformation]
     compare = partial(
         distillation_terms,
         kd_temperature=kd_temperature,
@@ -178,7 +183,7 @@ def sskd(
     )
 
     def loss(nets: Nets, batch: Batch) -> Losses:
-        pixels = batch.see(rotated)  # one flip, four rotations, a crop of its own for each
+        pixels = batch.see(view)
         student, teacher = nets["student"](pixels), nets["teacher"](pixels)
         ours = everywhere((student.logits, nets["head"](student.embed)))
         theirs = everywhere((teacher.logits, nets["teacher_head"](teacher.embed)))
@@ -197,7 +202,7 @@ def sskd(
         "teacher_head": frozen(ProjectionHead(), "head/head"),
     }
     student = Stage(("ce", "kd", "tf", "ss"), nets, loss, scores)
-    return {"teacher": TEACHER, "head": head(head_temperature), "student": student}
+    return {"teacher": TEACHER, "head": head(view, head_temperature), "student": student}
 
 
 def figures(logits: Array, projected: Array, labels: Array) -> Terms:

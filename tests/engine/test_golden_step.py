@@ -34,6 +34,7 @@ NUMBERS = {
     "ss_temperature": 0.5,
     "tf_ratio": 1.0,
     "ss_ratio": 0.75,
+    "transformation": "rotation",
     "head_temperature": 1.0,
 }
 # The recorded images are what networks see: divided by 255 and then by this, they stay as they are.

@@ -37,7 +37,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 STUDENT = normal(4 * N, K, seed=1), normal(4 * N, D, seed=2)
 TEACHER = 3 * normal(4 * N, K, seed=3), normal(4 * N, D + 2, seed=4)
 LABELS = np.array([0, 4, 2, 2, 1, 3])
-METHOD = sskd.sskd(head_temperature=0.2, **KNOBS)
+METHOD = sskd.sskd(transformation="rotation", head_temperature=0.2, **KNOBS)
 HEAD = sskd.ProjectionHead()
 
 
