@@ -117,13 +117,17 @@ def with_earlier(file: epath.Path, rows: list[Row]) -> list[Row]:
 
 def result_cells(rows: Sequence[Row]) -> list[str]:
     """The cells of a network's row, by `RESULT_COLUMNS`, from its rows of all seeds."""
-    first = rows[0]
-    scores = ("top1", "top5", "best_top1")
+    first, several = rows[0], len(rows) > 1
+    last, top5, best = (
+        percent([row.get(score) for row in rows]) for score in ("top1", "top5", "best_top1")
+    )
     return [
         f"{first['stage']}, {first['net']}" if "net" in first else first["stage"],
         first["network"],
-        *(percent([row.get(score) for row in rows]) for score in scores),
-        str(first.get("best_epoch", "")) if len(rows) == 1 else "",
+        last,
+        "" if several else top5,  # so that a line has 80 letters
+        best,
+        "" if several else str(first.get("best_epoch", "")),
         f"{sum(row['minutes'] for row in rows):.1f}",
         str(first.get("paper", "")),
     ]

@@ -93,6 +93,7 @@ def test_several_seeds_are_taken_together(tmp_path, capsys):
     report.show(epath.Path(tmp_path))
     said = capsys.readouterr().out
     assert "standard deviation of 3 seeds" in said and "50.00 ± 25.00" in said
+    assert all(len(line) <= 80 for line in said.splitlines()[:6])
     assert "epoch" not in said  # that of the best one differs by seed
     assert (tmp_path / "curves.png").exists()
     with pytest.raises(UserError, match="several seeds: give one of them, such as .*seed-0"):
