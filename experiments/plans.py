@@ -8,6 +8,7 @@ a CPU: a quarter of CIFAR-100's training images, 15 epochs in one cycle, resnet2
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from configs import methods
 from configs.paper import BASELINES, PAIRS
 from configs.paper import TABLES as CIFAR_PAIRS
 from sskd_jax.types import choose
@@ -141,15 +142,22 @@ def quarter(
         "data.std": (0.2673, 0.2564, 0.2761),
         "student.images.share": 0.25,
     }
-    if method == "sskd":
-        common |= {"head.epochs": 3, "head.images.share": 0.5, "head.milestones": ()}
+    for stage in methods.entry_of(method).stages(student):
+        common |= {f"{stage}.epochs": 3, f"{stage}.images.share": 0.5, f"{stage}.milestones": ()}
     names = f"method={method},teacher=resnet20,student={student}"
     given = {key.replace("__", "."): value for key, value in changes.items()}
     config = f"configs/cifar_fast.py:epochs={epochs},batch=64,{names}"
     return Cell(row, column, config, common | given)
 
 
+def digit_cells(*names: str) -> tuple[Cell, ...]:
+    """The quickstart's students with some methods."""
+    config = "configs/quickstart.py"
+    return tuple(Cell(SMALL, name, config, {"methods": (name,), "seeds": 1}) for name in names)
+
+
 SMALL = "resnet20 -> resnet8"
+FAMILY = ("kd", "ka", "dtd", "ka_dtd", "sskd", "hsakd")
 FEW = {"25 %": 0.25, "50 %": 0.5, "100 %": 1.0}
 NOISE = {"0 %": 0.0, "30 %": 0.3, "50 %": 0.5}
 WITHOUT = ("ce", "kd", "tf", "ss")
@@ -273,16 +281,18 @@ TABLES = {
     "digits": Table(
         "Digits",
         "scikit-learn's digits, a tenth of the training images, 40 epochs.",
-        tuple(
-            Cell(
-                "resnet20 -> resnet8",
-                method,
-                "configs/quickstart.py",
-                {"methods": (method,), "seeds": 1},
-            )
-            for method in ("scratch", "kd", "sskd")
-        ),
+        digit_cells("scratch", "kd", "sskd"),
         claims=ABOVE,
+    ),
+    "family": Table(
+        "Digits: SSKD beside what came of it, and beside better supervision",
+        "As the digits.",
+        digit_cells(*FAMILY, "hsakd_joint", "hssakd"),
+    ),
+    "family_quarter": Table(
+        "A quarter of the images: the same",
+        "As the quarter; HSAKD's branches learn as SSKD's head does.",
+        tuple(quarter(SMALL, method) for method in FAMILY),
     ),
 }
 
