@@ -138,6 +138,22 @@ class Losses(NamedTuple):
     memory: Any = {}
 
 
+class Binned(NamedTuple):
+    """A score that is compared in groups: the absolute values of its sums in each bin, added.
+
+    It is reported as their part of all rows. The expected calibration error is such a score.
+
+    Attributes:
+      score: f32[N * r], of every row.
+      bin: i32[N * r], which bin a row falls in.
+      bins: how many there are.
+    """
+
+    score: Array
+    bin: Array
+    bins: int
+
+
 class Facts(NamedTuple):
     """The training images as a memory needs them: label i32[M], shape [H, W, C], their classes."""
 
@@ -164,8 +180,9 @@ class Stage(NamedTuple):
         given decides the shapes of its parameters. A term that is a mean over images may be
         taken of shares; what compares images with each other takes wholes.
       scores: (nets, batch) -> {name: f32[N * r]}, a score of every row, r rows per image, or of
-        those that a bool[N * r] beside it marks. Means over a whole split are reported; epochs
-        are compared by the first one, or by the training loss where there is none.
+        those that a bool[N * r] beside it marks, or a `Binned` one. Means over a whole split are
+        reported; epochs are compared by the first one, or by the training loss where there is
+        none.
       memory: (key, facts) -> arrays that are carried from step to step, in no optimizer.
       order: (rng, images, epoch) -> i64[M'], which images an epoch visits. `images` have `size`
         and `label`; M' is the same in all epochs.

@@ -14,7 +14,7 @@ from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
 from sskd_jax.engine.devices import Mapped, local_positions, unreplicate
 from sskd_jax.engine.task import Frozen, Task, gather_examples, net_functions, viewer
-from sskd_jax.types import Array, Batch, Params, Streamed, Terms, UserError
+from sskd_jax.types import Array, Batch, Binned, Params, Streamed, Terms, UserError
 
 
 def batch_scores(
@@ -36,22 +36,29 @@ def batch_scores(
     return mask.sum(), {name: masked_sum(name, score, mask) for name, score in scores.items()}
 
 
-def masked_sum(name: str, score: Array | tuple[Array, Array], mask: Array) -> Array:
+def masked_sum(name: str, score: Array | tuple[Array, Array] | Binned, mask: Array) -> Array:
     """[sum, count] of a score f32[N * r] over the images that mask [N] admits.
 
-    A score with a bool[N * r] beside it counts in those rows alone.
+    A score with a bool[N * r] beside it counts in those rows alone. Of a binned one they are the
+    sums in each bin, and the count of all rows in each bin's place: [2, bins].
 
     Raises:
       UserError: the score has another shape.
     """
-    score, some = score if isinstance(score, tuple) else (score, True)
+    place, bins, some = None, 0, True
+    if isinstance(score, Binned):
+        score, place, bins = score
+    elif isinstance(score, tuple):
+        score, some = score
     if score.ndim != 1 or not score.size or score.size % mask.size:
         raise UserError(
             f"the score {name!r} of {mask.size} images is {list(score.shape)}: give as many "
             "numbers for each image"
         )
     rows = jnp.repeat(mask, score.size // mask.size) & some
-    return jnp.stack([jnp.sum(jnp.where(rows, score, 0)), jnp.sum(rows)])
+    counted = jnp.where(rows, score, 0)
+    total = jax.ops.segment_sum(counted, place, bins) if bins else jnp.sum(counted)
+    return jnp.stack([total, jnp.broadcast_to(jnp.sum(rows), total.shape)])
 
 
 def split_scores(
@@ -125,7 +132,8 @@ def add(total: Any, sums: Any) -> Any:
     return sums if total is None else jax.tree.map(np.add, total, sums)
 
 
-def mean(name: str, total: float, count: float) -> float:
-    if not count:
+def mean(name: str, total: np.ndarray, count: np.ndarray) -> float:
+    """The mean of a score's rows; of a binned one, the sum of all bins' absolute parts of it."""
+    if not np.all(count):
         raise UserError(f"no image of the split has the score {name!r}: leave the score out")
-    return float(total / count)
+    return float(np.abs(total / count).sum() if np.ndim(total) else total / count)

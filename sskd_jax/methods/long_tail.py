@@ -14,11 +14,12 @@ from flax import linen as nn
 
 from sskd_jax.axis import everywhere
 from sskd_jax.methods.common import Scores, classification_scores
-from sskd_jax.types import Array, Batch, Nets
+from sskd_jax.types import Array, Batch, Binned, Nets
 from sskd_jax.views import once
 
 Shuffle = Callable[[list[Any]], None]  # in place
 
+CALIBRATION_BINS = 15  # as usual, of equal width
 PER_VISIT = 2  # images of a class that a balanced order takes when its turn comes
 
 
@@ -41,17 +42,28 @@ def groups(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def by_frequency(logits: Array, batch: Batch) -> Mapping[str, Any]:
-    """Accuracy of logits [N, K] over all classes and over each group, and the mean confidence.
+    """Accuracy of logits [N, K] over all classes and over each group, and how far to trust it.
 
-    What confidence has above accuracy is the least that the expected calibration error can be.
+    That is the mean confidence, and the expected calibration error.
     """
     scores = classification_scores(logits, batch.label)
-    confidence = {"confidence": jax.nn.softmax(logits).max(-1)}
+    confidence = jax.nn.softmax(logits).max(-1)
+    trust = {"confidence": confidence, "ece": calibration_error(confidence, scores["top1"])}
     parts = {
         name: (scores["top1"], jnp.asarray(members)[batch.label])
         for name, members in groups(batch.counts()).items()
     }
-    return scores | parts | confidence
+    return scores | parts | trust
+
+
+def calibration_error(confidence: Array, hit: Array) -> Binned:
+    """How far confidence [N] is from accuracy, by hits [N] of 0 or 1, in bins of confidence.
+
+    Expected calibration error (Guo et al., On Calibration of Modern Neural Networks, ICML 2017).
+    """
+    place = jnp.ceil(confidence * CALIBRATION_BINS).astype(jnp.int32) - 1
+    place = jnp.clip(place, 0, CALIBRATION_BINS - 1)
+    return Binned(confidence - hit, place, CALIBRATION_BINS)
 
 
 def frequency_scores(net: str) -> Scores:

@@ -14,6 +14,7 @@ from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.devices import replicated
 from sskd_jax.engine.evaluate import evaluation, padded_batches
 from sskd_jax.methods.common import classification_scores, supervised, unscored
+from sskd_jax.methods.long_tail import calibration_error
 from sskd_jax.methods.sskd import contrastive_scores
 from sskd_jax.types import Streamed, UserError
 from sskd_jax.views import rotated
@@ -151,6 +152,22 @@ def test_a_score_counts_in_the_rows_that_it_marks():
     found = over_all(scores)
     assert list(found) == ["odd", "late", "all"]
     np.testing.assert_allclose(list(found.values()), [21, 41, 21], rtol=1e-6)
+
+
+def test_the_calibration_error_is_that_of_all_images_at_once():
+    def scores(nets, batch):
+        confidence, hit = (batch.index * 37 % 101 + 0.5) / 101, batch.index % 3 == 0
+        return {"ece": calibration_error(confidence, hit)}
+
+    index = np.arange(SIZE)
+    confidence, hit = (index * 37 % 101 + 0.5) / 101, index % 3 == 0  # on no edge of a bin
+    edges, expected = np.linspace(0, 1, 16), 0.0
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        members = (low < confidence) & (confidence <= high)
+        if members.any():
+            gap = abs(confidence[members].mean() - hit[members].mean())
+            expected += members.mean() * gap
+    np.testing.assert_allclose(over_all(scores)["ece"], expected, rtol=1e-5)
 
 
 def test_a_score_that_counts_nowhere_is_told():

@@ -175,7 +175,7 @@ def test_accuracy_of_frequent_and_of_rare_classes(golden):
     label = gold["label"].astype(np.int32)
     batch = given_batch(label, counts=lambda: gold["train_count"])
     scores = by_frequency(logits, batch)
-    assert list(scores) == ["top1", "top5", "loss", "many", "medium", "few", "confidence"]
+    assert list(scores) == ["top1", "top5", "loss", "many", "medium", "few", "confidence", "ece"]
     found = [
         np.sum(score * rows) / rows.sum()
         for score, rows in (scores[name] for name in ("many", "medium", "few"))
