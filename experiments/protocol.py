@@ -4,14 +4,14 @@ It is found from a config alone, so that a run that is planned and one that was 
 told to be the same but for their seeds.
 """
 
-import collections
 import functools
 import hashlib
 import importlib
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NoReturn
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from sskd_jax.data.scenarios import long_tail
 from sskd_jax.methods import METHODS
 from sskd_jax.methods.common import supervised
 from sskd_jax.models.build import architecture
-from sskd_jax.types import Array, Batch, Stage, UserError, View, choose
+from sskd_jax.types import Array, Batch, Facts, Stage, UserError, View, choose
 from sskd_jax.views import Optics
 from sskd_jax.workdir.logbook import flatten
 
@@ -36,6 +36,7 @@ DATASETS = {
     "cifar100": (50_000, 100, 32),
     "imagenet2012": (1_281_167, 1000, 224),
 }
+UNKNOWN = (1000, 10, 32)  # in place of any other
 FORWARD_AND_BACKWARD = 3  # what a step costs a network that learns, in forward passes
 GIVEN = (".pth", ".pt")  # endings of the file of a network that was trained elsewhere
 LABELS = "labels", {"method": {}, "weights": {}}, {"teacher": supervised("teacher")}
@@ -110,12 +111,12 @@ def describe(config: Row, stage: str) -> Row:
     return {
         "data": data["name"],
         "teacher": config["teacher"]["model"] if "teacher" in before else "",
-        "network": section["model"],
+        "network": architecture_of(config, last, stages[last]),
         "method": method,
         "changes": told_changes(method, setting, config),
         "epochs": "given" if given else section["epochs"],
         "batch_size": section["batch_size"],
-        "views": views(stages[last]),
+        "views": views(config, last, stages[last]),
         **section["images"],
         "before": "; ".join(told_stage(kind, config[kind]) for kind in before),
         "selection": told_selection(data["validation"]),
@@ -130,8 +131,19 @@ def identify(config: Row, stage: str) -> str:
     return experiment(config, *recipe(config, stage))
 
 
+def last_stage(config: Row) -> str:
+    """The stage that a config's only method, or the first of several, ends with."""
+    folder = f"{config['methods'][0]}/" if "methods" in config else ""
+    _, _, stages = recipe(as_today(config), folder)
+    *_, last = stages
+    return folder + last
+
+
 def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
-    """(method as it is typed, its numbers and weights, its stages) of the network of a stage."""
+    """(method as it is typed, its numbers and weights, its stages up to that) of a stage.
+
+    For a folder, such as "sskd/", they are all stages of its method.
+    """
     folder, _, kind = stage.rpartition("/")
     if kind == "teacher" and (not folder and "settings" in config):  # that of all methods
         return LABELS
@@ -142,11 +154,19 @@ def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
     beside = f"{base}+kd" in methods.NAMES and weights.get("kd")
     found = {"method": numbers, "weights": weights}
     stages = METHODS[base](**numbers)
-    if kind == "teacher":
-        if kind not in stages or stages[kind].shared:
-            return LABELS
-        stages = {kind: stages[kind]}
+    if kind == "teacher" and (kind not in stages or stages[kind].shared):
+        return LABELS
+    if kind:
+        kinds = list(stages)
+        stages = {name: stages[name] for name in kinds[: kinds.index(kind) + 1]}
     return base + "+kd" * bool(beside), found, stages
+
+
+def architecture_of(config: Row, kind: str, stage: Stage) -> str:
+    """The network of a stage, or the first one of those that it calls."""
+    modules = (net.module for net in stage.nets.values() if isinstance(net.module, str))
+    section = kind if "model" in config[kind] else next(modules).partition(".")[0]
+    return config[section]["model"]
 
 
 def experiment(config: Row, method: str, setting: Row, stages: Mapping[str, Stage]) -> str:
@@ -206,7 +226,7 @@ def told_changes(method: str, setting: Row, config: Row) -> str:
     """What differs from the method as it is by default, such as "ss 0"; "" where nothing does."""
     if not setting["weights"]:
         return ""
-    pair = config["teacher"]["model"], config["student"]["model"]
+    pair = tuple(config.get(name, {}).get("model", "") for name in ("teacher", "student"))
     usual = methods.method(method, pair=pair).to_dict()
     usual["method"].pop("name")
     before, now = flatten(usual), flatten(setting)
@@ -231,22 +251,53 @@ def told_selection(validation: float) -> str:
     return f"{validation:g} of the training images" if validation else "test images"
 
 
-class Seen(Exception):
-    """Ends a loss at the first view that it asks for."""
+def views(config: Row, kind: str, stage: Stage) -> float:
+    """How many rows a stage's networks see for every image of a step, stored ones as well."""
+    counts = rows(config, kind, stage)
+    most = max(counts[name] for name, net in stage.nets.items() if isinstance(net.module, str))
+    return int(most) if most == int(most) else most
 
 
-def views(stage: Stage) -> int:
-    """How many rows a step makes of every image, by the view that the loss asks for first."""
+def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
+    """How many rows a step gives to each net of a stage, by image of its batch.
 
-    def see(view: View, image: Array | None = None) -> NoReturn:
-        raise Seen(rows_of(view))
+    The loss is traced for it, with networks that answer nothing but zeros.
+    """
+    data, batch_size = config["data"], config[kind]["batch_size"]
+    total, classes, size = DATASETS.get(data["name"], UNKNOWN)
+    shape = (data.get("size", size),) * 2 + (3,)
+    found = dict.fromkeys(stage.nets, 0.0)
 
-    blank = dict.fromkeys(Batch._fields) | {"see": see}
-    try:
-        stage.loss(collections.defaultdict(lambda: None), Batch(**blank))
-    except Seen as seen:
-        return seen.args[0]
-    raise UserError("the loss of a stage looks at no image: its cost is not known")
+    def call(name: str, *args: Any, **kwargs: Any) -> Any:
+        module, count = stage.nets[name].module, jax.tree.leaves(args)[0].shape[0]
+        found[name] += count / batch_size
+        if not isinstance(module, str):
+            return module.init_with_output(jax.random.key(0), *args, **kwargs)[0]
+        network, _, part = module.partition(".")
+        _, _, one = outline(config[network]["model"], part, shape[0], classes)
+        return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), one)
+
+    def see(view: View, image: Array | None = None) -> Array:
+        count = batch_size if image is None else image.shape[0]
+        return jnp.zeros((count * rows_of(view), *shape))
+
+    def trace() -> None:
+        key, label = jax.random.PRNGKey(0), jnp.zeros(batch_size, jnp.int32)
+        facts = Facts(jnp.zeros(total, jnp.int32), shape, classes)
+        batch = Batch(
+            image=jnp.zeros((batch_size, *shape), jnp.uint8),
+            label=label,
+            index=label,
+            see=see,
+            epoch=label[0],
+            key=key,
+            memory=stage.memory(key, facts) if stage.memory else {},
+            counts=lambda: np.ones(classes, int),
+        )
+        stage.loss({name: functools.partial(call, name) for name in stage.nets}, batch)
+
+    jax.eval_shape(trace)
+    return found
 
 
 @functools.cache
@@ -271,37 +322,43 @@ def cost(config: Row, stages: Mapping[str, Stage]) -> float | None:
 def stage_cost(config: Row, kind: str, stage: Stage) -> float:
     """Operations of the networks in one stage."""
     section, (_, classes, size) = config[kind], DATASETS[config["data"]["name"]]
-    size, per_view = config["data"].get("size", size), 0.0
-    for net in stage.nets.values():
+    size, per_image, counts = config["data"].get("size", size), 0.0, rows(config, kind, stage)
+    for name, net in stage.nets.items():
         if isinstance(net.module, str):
             network, _, part = net.module.partition(".")
             passes = FORWARD_AND_BACKWARD if net.learns else 1
-            per_view += passes * forward(config[network]["model"], part, size, classes)
-    steps = images(config, section) // section["batch_size"]
-    return section["epochs"] * steps * section["batch_size"] * views(stage) * per_view
+            per_row = forward(config[network]["model"], part, size, classes)
+            per_image += passes * counts[name] * per_row
+    steps = images_of_epoch(config, section, stage) // section["batch_size"]
+    return section["epochs"] * steps * section["batch_size"] * per_image
 
 
-def images(config: Row, section: Row) -> int:
-    """How many training images a stage sees."""
+def images_of_epoch(config: Row, section: Row, stage: Stage) -> int:
+    """How many training images an epoch of a stage visits."""
     total, classes, _ = DATASETS[config["data"]["name"]]
     total -= round(config["data"]["validation"] * total)
+    label = np.arange(total) % classes
     if section["images"]["imbalance"] > 1:
-        label = np.arange(total) % classes
-        total = int(long_tail(label, section["images"]["imbalance"], seed=0).sum())
-    return round(section["images"]["share"] * total)
+        label = label[long_tail(label, section["images"]["imbalance"], seed=0)]
+    label = label[: round(section["images"]["share"] * label.size)]
+    images = types.SimpleNamespace(size=label.size, label=label)
+    return len(stage.order(np.random.default_rng(0), images, 0))
 
 
 @functools.cache
 def forward(model: str, part: str, size: int, classes: int) -> float:
     """Operations over one image of a network, or of its part "branches", as XLA counts them."""
-    module, pixels = architecture(model)(num_classes=classes), jnp.zeros((1, size, size, 3))
-    outputs, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), pixels)
-    if not part:
-        return operations(lambda variables: module.apply(variables, pixels).logits, variables)
-    behind = getattr(module, part)
-    variables = jax.eval_shape(behind.init, jax.random.key(0), outputs.maps)
-    return operations(behind.apply, variables, outputs.maps)
+    apply, shapes, _ = outline(model, part, size, classes)
+    return jax.jit(apply).lower(*shapes).cost_analysis()["flops"]
 
 
-def operations(function: Any, *shapes: Any) -> float:
-    return jax.jit(function).lower(*shapes).cost_analysis()["flops"]
+@functools.cache
+def outline(model: str, part: str, size: int, classes: int) -> tuple[Callable, Any, Any]:
+    """(function, shapes of its arguments, shapes of its outputs) of the same, for one image."""
+    module, key = architecture(model)(num_classes=classes), jax.random.key(0)
+    given = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    outputs, variables = jax.eval_shape(module.init_with_output, key, given)
+    if part:
+        module, given = getattr(module, part), outputs.maps
+        outputs, variables = jax.eval_shape(module.init_with_output, key, given)
+    return module.apply, (variables, given), outputs

@@ -274,7 +274,6 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
         similarity = read_json(folder / SIMILARITY) if looked_at else {}
         for stage, found in told["networks"].items():
             used = dict.fromkeys(row["environment"] for row in times if row["stage"] == stage)
-            own = dict.fromkeys(row["stage"] for row in times if belongs(row["stage"], stage))
             yield Network(
                 run=folder.name,
                 stage=stage,
@@ -283,7 +282,7 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
                 reason=told["reason"],
                 protocol={name: found[name] for name in PROTOCOL_COLUMNS},
                 result={} if failed else by_stage[stage],
-                minutes=[minutes(times, name) for name in own],
+                minutes=[minutes(times, name) for name in trained_for(times, stage)],
                 environments=[] if failed else [environments[place] for place in used or [-1]],
                 similarity=similarity.get(stage, {}),
             )
@@ -291,6 +290,12 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
         raise UserError(
             f"{folder} holds no record of a run of this version ({type(error).__name__}: {error})"
         ) from error
+
+
+def trained_for(times: Iterable[Row], stage: str) -> list[str]:
+    """The stages that were trained for the network of one, which is the last of them."""
+    found = list(dict.fromkeys(row["stage"] for row in times if belongs(row["stage"], stage)))
+    return found[: found.index(stage) + 1] if stage in found else found
 
 
 def belongs(stage: str, network: str) -> bool:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from experiments import charts, page, plans, protocol, record, statistics
+from experiments import charts, page, plans, protocol, record, scores, statistics
 from experiments.page import Aside, Caption, Chart, Download, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Claim, Table
 from experiments.record import DONE, METRICS, Network, listed
@@ -69,11 +69,15 @@ def by_experiment(networks: Iterable[Network]) -> dict[str, dict[int, Network]]:
     return found
 
 
-def fill(cell: Cell, known: Mapping[str, Mapping[int, Network]], kind: str = "student") -> Filled:
-    """A cell, or its teacher, with its records."""
+def fill(
+    cell: Cell, known: Mapping[str, Mapping[int, Network]], of_teacher: bool = False
+) -> Filled:
+    """A cell, or its teacher, if it has one, with its records."""
     config = protocol.as_json(protocol.load(cell.config, cell.changes))
-    folder = f"{config['methods'][0]}/" if "methods" in config and kind == "student" else ""
-    own = known.get(protocol.identify(config, folder + kind), {})
+    if of_teacher and "teacher" not in config:
+        return Filled(cell, ())
+    stage = "teacher" if of_teacher else protocol.last_stage(config)
+    own = known.get(protocol.identify(config, stage), {})
     done = [network for _, network in sorted(own.items()) if network.status == DONE]
     return Filled(cell, done, [network for network in own.values() if network.status != DONE])
 
@@ -341,6 +345,9 @@ def table_parts(
         shades = SHADES.format(yardstick=table.yardstick)
         parts += [overview(table, filled), Caption(" ".join(shades.split()))]
         parts += [details(table, filled, teachers)]
+        cells = [(*one.cell[:2], one.networks) for one in filled]
+        if others := scores.grid(table.scores, cells, results):
+            parts += [Text("Other scores of the last epoch, in per cent (n):"), others]
         if likely := likelihoods(filled):
             parts += [Text("Probability of improvement, over rows and seeds:"), likely]
         parts += axis_chart(table, filled) + curve_charts(filled, results) + cost_chart(filled)
@@ -481,7 +488,7 @@ def parts_of(results: pathlib.Path) -> list[Part]:
     ]
     for name in sorted(tables, key=lambda name: not any(one.networks for one in tables[name])):
         cells = {one.cell.row: one.cell for one in tables[name]}
-        teachers = [fill(cell, known, "teacher") for cell in cells.values()]
+        teachers = [fill(cell, known, of_teacher=True) for cell in cells.values()]
         parts += table_parts(name, tables[name], teachers, results)
     return [
         *parts,
@@ -512,7 +519,7 @@ def readme_grid(name: str, known: Mapping[str, Mapping[int, Network]]) -> Grid:
     for row, cell in first.items():
         own = [fill(one, known) for one in table.cells if one.row == row]
         for what, one in [
-            ("teacher", fill(cell, known, "teacher")),
+            ("teacher", fill(cell, known, of_teacher=True)),
             *((one.cell.column, one) for one in own),
         ]:
             is_given = one.networks and one.networks[0].protocol["epochs"] == "given"

@@ -86,8 +86,8 @@ def runs_of(
 def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> Iterator[Run]:
     """Yields the runs for a cell and a seed: its teacher, the teacher's head, and its own."""
     config = protocol.as_json(protocol.load(cell.config, changes))
-    folder = f"{config['methods'][0]}/" if "methods" in config else ""
-    _, _, stages = protocol.recipe(config, f"{folder}student")
+    stage = protocol.last_stage(config)
+    _, _, stages = protocol.recipe(config, stage)
     checkpoints: dict[str, str] = {}
     needs: list[str] = []
     for kind in SHARED:
@@ -99,14 +99,12 @@ def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> 
             yield run._replace(changes=run.changes | checkpoints, needs=tuple(needs))
             checkpoints[f"{kind}.checkpoint"] = str(place.workdirs / run.name)
             needs.append(run.name)
-    told = protocol.describe(
-        protocol.as_json(protocol.load(cell.config, changes)), f"{folder}student"
-    )
+    told = protocol.describe(config, stage)
     parts = told["method"], told["teacher"], told["network"], told["experiment"], changes["seed"]
     yield Run(
         name="-".join(str(part) for part in parts if part != ""),
         label=f"{cell.row}, {cell.column}",
-        stage=f"{folder}student",
+        stage=stage,
         config=cell.config,
         changes={**changes, **checkpoints},
         needs=tuple(needs),

@@ -114,6 +114,29 @@ def test_views_and_costs():
     assert tail == pytest.approx(kd * 10_847 / 50_000, rel=0.01)
 
 
+def test_stored_images_count_as_views():
+    """What a step draws from a buffer, and what it turns, runs through the network as well."""
+    stream = "configs/continual.py:dataset=cifar100,student=resnet8,epochs=3,method="
+    views = {name: described(stream + name, f"{name}/student") for name in ("finetune", "coca")}
+    assert [told["views"] for told in views.values()] == [1, 5]
+    # An epoch visits the images of its task alone.
+    seen, own = 30 * (5000 // 32) * 32, protocol.forward("resnet8", "", 32, 100)
+    assert views["finetune"]["teraflop"] == pytest.approx(seen * 3 * own / 1e12, abs=1e-3)
+    assert views["coca"]["teraflop"] == pytest.approx(5 * seen * 3 * own / 1e12, abs=1e-3)
+    assert described("configs/cifar.py:method=mlkd")["views"] == 2
+
+
+def test_a_method_that_ends_with_another_stage_than_the_students():
+    config = protocol.as_json(protocol.load("configs/long_tail.py:method=crt,student=resnet8", {}))
+    assert protocol.last_stage(config) == "crt/classifier"
+    told = protocol.describe(config, "crt/classifier")
+    assert told["before"] == "student 200 epochs, imbalance 100"
+    assert (told["network"], told["teacher"], told["epochs"]) == ("resnet8", "", 10)
+    student = protocol.describe(config, "crt/student")
+    assert (student["before"], student["epochs"]) == ("", 200)
+    assert student["experiment"] == protocol.identify(config, "crt/student") != told["experiment"]
+
+
 def test_mistakes():
     with pytest.raises(UserError, match="student.epoch"):
         protocol.load(KD, {"student.epoch": 3})

@@ -144,3 +144,10 @@ def test_the_protocols_are_those_of_the_configs_that_are_kept():
             today = protocol.describe(config, stage)
             # Versions of XLA count operations in ways of their own.
             assert today | {"teraflop": None} == found | {"teraflop": None}, file
+
+
+def test_later_stages_take_no_part_in_what_an_earlier_network_took():
+    times = [{"stage": f"crt/{kind}"} for kind in ("student", "student", "classifier")]
+    assert record.trained_for(times, "crt/student") == ["crt/student"]
+    assert record.trained_for(times, "crt/classifier") == ["crt/student", "crt/classifier"]
+    assert record.trained_for(times, "kd/student") == []
