@@ -2,9 +2,12 @@ r"""Whole epochs of the last stage against a program in PyTorch, in turn.
 
     python -m experiments.bench.epoch --config=configs/cifar.py:teacher=resnet20,student=resnet8
     python -m experiments.bench.epoch --config=configs/cifar.py:method=kd --channels_last
+    python -m experiments.bench.epoch \
+        --config=configs/continual.py:method=derpp,dataset=cifar100,student=resnet8
 
 An epoch is its steps, an evaluation and a checkpoint. Images are random, in CIFAR's shape and in
-memory, and networks untrained. The methods are sskd and kd; `peer_torch.py` says which networks.
+memory, and networks untrained. The methods are sskd, kd and derpp; `peer_torch.py` says which
+networks.
 Seconds on the clock wander with what else the machine does. Beside other work, pin the command to
 one core (taskset -c 0) and compare processor time: PyTorch's threads wait for each other busily.
 """
@@ -26,11 +29,11 @@ from ml_collections import ConfigDict
 
 from experiments.bench import benchmark
 from experiments.bench.benchmark import ROUNDS
-from experiments.bench.workload import IMAGES, STEPS, Row, make_jobs, synthetic_run
+from experiments.bench.workload import CLASSES, IMAGES, STEPS, Row, make_jobs, synthetic_run
 from sskd_jax import main as cli
 from sskd_jax import settings
 from sskd_jax.engine import loop
-from sskd_jax.engine.loop import Session, first_state
+from sskd_jax.engine.loop import Job, Session, first_state
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import Checkpoints
@@ -39,7 +42,12 @@ from sskd_jax.workdir.logbook import NoLogbook
 CHANNELS_LAST = flags.DEFINE_bool(
     "channels_last", False, "Have the peer lay images out with channels last, as we do."
 )
-VIEWS = {"sskd": 4, "kd": 1}
+# What the peer knows, by the terms of the last stage.
+KNOWN = {
+    "sskd": {"ce", "kd", "tf", "ss"},
+    "kd": {"ce", "kd"},
+    "der": {"ce", "distil", "replay"},  # DER++
+}
 
 
 class InTurn(NoLogbook):
@@ -75,19 +83,32 @@ def peer_epoch(peer: subprocess.Popen) -> dict[str, float]:
         raise UserError("the peer ended: does this Python have PyTorch?") from error
 
 
-def start_peer(config: ConfigDict) -> subprocess.Popen:
+def start_peer(config: ConfigDict, job: Job) -> subprocess.Popen:
+    """The peer, about to train as many images in as many steps.
+
+    Raises:
+      UserError: it knows no such method.
+    """
     *_, recipe = settings.check(config)
-    if recipe.name not in VIEWS:
-        raise UserError(f"the peer knows {' and '.join(VIEWS)}, not {recipe.name}")
+    *_, setting = settings.settings(config).values()
+    if KNOWN.get(recipe.name) != set(job.task.stage.terms):
+        raise UserError(
+            f"the peer knows sskd, kd and derpp, not {recipe.name} with the terms "
+            f"{', '.join(job.task.stage.terms)}"
+        )
+    arguments = {
+        "method": recipe.name,
+        "teacher": config.teacher.model if "teacher" in config else "",
+        "student": config.student.model,
+        "steps": job.task.steps_per_epoch,
+        "batch_size": job.batch_size,
+        "images": IMAGES.value,
+        "buffer_size": setting.method.get("buffer_size", 0),
+    }
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "experiments.bench.peer_torch"),
-            *(f"--teacher={config.teacher.model}", f"--student={config.student.model}"),
-            *(
-                f"--views={VIEWS[recipe.name]}",
-                f"--steps={STEPS.value}",
-                f"--images={IMAGES.value}",
-            ),
+            *(f"--{name}={value}" for name, value in arguments.items()),
             *(["--channels_last"] if CHANNELS_LAST.value else []),
         ],
         stdin=subprocess.PIPE,
@@ -96,27 +117,35 @@ def start_peer(config: ConfigDict) -> subprocess.Popen:
     )
 
 
+def enough_images(config: ConfigDict) -> int:
+    """How many images it takes so that every task of a stream has those of STEPS steps."""
+    *_, setting = settings.settings(config).values()
+    tasks = CLASSES.value // setting.method.get("task_classes", CLASSES.value)
+    # Labels are random, so that tasks have more and fewer.
+    return math.ceil(1.25 * tasks * STEPS.value * config.student.batch_size) if tasks > 1 else 0
+
+
 def measure(config: ConfigDict) -> list[Row]:
     """A row each for seconds and for processor time."""
     devices = jax.local_devices()
-    *_, job = make_jobs(synthetic_run(config, devices))
+    *_, job = make_jobs(synthetic_run(config, devices, enough_images(config)))
     job = job._replace(epochs=ROUNDS.value + 1)
     with (
-        start_peer(config) as peer,
+        start_peer(config, job) as peer,
         tempfile.TemporaryDirectory() as folder,
         Checkpoints(folder) as checkpoints,
     ):
         book = InTurn(peer)
         session = Session(epath.Path(folder), devices, book, Interruption(), math.inf)
         loop.train(job, first_state(job), checkpoints, session)
-    return [compare(kind, book, job.batch_size) for kind in ("seconds", "processor")]
+    images = job.task.steps_per_epoch * job.batch_size
+    return [compare(kind, book, images) for kind in ("seconds", "processor")]
 
 
-def compare(kind: str, book: InTurn, batch_size: int) -> Row:
+def compare(kind: str, book: InTurn, images: int) -> Row:
     """Medians of images per second, and how many times as fast we were in every round."""
     ours, theirs = ([epoch[kind] for epoch in side[1:]] for side in (book.ours, book.theirs))
     ratios = sorted(other / our for our, other in zip(ours, theirs, strict=True))
-    images = STEPS.value * batch_size
 
     def speed(times: Sequence[float]) -> float:
         return round(images / statistics.median(times), 1)

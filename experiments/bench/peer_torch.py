@@ -159,24 +159,21 @@ def least_wrong(scores: torch.Tensor, target: torch.Tensor, share: float) -> tor
 
 
 class Program:
-    """A student's stage: the teacher is frozen, and so is its head where the method has one."""
+    """A student's stage; `views` turns of every image are seen."""
+
+    views = 1
 
     def __init__(self, args: argparse.Namespace):
-        layout = torch.channels_last if args.channels_last else torch.contiguous_format
-        self.args, self.layout = args, layout
-        self.student, self.teacher = (
-            network(name).to(memory_format=layout) for name in (args.student, args.teacher)
-        )
-        self.heads = [self.head(net.width) for net in (self.student, self.teacher)]
-        self.teacher.eval()
-        learned = [*self.student.parameters(), *self.heads[0].parameters()]
-        self.optimizer = torch.optim.SGD(learned, 0.05, momentum=0.9, weight_decay=5e-4)
-        self.image, self.label = self.random_images(args.steps * 64)
+        self.layout = torch.channels_last if args.channels_last else torch.contiguous_format
+        self.batch_size, self.student = args.batch_size, self.network(args.student)
+        self.image, self.label = self.random_images(args.steps * args.batch_size)
         self.test_image, self.test_label = self.random_images(args.images)
 
-    @staticmethod
-    def head(width: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+    def network(self, name: str) -> Network:
+        return network(name).to(memory_format=self.layout)
+
+    def pixels(self, image: torch.Tensor) -> torch.Tensor:
+        return views(image, self.views).contiguous(memory_format=self.layout)
 
     @staticmethod
     def random_images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -186,7 +183,7 @@ class Program:
     def epoch(self) -> None:
         self.student.train()
         sums = torch.zeros(())
-        for index in torch.randperm(len(self.image)).split(64):
+        for index in torch.randperm(len(self.image)).split(self.batch_size):
             loss = self.loss(self.image[index], self.label[index])
             self.optimizer.zero_grad()
             loss.backward()
@@ -196,13 +193,44 @@ class Program:
         states = [self.student.state_dict(), self.optimizer.state_dict(), float(sums)]
         torch.save(states, io.BytesIO())
 
+    @torch.no_grad()
+    def evaluate(self) -> int:
+        """How many test images are right, and turned ones of those that the head pairs rightly."""
+        self.student.eval()
+        right = 0
+        parts = (part.split(self.batch_size) for part in (self.test_image, self.test_label))
+        for image, label in zip(*parts, strict=True):
+            turns = [torch.rot90(image, k, (2, 3)) for k in range(self.views)]
+            pixels = normalise(torch.stack(turns, 1).flatten(0, 1))
+            logits, embed = self.student(pixels.contiguous(memory_format=self.layout))
+            right += int((logits[:: self.views].argmax(1) == label).sum()) + self.paired(embed)
+        return right
+
+    def paired(self, embed: torch.Tensor) -> int:
+        return 0
+
+
+class KD(Program):
+    """A frozen teacher beside the student, each with a head that SSKD alone uses."""
+
+    def __init__(self, args: argparse.Namespace):
+        super().__init__(args)
+        self.teacher = self.network(args.teacher).eval()
+        self.heads = [self.head(net.width) for net in (self.student, self.teacher)]
+        learned = [*self.student.parameters(), *self.heads[0].parameters()]
+        self.optimizer = torch.optim.SGD(learned, 0.05, momentum=0.9, weight_decay=5e-4)
+
+    @staticmethod
+    def head(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
     def loss(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        pixels = views(image, self.args.views).contiguous(memory_format=self.layout)
+        pixels = self.pixels(image)
         logits, embed = self.student(pixels)
         with torch.no_grad():
             t_logits, t_embed = self.teacher(pixels)
             t_similarity = self.heads[1](t_embed)
-        if self.args.views == 1:
+        if self.views == 1:
             return 0.1 * F.cross_entropy(logits, label) + 0.9 * divergence(logits, t_logits, 4)
         (normal, turned), (t_normal, t_turned) = split(logits), split(t_logits)
         ours, theirs = similarity(self.heads[0](embed)), similarity(t_similarity)
@@ -215,31 +243,67 @@ class Program:
             + 10 * divergence(ours[some], theirs[some], 0.5)
         )
 
-    @torch.no_grad()
-    def evaluate(self) -> int:
-        """How many test images are right: for SSKD, in all four turns and with the head's score."""
-        self.student.eval()
-        right = 0
-        for image, label in zip(self.test_image.split(64), self.test_label.split(64), strict=True):
-            turns = [torch.rot90(image, k, (2, 3)) for k in range(self.args.views)]
-            pixels = normalise(torch.stack(turns, 1).flatten(0, 1))
-            logits, embed = self.student(pixels.contiguous(memory_format=self.layout))
-            right += int((logits[:: self.args.views].argmax(1) == label).sum())
-            if self.args.views == 4:
-                scores = similarity(self.heads[0](embed))
-                right += int((scores.argmax(1) == torch.arange(len(scores)) // 3).sum())
-        return right
+
+class SSKD(KD):
+    """With four turns of every image, and the contrastive task."""
+
+    views = 4
+
+    def paired(self, embed: torch.Tensor) -> int:
+        scores = similarity(self.heads[0](embed))
+        return int((scores.argmax(1) == torch.arange(len(scores)) // 3).sum())
+
+
+class DER(Program):
+    """DER++: two draws from a buffer beside the new images, each through the network by itself."""
+
+    def __init__(self, args: argparse.Namespace):
+        super().__init__(args)
+        self.optimizer = torch.optim.SGD(self.student.parameters(), 0.03)
+        self.stored_image, self.stored_label = self.random_images(args.buffer_size)
+        self.stored_logits = torch.zeros(args.buffer_size, 100)
+        self.seen = 0
+
+    def loss(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        logits, _ = self.student(self.pixels(image))
+        loss = F.cross_entropy(logits, label)
+        if self.seen:
+            one, other = self.draw(), self.draw()
+            today, _ = self.student(self.pixels(self.stored_image[one]))
+            loss = loss + 0.1 * F.mse_loss(today, self.stored_logits[one])
+            today, _ = self.student(self.pixels(self.stored_image[other]))
+            loss = loss + 0.5 * F.cross_entropy(today, self.stored_label[other])
+        self.store(image, label, logits.detach())
+        return loss
+
+    def draw(self) -> torch.Tensor:
+        """Places of as many stored images as a batch has, as far as there are so many."""
+        return torch.randperm(min(self.seen, len(self.stored_label)))[: self.batch_size]
+
+    def store(self, image: torch.Tensor, label: torch.Tensor, logits: torch.Tensor) -> None:
+        """Reservoir sampling, image by image."""
+        for i in range(len(label)):
+            size = len(self.stored_label)
+            place = self.seen if self.seen < size else int(torch.randint(self.seen + 1, ()))
+            self.seen += 1
+            if place < size:
+                self.stored_image[place], self.stored_label[place] = image[i], label[i]
+                self.stored_logits[place] = logits[i]
+
+
+PROGRAMS = {"kd": KD, "sskd": SSKD, "der": DER}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--method")
     parser.add_argument("--teacher")
     parser.add_argument("--student")
-    parser.add_argument("--views", type=int)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--images", type=int)
+    for number in ("steps", "batch_size", "images", "buffer_size"):
+        parser.add_argument(f"--{number}", type=int)
     parser.add_argument("--channels_last", action="store_true")
-    program = Program(parser.parse_args())
+    args = parser.parse_args()
+    program = PROGRAMS[args.method](args)
     for _ in sys.stdin:
         began, processor = time.perf_counter(), time.process_time()
         program.epoch()
