@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from golden import Golden, assert_near
 from pairs import arrays, check_at_ties, check_blind, compiled, given_losses, outputs
 
@@ -32,6 +33,61 @@ def test_the_context_loss_of_the_authors(shared, name):
     found = compiled(jax.value_and_grad(context_loss))(gold["in/student"], gold["in/teacher"])
     for ours, key in zip(found, ("hcl", "grad/student"), strict=True):
         assert_near(ours, gold[key], 1e-4)
+
+
+def recorded_parameters(gold: dict[str, np.ndarray]) -> dict:
+    """The authors' parameters by our names; they count from the deepest map."""
+    layers = {
+        ("conv1", "kernel"): "conv1.0.weight",
+        ("norm1", "scale"): "conv1.1.weight",
+        ("norm1", "bias"): "conv1.1.bias",
+        ("conv2", "kernel"): "conv2.0.weight",
+        ("norm2", "scale"): "conv2.1.weight",
+        ("norm2", "bias"): "conv2.1.bias",
+        ("attention", "conv", "kernel"): "att_conv.0.weight",
+        ("attention", "conv", "bias"): "att_conv.0.bias",
+    }
+    return {
+        (f"{place}", *ours): as_ours(gold[f"abfs.{3 - place}.{theirs}"])
+        for place in range(4)
+        for ours, theirs in layers.items()
+        if f"abfs.{3 - place}.{theirs}" in gold
+    }
+
+
+def as_ours(weight: np.ndarray) -> np.ndarray:
+    """A kernel [out, in, H, W] as [H, W, in, out]; vectors as they are."""
+    return weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight
+
+
+def test_the_fusion_of_the_authors(shared):
+    gold = Golden(shared / "golden")
+    params = recorded_parameters(gold.under("losses_recent.npz", "reviewkd_abf/param"))
+    gradients = gold.under("losses_recent.npz", "reviewkd_abf/grad_param")
+    gold = gold.under("losses_recent.npz", "reviewkd_abf")
+    maps, targets = ([gold[f"in/{net}{i}"] for i in range(4)] for net in ("student", "teacher"))
+    shapes = jax.eval_shape(partial(Review().init, train=True), jax.random.key(0), maps, targets)
+    stats = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes["batch_stats"])
+    assert set(params) == set(flatten_dict(shapes["params"]))
+
+    @compiled
+    def value_and_gradients(params, maps):
+        def loss(params, maps):
+            variables = {"params": params, "batch_stats": stats}
+            fused, _ = Review().apply(variables, maps, targets, train=True, mutable=["batch_stats"])
+            return sum(map(context_loss, fused, targets)), fused
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, maps)
+
+    (value, fused), (by_params, by_maps) = value_and_gradients(unflatten_dict(params), maps)
+    assert_near(value, gold["hcl"], 1e-4)
+    for i in range(4):
+        assert_near(fused[i], gold[f"fused{i}"], 1e-4)
+        assert_near(by_maps[i], gold[f"grad/student{i}"], 1e-4)
+    found, expected = flatten_dict(by_params), recorded_parameters(gradients)
+    assert len(expected) == len(gradients)
+    for name, gradient in expected.items():
+        assert_near(found[name], gradient, 1e-4)
 
 
 def test_a_small_map_has_fewer_levels():
