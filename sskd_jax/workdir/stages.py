@@ -83,7 +83,10 @@ def load_stage(path: epath.Path, name: str, about: dict[str, Any]) -> dict[str, 
     if not folders:
         raise UserError(f"{path} holds no {kind}: give a workdir of a run that trained one")
     folder = next((folder for folder in folders if fits(folder, about)), folders[0])
-    advice = f"give the config that it was trained with, or another {kind}"
+    advice = (
+        f"give the config that it was trained with, or another {kind}; for methods that want "
+        "different ones, a workdir that holds them all"
+    )
     steps = check_description(folder, about, advice)["steps"]
     state = read_newest(folder)
     done = int(state["step"]) if state else 0
