@@ -259,7 +259,7 @@ def views(config: Row, kind: str, stage: Stage) -> float:
 
 
 def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
-    """How many rows a step gives to each net of a stage, by image of its batch.
+    """How many rows a step gives to each network of a stage, by image of its batch.
 
     The loss is traced for it, with networks that answer nothing but zeros.
     """
@@ -269,10 +269,11 @@ def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
     found = dict.fromkeys(stage.nets, 0.0)
 
     def call(name: str, *args: Any, **kwargs: Any) -> Any:
-        module, count = stage.nets[name].module, jax.tree.leaves(args)[0].shape[0]
-        found[name] += count / batch_size
+        module = stage.nets[name].module
         if not isinstance(module, str):
             return module.init_with_output(jax.random.key(0), *args, **kwargs)[0]
+        count = jax.tree.leaves(args)[0].shape[0]
+        found[name] += count / batch_size
         network, _, part = module.partition(".")
         _, _, one = outline(config[network]["model"], part, shape[0], classes)
         return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), one)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from configs import methods
 from experiments import protocol
 from sskd_jax.types import UserError
 
@@ -123,7 +124,18 @@ def test_stored_images_count_as_views():
     seen, own = 30 * (5000 // 32) * 32, protocol.forward("resnet8", "", 32, 100)
     assert views["finetune"]["teraflop"] == pytest.approx(seen * 3 * own / 1e12, abs=1e-3)
     assert views["coca"]["teraflop"] == pytest.approx(5 * seen * 3 * own / 1e12, abs=1e-3)
-    assert described("configs/cifar.py:method=mlkd")["views"] == 2
+
+
+def test_every_method_has_views_and_costs():
+    """Else its runs could be trained, and not be recorded."""
+    views = {}
+    for name in methods.METHODS:
+        config = f"configs/cifar.py:teacher=resnet20,student=resnet8,method={name}"
+        config = protocol.as_json(protocol.load(config, {}))
+        told = protocol.describe(config, protocol.last_stage(config))
+        assert told["teraflop"] > 0
+        views[name] = told["views"]
+    assert (views["ctkd"], views["mlkd"], views["hssakd"], views["coca"]) == (1, 2, 4, 3.5)
 
 
 def test_a_method_that_ends_with_another_stage_than_the_students():
