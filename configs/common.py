@@ -73,10 +73,11 @@ def sgd(
     over the first `warmup_epochs` the rate rises from nothing, and over the last
     `cooldown_epochs` it falls to nothing; with `cosine` it falls from epoch to epoch along half a
     cosine. `checkpoint`, where it is given, is a workdir of ours in which that very stage was
-    trained.
+    trained. `start_from`, where it is given, has the weights that the stage starts from.
     """
     return {
         "checkpoint": "",
+        "start_from": "",
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,

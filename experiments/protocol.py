@@ -107,7 +107,8 @@ def describe(config: Row, stage: str) -> Row:
     method, setting, stages = recipe(config, stage)
     *before, last = stages
     section, data = config[last], config["data"]
-    given = is_given(section)
+    given, start = is_given(section), section.get("start_from")
+    started = [f"{last} from {pathlib.Path(start).name}"] if start else []
     return {
         "data": data["name"],
         "teacher": config["teacher"]["model"] if "teacher" in before else "",
@@ -118,7 +119,7 @@ def describe(config: Row, stage: str) -> Row:
         "batch_size": section["batch_size"],
         "views": views(config, last, stages[last]),
         **section["images"],
-        "before": "; ".join(told_stage(kind, config[kind]) for kind in before),
+        "before": "; ".join([told_stage(kind, config[kind]) for kind in before] + started),
         "selection": told_selection(data["validation"]),
         "teraflop": None if given else cost(config, stages),
         "experiment": experiment(config, method, setting, stages),
@@ -243,7 +244,9 @@ def told_stage(kind: str, section: Row) -> str:
         for key, value in section["images"].items()
         if value != STAGE["images"][key]
     ]
-    return ", ".join([f"{kind} {section['epochs']} epochs", *images])
+    start = section.get("start_from")
+    started = [f"from {pathlib.Path(start).name}"] if start else []
+    return ", ".join([f"{kind} {section['epochs']} epochs", *images, *started])
 
 
 def told_selection(validation: float) -> str:

@@ -174,6 +174,9 @@ def make_job(
         "steps": section.epochs * steps,
         "terms": list(stage.terms),
     }
+    if start_from := section.get("start_from", ""):
+        about["start_from"] = start_from
+        check_start(kind, section, stage, origins, jobs)
     return Job(
         name=name,
         kind=kind,
@@ -192,9 +195,28 @@ def make_job(
         learning_rate=schedule,
         seed=config.seed,
         checkpoint=section.get("checkpoint", ""),
+        start_from=start_from,
         remarks=remarks_of(config, recipe, kind, name),
-        classes=run.data.classes,
+        beside={"classes": list(run.data.classes)},
     )
+
+
+def check_start(
+    kind: str, section: ConfigDict, stage: Stage, origins: Origins, jobs: Mapping[str, Job]
+) -> None:
+    """Refuses a start that would be of no effect, or that another stage is trained in vain for."""
+    if section.get("checkpoint"):
+        raise UserError(
+            f"{kind}.checkpoint stands in place of training, so {kind}.start_from would have no "
+            "effect: give one of them"
+        )
+    for net, (origin, _) in origins.items():
+        before = jobs[origin].kind
+        if stage.nets[net].learns and not jobs[origin].checkpoint:
+            raise UserError(
+                f"the {net} goes on from the stage {before}, so {kind}.start_from would leave that "
+                f"without effect: give {before}.start_from, or {before}.checkpoint, too"
+            )
 
 
 def steps_per_epoch(
@@ -269,10 +291,12 @@ def module_of(run: Run, net: Net) -> nn.Module:
 
 
 def remarks_of(config: ConfigDict, recipe: Recipe, kind: str, name: str) -> Row:
-    """The method that a network is made by, and the published accuracy where the config has it."""
+    """The method that a network is made by, and what it starts from, or else what was published."""
     remarks = {} if recipe.method[kind].shared else {"method": recipe.name}
     *_, last = recipe.method
     key = name.removesuffix(f"/{kind}") if kind == last else name
+    if start := config[kind].get("start_from"):
+        return remarks | {"start_from": start}  # not what was published
     published = config.get("paper", {})
     return remarks | ({"paper": published[key]} if key in published else {})
 
@@ -336,11 +360,13 @@ def parameters(job: Job, *nets: str) -> int:
 def described(job: Job) -> Row:
     """What is told of a job before it starts."""
     learned = [name for name, net in job.task.stage.nets.items() if net.learns]
-    steps = f"{job.total_steps} steps of {job.batch_size}"
+    work = f"{job.epochs} epochs, {job.total_steps} steps of {job.batch_size}"
+    if job.start_from:
+        work += f", from {job.start_from}"
     return {
         "stage": job.name,
         "network": ", ".join(job.networks.get(name, name) for name in learned),
         "parameters": parameters(job),
         "images": job.images.size,
-        "work": f"from {job.checkpoint}" if job.checkpoint else f"{job.epochs} epochs, {steps}",
+        "work": f"from {job.checkpoint}" if job.checkpoint else work,
     }

@@ -128,7 +128,12 @@ IMAGES = {  # of a stage: see data/scenarios.py
     "noise": BELOW_ONE,
     "imbalance": number(lambda value: value >= 1, "a number, 1 or more"),
 }
-OF_SOME_STAGES = {"model": TEXT, "checkpoint": TEXT}
+PLACE = TEXT._replace(text="a workdir, or a .pth or .safetensors file; '' for none")
+OF_SOME_STAGES = {
+    "model": TEXT,
+    "checkpoint": PLACE,
+    "start_from": PLACE,
+}
 NAMES = Rule(are_names, "different names")
 BY_TYPE = {float: number(lambda value: True, "a number"), int: whole(0), bool: FLAG, str: TEXT}
 NO_STAGE = ("data", "method", "weights", "settings", "paper")  # what the other sections are

@@ -10,17 +10,17 @@ from sskd_jax import settings
 from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
 from sskd_jax.engine.devices import chief, enough_memory, forget_programs, keep_programs
-from sskd_jax.engine.loop import Job, Session, Trained, measure, run_stage
+from sskd_jax.engine.loop import Job, Session, Trained, is_begun, measure, run_stage
+from sskd_jax.exchange.given import Start, load_given, load_start, started
 from sskd_jax.plan import Row, described, load, parameters, plan, supply, up_to
 from sskd_jax.system.console import console
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.system.paths import locate
 from sskd_jax.system.quiet import silence_checkpoint_errors
-from sskd_jax.types import Params, UserError
+from sskd_jax.types import Params
 from sskd_jax.workdir import report, seeds
-from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.logbook import Logbook, NoLogbook
-from sskd_jax.workdir.stages import check_formats, load_stage
+from sskd_jax.workdir.stages import check_formats
 
 
 def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None) -> list[Row]:
@@ -85,9 +85,13 @@ def run_seed(
 
 def train_all(jobs: Sequence[Job], session: Session) -> list[tuple[Job, Trained]]:
     """Every stage in turn, each from what those before it left."""
-    for job in jobs:
-        if job.checkpoint:  # that it is not there is told before anything is trained
+    starts: dict[str, Start] = {}
+    for job in jobs:  # what is given and does not fit is told before anything is trained
+        if job.checkpoint:
             load_given(job)
+        elif job.start_from and not is_begun(job, session):
+            starts[job.name] = load_start(job)
+            console.print(f"{job.name}  {starts[job.name].line}")
     finished: dict[str, Params] = {}
     done = []
     for planned in jobs:
@@ -95,62 +99,11 @@ def train_all(jobs: Sequence[Job], session: Session) -> list[tuple[Job, Trained]
         if job.checkpoint:
             trained = Trained(load_given(job), best=None, best_epoch=None)
         else:
-            trained = run_stage(job, session)
+            trained = run_stage(started(job, starts.get(job.name)), session)
             forget_programs()
         finished[job.name] = trained.last
         done.append((job, trained))
     return done
-
-
-def load_given(job: Job) -> Params:
-    """{"params", "batch_stats"} by net, of another run's stage, or of a network from PyTorch.
-
-    Raises:
-      UserError: there is none, or it does not suit this run.
-    """
-    path, learned = locate(job.checkpoint), list(job.sketch.state.params)
-    if path.is_dir():
-        about = {key: value for key, value in job.about.items() if key not in ("image", "steps")}
-        return load_stage(path, job.name, about)
-    if not all(comes_as_weights(job, net) for net in learned):
-        raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
-    check_beside(job, path)
-    return {net: load_net(job, path, net) for net in learned}
-
-
-def comes_as_weights(job: Job, net: str) -> bool:
-    """Whether it is the network that the stage is called after, or the branches of one."""
-    module = job.task.stage.nets[net].module  # not its architecture, which may be "my.code:Net"
-    is_part = isinstance(module, str) and "." in module
-    return is_part or net == job.kind and net in job.networks
-
-
-def load_net(job: Job, path: epath.Path, net: str) -> Params:
-    """{"params", "batch_stats"} of a network, or of its branches, from a file of PyTorch's."""
-    from sskd_jax.exchange import torch_bridge
-
-    weights, num_classes = torch_bridge.load_weights(path, job.networks[net])
-    if num_classes != job.task.num_classes:
-        raise UserError(
-            f"{path} tells {num_classes} classes apart, and the dataset has "
-            f"{job.task.num_classes}: give a {job.kind} of this dataset"
-        )
-    return weights
-
-
-def check_beside(job: Job, path: epath.Path) -> None:
-    """Refuses branches that stand beside another network in their file than in this run.
-
-    Whose weights this run has is known once the stage is supplied.
-    """
-    for net in job.sketch.state.params:
-        network, _, part = job.task.stage.nets[net].module.partition(".")
-        ours = job.about.get(f"{network}_weights")
-        if part and ours and ours != f"{checksum(load_net(job, path, network)):08x}":
-            raise UserError(
-                f"{path} holds branches of another {network} than this run has: give "
-                f"--config.{network}.checkpoint={path}, too"
-            )
 
 
 def results(

@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 from official_files import cifar100
 from pictures import dataset
+from safetensors.numpy import save_file
 from torch_files import Call, Global, checkpoint, pickled, weights
 
 from sskd_jax import main
@@ -264,6 +265,40 @@ MISTAKES = [
         (QUICK, "--config.student.checkpoint={folder}"),
         "holds no student: give a workdir of a run that trained one",
     ),
+    # what a stage starts from
+    (
+        (QUICK, "--config.student.start_from={folder}/nowhere.pth"),
+        "nowhere.pth cannot be read: No such file",
+    ),
+    (
+        (QUICK, "--config.teacher.start_from={folder}/seven.pth"),
+        "this file holds a resnet8: use --config.teacher.model=resnet8",
+    ),
+    (
+        (QUICK, "--config.student.start_from={folder}/wide.safetensors"),
+        "'layer1.0.conv1.weight' has shape [32, 16, 3, 3], not [16, 16, 3, 3]",
+    ),
+    (
+        (QUICK, "--config.student.start_from={folder}"),
+        "holds no student: give a workdir of a run that trained one",
+    ),
+    (
+        (QUICK, "--config.student.start_from={folder}/begun"),
+        "begun is at step 0 of 10: finish that run first",
+    ),
+    (
+        (QUICK, "--config.head.start_from={folder}/seven.pth"),
+        "seven.pth is no workdir: the stage head starts from a run of ours",
+    ),
+    (
+        (QUICK, "--config.teacher.start_from=a.pth", "--config.teacher.checkpoint=a.pth"),
+        "so teacher.start_from would have no effect: give one of them",
+    ),
+    (
+        (QUICK, "--config.methods=('ab',)", "--config.student.start_from=a.pth"),
+        "the student goes on from the stage warmup, so student.start_from would leave that without "
+        "effect: give warmup.start_from, or warmup.checkpoint, too",
+    ),
     # data
     ((QUICK, "--config.data.name=cifar101"), "unknown dataset 'cifar101'"),
     *(
@@ -369,6 +404,9 @@ def folder(tmp_path_factory) -> Path:
         "evil": evil,
     }.items():
         (folder / f"{name}.pth").write_bytes(content)
+    wide = weights("resnet8", 10)
+    wide["layer1.0.conv1.weight"] = np.zeros((32, 16, 3, 3), np.float32)
+    save_file(wide, folder / "wide.safetensors")
     resnet20 = {"num_classes": 10, "steps": 10, "terms": ["ce"], "teacher_model": "resnet20"}
     for name, about in {
         "begun": json.dumps({"format": FORMAT} | resnet20),

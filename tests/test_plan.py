@@ -81,6 +81,7 @@ def classifies(*called: str, **nets: Net) -> Stage:
     return Stage(("ce",), nets, loss, top(called[0]))
 
 
+PAPER = ConfigDict({"teacher": 76.46})
 POINT = classifies("student", student=learns(Point()))
 
 
@@ -213,6 +214,13 @@ def test_what_is_told_of_a_job_before_it_starts(quickstart):
     }
     assert student["network"] == "tiny, head" and student["parameters"] == 5266 + 2 * 17 * 16
     assert plan.parameters(quickstart[1][-1], "student") == 5266
+
+
+def test_what_a_stage_starts_from_is_told_and_belongs_to_it():
+    _, (teacher, *_) = run_of(methods=("kd",), **{"teacher.start_from": "a.pth"}, paper=PAPER)
+    assert teacher.about["start_from"] == teacher.start_from == "a.pth"
+    assert plan.described(teacher)["work"] == "2 epochs, 6 steps of 32, from a.pth"
+    assert teacher.remarks == {"start_from": "a.pth"}  # the published number is not of such a run
 
 
 def test_scores_are_named_in_their_order(quickstart):

@@ -336,6 +336,32 @@ def test_a_teacher_from_pytorch(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_started_teacher_goes_on_without_its_file(tmp_path, capsys):
+    """It reads the file once, and another start is another run."""
+    weights = {name: x / 10 for name, x in torch_files.weights("tiny", num_classes=7).items()}
+    weights |= {key: np.abs(x) for key, x in weights.items() if key.endswith("running_var")}
+    path, whole, cut = (tmp_path / name for name in ("seven.pth", "whole", "cut"))
+    path.write_bytes(torch_files.checkpoint("zip", weights))
+    given = {"until": "teacher", "save_seconds": 0.0}
+    config = small_config(**{"teacher.start_from": str(path)}, **given)
+    (row,) = run(config, whole)
+    assert row["start_from"] == str(path)
+    with stop_behind(4, "teacher"):
+        run(config, cut)
+    path.unlink()
+    assert "its classifier is fresh" in capsys.readouterr().out
+    assert run(config, cut) == [row]
+    assert "its classifier is fresh" not in capsys.readouterr().out
+    assert rows(cut) == rows(whole)
+    assert_same_states(cut, whole, "teacher")
+    about = [json.loads((run / "teacher/stage.json").read_text()) for run in (cut, whole)]
+    assert about[0] == about[1] and about[0]["start"]["num_classes"] == 7
+    for other in ("", str(tmp_path / "other.pth")):
+        with pytest.raises(UserError, match="teacher.start_from was .*seven.pth, is "):
+            run(small_config(**{"teacher.start_from": other}, **given), cut)
+
+
+@pytest.mark.slow
 def test_a_head_that_was_trained_on_another_teacher_is_refused(finished, tmp_path):
     weights = torch_files.weights("tiny", num_classes=10)
     weights |= {key: np.abs(x) for key, x in weights.items() if key.endswith("running_var")}

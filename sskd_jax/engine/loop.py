@@ -29,7 +29,7 @@ from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.system.console import StageProgress, console
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Array, Params, Stopped, UserError
-from sskd_jax.workdir.checkpoint import Checkpoints
+from sskd_jax.workdir.checkpoint import Checkpoints, has_checkpoints
 from sskd_jax.workdir.logbook import Logbook, NoLogbook
 from sskd_jax.workdir.stages import check_description, describe
 
@@ -57,8 +57,9 @@ class Job(NamedTuple):
       learning_rate: a function of the step.
       seed: of the run.
       checkpoint: where the finished stage comes from, in place of training it; "" if it does not.
+      start_from: the file or the workdir whose weights it starts from; "" if it does not.
       remarks: what its row of the results says beside the scores.
-      classes: their names, where they are known.
+      beside: what stage.json says beside `about`, which may differ in a folder.
     """
 
     name: str
@@ -78,8 +79,9 @@ class Job(NamedTuple):
     learning_rate: Callable[[int], Any]
     seed: int
     checkpoint: str = ""
+    start_from: str = ""
     remarks: Mapping[str, Any] = {}
-    classes: tuple[str, ...] = ()
+    beside: Mapping[str, Any] = {}
 
     @property
     def total_steps(self) -> int:
@@ -221,13 +223,20 @@ def run_stage(job: Job, session: Session) -> Trained:
     return Trained(variables(last), variables(best), best_epoch)
 
 
+def is_begun(job: Job, session: Session) -> bool:
+    """Whether a stage has a checkpoint, from which it goes on."""
+    folder = session.workdir / job.name
+    has_one = chief() and folder.is_dir() and has_checkpoints(folder)
+    return any(max_over_processes(has_one))
+
+
 def first_state(job: Job) -> TrainState:
     return initial_state(job.task, jax.random.PRNGKey(job.seed), job.frozen, job.start)
 
 
 def open_checkpoints(job: Job, workdir: epath.Path) -> Checkpoints:
     folder = workdir / job.name
-    describe(folder, job.about | {"classes": list(job.classes)})
+    describe(folder, job.about | dict(job.beside))
     advice = "give another --workdir, or delete the folder to train it again"
     check_description(folder, job.about, advice)
     return Checkpoints(folder)

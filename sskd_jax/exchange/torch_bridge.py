@@ -58,20 +58,23 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
 
 
-def load_weights(path: str | os.PathLike, name: str) -> tuple[dict[str, Any], int]:
+def load_weights(
+    path: str | os.PathLike, name: str, section: str = "teacher"
+) -> tuple[dict[str, Any], int]:
     """({"params", "batch_stats"}, number of classes) of an architecture from a file of PyTorch's.
 
     Args:
       path: of the file.
       name: of the architecture, one of `MODELS`, or with ".branches" behind it: of its branches.
+      section: of the config that names the architecture, which an error tells.
 
     Raises:
       UserError: the file can't be read, or holds another network.
     """
     tensors = read_state_dict(path)
     try:
-        state = _own_entries(name, tensors)
-        return _variables(name, state), _num_classes(name, state)
+        state = _own_entries(name, tensors, section)
+        return _variables(name, state, section), _num_classes(name, state)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -194,13 +197,13 @@ def _torch_name(path: Path) -> str:
     return ".".join([*modules, LEAVES[leaf]])
 
 
-def _variables(name: str, state: StateDict) -> dict[str, Any]:
+def _variables(name: str, state: StateDict, section: str = "teacher") -> dict[str, Any]:
     """{"params", "batch_stats"} of an architecture's own entries."""
-    places = _fitting_places(name, state)
+    places = _fitting_places(name, state, section)
     return unflatten_dict({place.path: _to_flax(key, state[key]) for key, place in places.items()})
 
 
-def _own_entries(name: str, state_dict: StateDict) -> StateDict:
+def _own_entries(name: str, state_dict: StateDict, section: str = "teacher") -> StateDict:
     """The entries of an architecture, or of its branches, by their own names.
 
     Raises:
@@ -213,7 +216,7 @@ def _own_entries(name: str, state_dict: StateDict) -> StateDict:
         if is_other and any(key.startswith(prefix) for key in state):
             raise UserError(
                 f"the {prefix[:-1]} in it tells that its stem has another stride than that of "
-                f"{model}: use --config.teacher.model={mobilenet}"
+                f"{model}: use --config.{section}.model={mobilenet}"
             )
     if _is_part(name):
         if branches := _under(BRANCHES, state):
@@ -262,7 +265,7 @@ def _num_classes(name: str, state: StateDict) -> int:
     return len(matrices[-1]) // (4 if _is_part(name) else 1)
 
 
-def _fitting_places(name: str, state: StateDict) -> dict[str, Place]:
+def _fitting_places(name: str, state: StateDict, section: str = "teacher") -> dict[str, Place]:
     """The places of an architecture's variables, by their names in PyTorch.
 
     Raises:
@@ -273,7 +276,7 @@ def _fitting_places(name: str, state: StateDict) -> dict[str, Place]:
     if misfit := _misfit(places, state):
         hint, part = "", name.removeprefix(_model(name))
         if other := _fitting_model(state, part):
-            hint = f"; this file holds a {other}: use --config.teacher.model={other}"
+            hint = f"; this file holds a {other}: use --config.{section}.model={other}"
         raise UserError(f"this is not a {name}: {misfit}{hint}")
     return places
 

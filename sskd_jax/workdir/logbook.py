@@ -135,7 +135,9 @@ def differences(stored: Row, config: Row) -> list[str]:
     return [
         f"{key} was {old.get(key)}, is {new.get(key)}"
         for key in sorted(old | new)
-        if old.get(key) != new.get(key) and not key.startswith(HARMLESS)
+        if old.get(key) != new.get(key)
+        and (old.get(key) or new.get(key))  # a key that one of them lacks may be empty in the other
+        and not key.startswith(HARMLESS)
     ]
 
 

@@ -74,7 +74,8 @@ def finish(book: Logbook, rows: list[Row]) -> None:
       book: of the run.
       rows: one per network that was trained: stage, network, parameters and, where there are any,
         net (of a network that the stage is not called after), top1, top5, best_top1 in [0, 1],
-        best_epoch and paper, the published accuracy in per cent.
+        best_epoch, start_from (whose weights it began with) and paper, the published accuracy in
+        per cent.
     """
     book.check_owner()
     file = book.workdir / "results.json"
@@ -103,6 +104,9 @@ def show(workdir: epath.Path) -> None:
     several = f", mean ± standard deviation of {len(files)} seeds" * (len(files) > 1)
     cells = [result_cells(rows) for rows in networks.values()]
     table(f"Accuracy on the test images, %{several}", RESULT_COLUMNS, cells)
+    for (stage, _), rows in networks.items():
+        if "start_from" in rows[0]:
+            console.print(f"start    {stage} began with the weights of {rows[0]['start_from']}")
     picture = plot_curves(workdir, [file.parent for file in files])
     console.print(f"curves   {picture}" if picture else "curves   none: nothing was trained")
     for file in files:

@@ -76,18 +76,42 @@ def load_stage(path: epath.Path, name: str, about: dict[str, Any]) -> dict[str, 
     Raises:
       UserError: there is no such stage, it is not finished, or it belongs to something else.
     """
+    return load_folder(find_stage(path, name, about))
+
+
+def find_stage(path: epath.Path, name: str, about: dict[str, Any]) -> epath.Path:
+    """The folder of the stage that `load_stage` loads."""
+    folders = candidates(path, name)
+    folder = next((folder for folder in folders if fits(folder, about)), folders[0])
+    kind = name.rpartition("/")[2]
+    check_description(folder, about, f"give the config that it was trained with, or another {kind}")
+    return folder
+
+
+def candidates(path: epath.Path, name: str) -> list[epath.Path]:
+    """The folders that may be meant by a stage of a workdir, the one of this very name first.
+
+    Args: as those of `load_stage`.
+
+    Raises:
+      UserError: there are none.
+    """
     check_one(path)
     kind = name.rpartition("/")[2]
-    candidates = (path, path / name, path / kind, *sorted(path.glob(f"*/{kind}")))
-    folders = [folder for folder in candidates if (folder / "stage.json").exists()]
+    found = dict.fromkeys((path, path / name, path / kind, *sorted(path.glob(f"*/{kind}"))))
+    folders = [folder for folder in found if (folder / "stage.json").exists()]
     if not folders:
         raise UserError(f"{path} holds no {kind}: give a workdir of a run that trained one")
-    folder = next((folder for folder in folders if fits(folder, about)), folders[0])
-    advice = (
-        f"give the config that it was trained with, or another {kind}; for methods that want "
-        "different ones, a workdir that holds them all"
-    )
-    steps = check_description(folder, about, advice)["steps"]
+    return folders
+
+
+def load_folder(folder: epath.Path) -> dict[str, Any]:
+    """The last {"params", "batch_stats"} of every net of the finished stage in a folder, by net.
+
+    Raises:
+      UserError: it is not finished, or this version can't read it.
+    """
+    steps = check_description(folder, {}, "")["steps"]
     state = read_newest(folder)
     done = int(state["step"]) if state else 0
     if done != steps:

@@ -39,6 +39,7 @@ def test_what_decides_nothing_parts_nothing(harmless):
         {"student__images__share": 0.5},
         {"teacher__images__noise": 0.3},
         {"teacher__checkpoint": "weights/wrn_40_2.pth"},
+        {"student__start_from": "runs/kd"},
         {"method__temperature": 2.0},
         {"weights__kd": 0.5},
         {"data__validation": 0.1},
@@ -93,6 +94,8 @@ def test_what_is_told_in_words():
     )
     assert told["method"] == "sskd" and told["changes"] == "tf_ratio 0.5, ss 0.0"
     assert told["before"] == "teacher wrn.pth; head 3 epochs, share 0.5"
+    started = described(KD, student__start_from="runs/kd", teacher__start_from="old/wrn.pth")
+    assert started["before"] == "teacher 240 epochs, from wrn.pth; student from kd"
     assert told["selection"] == "0.1 of the training images"
     assert described("configs/cifar.py:method=at+kd")["method"] == "at+kd"
     assert described("configs/cifar.py:method=at")["method"] == "at"

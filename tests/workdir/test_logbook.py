@@ -127,6 +127,18 @@ def test_keys_that_change_no_number_may_change(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config))
 
 
+def test_a_key_that_came_later_may_be_empty(tmp_path):
+    with book(tmp_path):
+        trained(tmp_path)
+    later = {**CONFIG, "student": {"start_from": "", "mean": ()}}
+    with book(tmp_path, later):
+        pass
+    later["student"]["start_from"] = "a.pth"
+    message = "another config .student.start_from was , is a.pth.:"
+    with pytest.raises(UserError, match=message), book(tmp_path, later):
+        pass
+
+
 def compare(**weights: float) -> dict[str, object]:
     """The config of a comparison of methods, by the weight of one of their terms."""
     settings = {name: {"weights": {"kd": weight}} for name, weight in weights.items()}

@@ -1,0 +1,225 @@
+"""The weights that a stage is given: those of a finished one in its place, or a start."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sskd_jax.engine.loop import Job, first_state, variables
+from sskd_jax.exchange import torch_bridge
+from sskd_jax.system.paths import locate
+from sskd_jax.types import Params, UserError
+from sskd_jax.workdir.checkpoint import checksum
+from sskd_jax.workdir.files import read_json
+from sskd_jax.workdir.stages import candidates, load_folder, load_stage
+
+Leaves = dict[tuple[str, ...], np.ndarray]  # by their path in {"params", "batch_stats"}
+
+
+def load_given(job: Job) -> Params:
+    """{"params", "batch_stats"} by net, of another run's stage, or of a network from PyTorch.
+
+    Raises:
+      UserError: there is none, or it does not suit this run.
+    """
+    path, learned = locate(job.checkpoint), list(job.sketch.state.params)
+    if path.is_dir():
+        about = {key: value for key, value in job.about.items() if key not in ("image", "steps")}
+        return load_stage(path, job.name, about)
+    if not all(comes_as_weights(job, net) for net in learned):
+        raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
+    check_beside(job, path)
+    return {net: load_net(job, path, net) for net in learned}
+
+
+def comes_as_weights(job: Job, net: str) -> bool:
+    """Whether it is the network that the stage is called after, or the branches of one."""
+    module = job.task.stage.nets[net].module  # not its architecture, which may be "my.code:Net"
+    is_part = isinstance(module, str) and "." in module
+    return is_part or net == job.kind and net in job.networks
+
+
+def load_net(job: Job, path: epath.Path, net: str) -> Params:
+    """{"params", "batch_stats"} of a network, or of its branches, from a file of PyTorch's."""
+    weights, num_classes = torch_bridge.load_weights(path, job.networks[net], section_of(job, net))
+    if num_classes != job.task.num_classes:
+        raise UserError(
+            f"{path} tells {num_classes} classes apart, and the dataset has "
+            f"{job.task.num_classes}: give a {job.kind} of this dataset, or start from this one "
+            f"and train it: --config.{section_of(job, net)}.start_from={path}"
+        )
+    return weights
+
+
+def section_of(job: Job, net: str) -> str:
+    """The section of the config that says the architecture of a network or its branches."""
+    return job.task.stage.nets[net].module.partition(".")[0]
+
+
+def check_beside(job: Job, path: epath.Path) -> None:
+    """Refuses branches that stand beside another network in their file than in this run.
+
+    Whose weights this run has is known once the stage is supplied.
+    """
+    for net in job.sketch.state.params:
+        network, _, part = job.task.stage.nets[net].module.partition(".")
+        ours = job.about.get(f"{network}_weights")
+        if part and ours and ours != f"{checksum(load_net(job, path, network)):08x}":
+            raise UserError(
+                f"{path} holds branches of another {network} than this run has: give "
+                f"--config.{network}.checkpoint={path}, too"
+            )
+
+
+class Source(NamedTuple):
+    """Weights to start from, as they are stored.
+
+    Attributes:
+      path: of the file, or of the folder of the finished stage.
+      nets: {"params", "batch_stats"} by net of the stage that starts.
+      num_classes: that they tell apart.
+      steps: that they were trained for, where that is known.
+    """
+
+    path: epath.Path
+    nets: Params
+    num_classes: int
+    steps: int | None = None
+
+
+class Start(NamedTuple):
+    """What a stage starts from, found to suit it.
+
+    Attributes:
+      leaves: by net; those that it lacks begin as they would without a start.
+      record: of it, for stage.json.
+      line: the same for a person.
+    """
+
+    leaves: Mapping[str, Leaves]
+    record: Mapping[str, Any]
+    line: str
+
+
+def load_start(job: Job) -> Start:
+    """The start of a stage: the network of a file, or what a finished stage has of its nets.
+
+    What tells another number of classes apart than this dataset has is left out.
+
+    Raises:
+      UserError: there is none, or it does not suit this run.
+    """
+    path = locate(job.start_from)
+    source = from_workdir(job, path) if path.is_dir() else from_file(job, path)
+    leaves = {net: fitting(job, net, own, source) for net, own in source.nets.items()}
+    line = f"starts from {source.path}" + f", behind {source.steps} steps" * bool(source.steps)
+    if any(len(leaves[net]) < len(flatten_dict(own)) for net, own in source.nets.items()):
+        line += (
+            f"; its classifier is fresh, as that tells {source.num_classes} classes apart and "
+            f"this dataset has {job.task.num_classes}"
+        )
+    if anew := [net for net in learned_nets(job) if net not in leaves]:
+        line += f"; begins anew: {', '.join(anew)}"
+    record = {
+        "path": str(source.path),
+        "num_classes": source.num_classes,
+        "steps": source.steps,
+        "weights": {net: f"{checksum(own):08x}" for net, own in leaves.items()},
+    }
+    return Start(leaves, record, line)
+
+
+def learned_nets(job: Job) -> list[str]:
+    return [name for name, net in job.task.stage.nets.items() if net.learns]
+
+
+def main_network(job: Job) -> str | None:
+    """The network that learns: the one that the stage is called after, or else the only one."""
+    networks = [net for net in learned_nets(job) if net in job.networks]
+    whole = [net for net in networks if "." not in job.task.stage.nets[net].module]
+    if job.kind in whole:
+        return job.kind
+    return whole[0] if len(whole) == 1 else None
+
+
+def from_file(job: Job, path: epath.Path) -> Source:
+    """The network in a file of PyTorch's."""
+    if (net := main_network(job)) is None:
+        raise UserError(f"{path} is no workdir: the stage {job.kind} starts from a run of ours")
+    weights, num_classes = torch_bridge.load_weights(path, job.networks[net], section_of(job, net))
+    return Source(path, {net: weights}, num_classes)
+
+
+def from_workdir(job: Job, path: epath.Path) -> Source:
+    """All nets that a finished stage has of this one's; of a stage of another kind the network."""
+    folder, *others = candidates(path, job.name)
+    if others and folder not in (path, path / job.name, path / job.kind):
+        raise UserError(
+            f"{path} holds several: give --config.{job.kind}.start_from="
+            f"{'|'.join(map(str, (folder, *others)))}"
+        )
+    about, stored = read_json(folder / "stage.json"), load_folder(folder)
+    if folder.name == job.kind:
+        names = {net: net for net in learned_nets(job) if net in stored}
+    else:
+        network = main_network(job)
+        names = {network: folder.name} if network else {}
+    if not names or not set(names.values()) <= set(stored):
+        raise UserError(f"{folder} holds nothing that the stage {job.kind} could start from")
+    for net, name in names.items():
+        if net in job.networks and about.get(f"{name}_model") != job.networks[net]:
+            model, section = about.get(f"{name}_model"), section_of(job, net)
+            raise UserError(
+                f"{folder} holds a {model}, and the {net} is a {job.networks[net]}: use "
+                f"--config.{section}.model={model}"
+            )
+    nets = {net: stored[name] for net, name in names.items()}
+    return Source(folder, nets, about["num_classes"], about["steps"])
+
+
+def fitting(job: Job, net: str, own: Params, source: Source) -> Leaves:
+    """The leaves of a net that have the shapes of this run's.
+
+    Raises:
+      UserError: one is missing, or has another shape for another reason than the classes.
+    """
+    state, found = job.sketch.state, flatten_dict(own)
+    expected = flatten_dict({"params": state.params[net], "batch_stats": state.batch_stats[net]})
+    if others := expected.keys() ^ found.keys():
+        raise UserError(
+            f"{source.path} does not fit the {net} of this run: only one of them has "
+            f"{'/'.join(min(others)[1:])}"
+        )
+    for path, leaf in expected.items():
+        if found[path].shape != leaf.shape:
+            check_classes(job, f"{net}/{'/'.join(path[1:])}", found[path].shape, leaf.shape, source)
+    return {path: found[path] for path, leaf in expected.items() if found[path].shape == leaf.shape}
+
+
+def check_classes(
+    job: Job, name: str, theirs: tuple[int, ...], ours: tuple[int, ...], source: Source
+) -> None:
+    """Refuses two shapes that differ in more than how many classes are told apart."""
+    classes = job.task.num_classes
+    is_scaled = len(theirs) == len(ours) and all(
+        a == b or a * classes == b * source.num_classes for a, b in zip(theirs, ours, strict=True)
+    )
+    if not is_scaled:
+        raise UserError(
+            f"{source.path} does not fit this run: {name} has shape {list(theirs)}, not "
+            f"{list(ours)}"
+        )
+
+
+def started(job: Job, start: Start | None) -> Job:
+    """A supplied job from its start, if it has one; the rest begins as it would without it."""
+    if start is None:
+        return job
+    fresh = variables(first_state(job))
+    nets = {
+        net: unflatten_dict(flatten_dict(fresh[net]) | dict(leaves))
+        for net, leaves in start.leaves.items()
+    }
+    return job._replace(start=job.start | nets, beside=job.beside | {"start": start.record})
