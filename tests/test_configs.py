@@ -1,5 +1,7 @@
 """The configs: every method's numbers, what is published, and schedules."""
 
+import json
+
 import pytest
 
 from configs import (
@@ -7,6 +9,7 @@ from configs import (
     cifar_fast,
     common,
     continual,
+    extend,
     imagenet,
     long_tail,
     methods,
@@ -238,6 +241,37 @@ def test_streams_of_tasks():
     assert weights["coca"] == weights["coca_free"] == weights["derpp"] | {"supcon": 0.3, "rot": 0.3}
     assert continual.get_config("dataset=cifar100,task_classes=5").student.epochs == 20 * 50
     assert continual.get_config().student.epochs == 5 * 50
+
+
+def test_extending_a_run_takes_all_but_the_students_from_it(tmp_path):
+    config = quickstart.get_config()
+    config.head.checkpoint, config.teacher.start_from = "runs/other", "resnet20.pth"
+    config.until, config.time_limit = "head", 60.0
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    run = str(tmp_path)
+    found = extend.get_config(f"run={run},epochs=5")
+    settings.check(found)
+    assert (found.teacher.checkpoint, found.head.checkpoint) == (run, "runs/other")
+    assert (found.student.checkpoint, found.student.start_from) == ("", run)
+    assert (found.student.epochs, found.until, found.time_limit) == (5, "student", 0.0)
+    assert found.teacher.start_from == "" and found.methods == ("scratch", "kd", "sskd")
+    teacher = extend.get_config(f"run={run},stage=teacher")
+    assert (teacher.teacher.start_from, teacher.until) == (run, "teacher")
+    assert teacher.teacher.epochs == 12 and teacher.student == config.student
+
+
+def test_what_cannot_be_extended_is_one_line(tmp_path):
+    scratch = long_tail.get_config()
+    (tmp_path / "config.json").write_text(json.dumps(scratch.to_dict()))
+    for argument, message in [
+        (None, "say which run to extend: --config=configs/extend.py:run=WORKDIR"),
+        ("run=/nowhere", "/nowhere is no workdir of a run: it has no config.json"),
+        (f"run={tmp_path},stage=head", "unknown stage to extend 'head': choose from student"),
+        (f"run={tmp_path},stage=teacher", "has no teacher: it has "),
+        (f"run={tmp_path},epochs=many", "config argument epochs=many: give a whole number"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            extend.get_config(argument)
 
 
 def test_the_quickstart_takes_any_method():

@@ -299,6 +299,8 @@ MISTAKES = [
         "the student goes on from the stage warmup, so student.start_from would leave that without "
         "effect: give warmup.start_from, or warmup.checkpoint, too",
     ),
+    (("--config=configs/extend.py",), "say which run to extend: --config=configs/extend.py:run="),
+    (("--config=configs/extend.py:run={folder}",), "is no workdir of a run: "),
     # data
     ((QUICK, "--config.data.name=cifar101"), "unknown dataset 'cifar101'"),
     *(

@@ -14,7 +14,7 @@ import torch_files
 from quick import QUICK
 from tiny import LONG_TAILED, STREAMS, TinyNet, small_config, tiny_network
 
-from configs import cifar
+from configs import cifar, extend
 from sskd_jax import plan, train
 from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.devices import run_once
@@ -359,6 +359,29 @@ def test_a_started_teacher_goes_on_without_its_file(tmp_path, capsys):
     for other in ("", str(tmp_path / "other.pth")):
         with pytest.raises(UserError, match="teacher.start_from was .*seven.pth, is "):
             run(small_config(**{"teacher.start_from": other}, **given), cut)
+
+
+@pytest.mark.slow
+def test_more_epochs_on_a_finished_run(finished, tmp_path):
+    """Students go on from their last weights, and nothing in front of them is trained again."""
+    workdir, table = finished
+    config = extend.get_config(f"run={workdir},epochs=1")
+    config.student.learning_rate = 1e-9
+    found = run(config, tmp_path)
+    students = [name for name in STAGES if name.endswith("student")]
+    assert [row["stage"] for row in rows(tmp_path)] == students
+    for name in students:
+        ours, theirs = (final_state(folder, name) for folder in (tmp_path, workdir))
+        assert int(ours["step"]) == 3 and set(ours["params"]) == set(theirs["params"])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+            ours["params"],
+            theirs["params"],
+        )
+        start = json.loads((tmp_path / name / "stage.json").read_text())["start"]
+        assert (start["path"], start["steps"]) == (str(workdir / name), 6)
+    assert [row.get("start_from") for row in found] == [None] + [str(workdir)] * 3
+    assert found[0]["top1"] == table[0]["top1"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,62 @@
+r"""More epochs on a finished run: its schedule once more, from the last weights of its students.
+
+    python -m sskd_jax.main --config=configs/extend.py:run=runs/sskd,epochs=60 \
+        --workdir=runs/sskd_more --config.student.learning_rate=.005
+
+All other stages come from that run as they are, and so does every number that is not changed. What
+comes out is a run of its own. Momentum and the memories of methods begin anew.
+"""
+
+import json
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from configs import common
+from sskd_jax.types import UserError, choose
+
+STAGES = ("student", "teacher")  # that may be extended; in front of a teacher there is no stage
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Arguments: run, the workdir; epochs, as many as it had if it says none; stage."""
+    args = common.parse(arg, run="", epochs="", stage="student")
+    chosen = args["stage"]
+    choose(dict.fromkeys(STAGES), chosen, "stage to extend")
+    config = stored(args["run"])
+    stages = {name: part for name, part in config.items() if is_stage(part)}
+    if chosen not in stages:
+        raise UserError(f"the run in {args['run']} has no {chosen}: it has {', '.join(stages)}")
+    if chosen != "teacher":
+        for section in stages.values():
+            section |= {"checkpoint": section["checkpoint"] or args["run"], "start_from": ""}
+    config[chosen] |= {"checkpoint": "", "start_from": args["run"]}
+    if args["epochs"]:
+        config[chosen]["epochs"] = common.whole(args["epochs"], "epochs")
+    return ConfigDict(config | {"until": chosen, "time_limit": common.RUN["time_limit"]})
+
+
+def stored(workdir: str) -> dict[str, Any]:
+    """The config of a workdir's run."""
+    if not workdir:
+        raise UserError("say which run to extend: --config=configs/extend.py:run=WORKDIR")
+    file = epath.Path(workdir).expanduser() / "config.json"
+    if not file.exists():
+        raise UserError(f"{workdir} is no workdir of a run: it has no config.json")
+    try:
+        return tuples(json.loads(file.read_text()))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}): put a copy of it back") from error
+
+
+def tuples(content: Any) -> Any:
+    """What JSON holds, with tuples for lists, as config files have them."""
+    if isinstance(content, dict):
+        return {key: tuples(value) for key, value in content.items()}
+    return tuple(content) if isinstance(content, list) else content
+
+
+def is_stage(part: Any) -> bool:
+    """Whether a section of a config says how a stage is trained."""
+    return isinstance(part, dict) and "epochs" in part
