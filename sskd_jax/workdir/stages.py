@@ -84,7 +84,11 @@ def find_stage(path: epath.Path, name: str, about: dict[str, Any]) -> epath.Path
     folders = candidates(path, name)
     folder = next((folder for folder in folders if fits(folder, about)), folders[0])
     kind = name.rpartition("/")[2]
-    check_description(folder, about, f"give the config that it was trained with, or another {kind}")
+    advice = (
+        f"give the config that it was trained with, or another {kind}; for methods that want "
+        "different ones, a workdir that holds them all"
+    )
+    check_description(folder, about, advice)
     return folder
 
 
