@@ -37,6 +37,7 @@ from sskd_jax.workdir.report import kind_of
 RESULTS = pathlib.Path(__file__).parent / "results"
 FILES = ("config.json", "environments.json", METRICS, TIMES, "results.json")
 PROTOCOL = "protocol.json"
+PROBES = "probes.json"  # of those that experiments/probe.py has looked at
 SIMILARITY = "similarity.json"  # of those runs that experiments/similarity.py has looked at
 INDEX = "index.csv"
 DONE, FAILED = "done", "failed"
@@ -92,6 +93,7 @@ class Network(NamedTuple):
       minutes: how long it was trained: the method's own stages, then the network's.
       environments: those that the network's stage was in.
       similarity: to its teacher, by measure; empty where it was not looked at.
+      probes: accuracies of linear probes, in [0, 1], by dataset.
     """
 
     run: str
@@ -104,6 +106,7 @@ class Network(NamedTuple):
     minutes: list[float]
     environments: list[Row]
     similarity: dict[str, float] = {}
+    probes: dict[str, float] = {}
 
     @property
     def experiment(self) -> str:
@@ -207,7 +210,7 @@ def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
     """Copies the record of a finished run to its folder, where a file is seen once it is whole."""
     for name in (METRICS, TIMES):  # damage is told before anything is kept
         read_rows(workdir / name)
-    names = [*FILES, SIMILARITY] if (workdir / SIMILARITY).is_file() else FILES
+    names = [*FILES, *(name for name in (SIMILARITY, PROBES) if (workdir / name).is_file())]
     contents = {name: content_of(workdir / name) for name in names}
     put(folder, contents, found_protocol(workdir))
 
@@ -270,8 +273,10 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
             read_rows(folder / METRICS)
         # Of two networks that taught each other, the one that the stage is called after.
         by_stage = {row["stage"]: row for row in results if "net" not in row}
-        looked_at = (folder / SIMILARITY).exists()
-        similarity = read_json(folder / SIMILARITY) if looked_at else {}
+        similarity, probes = (
+            read_json(folder / name) if (folder / name).exists() else {}
+            for name in (SIMILARITY, PROBES)
+        )
         for stage, found in told["networks"].items():
             used = dict.fromkeys(row["environment"] for row in times if row["stage"] == stage)
             yield Network(
@@ -285,6 +290,7 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
                 minutes=[minutes(times, name) for name in trained_for(times, stage)],
                 environments=[] if failed else [environments[place] for place in used or [-1]],
                 similarity=similarity.get(stage, {}),
+                probes=probes.get(stage, {}),
             )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

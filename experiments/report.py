@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from experiments import charts, page, plans, protocol, record, scores, statistics
+from experiments import charts, page, plans, probe, protocol, record, scores, statistics
 from experiments.page import Aside, Caption, Chart, Download, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Claim, Table
 from experiments.record import DONE, METRICS, Network, listed
@@ -493,6 +493,7 @@ def parts_of(results: pathlib.Path) -> list[Part]:
     return [
         *parts,
         *similarities(known),
+        *probe.parts(known),
         Heading("All that was run"),
         everything(known),
         Heading("Environments"),

@@ -1,0 +1,147 @@
+r"""How well a linear layer on frozen features tells the classes of other images: a linear probe.
+
+    python -m experiments.probe runs/table/*/ --data=cifar10 --data_dir=DIR
+    python -m experiments.probe runs/sskd --config=configs/imagenet.py --data=NAME --data_dir=DIR
+    python -m experiments.record runs/table/*/
+
+It writes probes.json into the workdirs, which the records then keep. How the papers trained their
+layers they hardly say. Here it is logistic regression (scikit-learn's, L2 with C = 1) on features
+in front of the classifier, each of mean 0 and deviation 1 over the training images, which are seen
+as they are, brought to the size that the network was trained on. So there is no seed in it.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from experiments import protocol, record, statistics
+from experiments.page import Field, Grid, Heading, Part, Text
+from sskd_jax.commands.evaluate import data_section
+from sskd_jax.data import sources
+from sskd_jax.data.sources import Dataset, Split
+from sskd_jax.data.stream import Stream
+from sskd_jax.engine.evaluate import padded_batches
+from sskd_jax.exchange.classifier import Classifier, load
+from sskd_jax.main import fail
+from sskd_jax.settings import STREAMING
+from sskd_jax.system.console import console
+from sskd_jax.system.paths import locate, stage_folders
+from sskd_jax.types import UserError
+from sskd_jax.workdir.files import read_json, write_json
+
+BATCH = 500  # images
+MOST_ITERATIONS = 1000
+
+
+def batches(split: Split | Stream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (image u8[n, H, W, 3], label i32[n]) of a whole split in order."""
+    index, mask = padded_batches(split.size, BATCH, devices=1)
+    if isinstance(split, Split):
+        for own, counts in zip(index[0], mask[0], strict=True):
+            yield split.image[own[counts]], split.label[own[counts]]
+    else:
+        for batch, counts in zip(split.batches(index), mask[0], strict=True):
+            yield batch.image[0, 0][counts], batch.label[0, 0][counts]
+
+
+def features(classifier: Classifier, split: Split | Stream) -> tuple[np.ndarray, np.ndarray]:
+    """(f32[N, D] in front of the classifier, label i32[N]) of a split."""
+    size, _ = classifier.sizes
+    found, labels = [], []
+    for image, label in batches(split):
+        if image.shape[1] != size:
+            shape = (len(image), size, size, 3)
+            resized = jax.image.resize(image.astype(np.float32), shape, "bilinear")
+            image = np.asarray(resized).round().clip(0, 255).astype(np.uint8)
+        found.append(classifier.features(image))
+        labels.append(label)
+    return np.concatenate(found), np.concatenate(labels)
+
+
+def probe(classifier: Classifier, data: Dataset) -> float:
+    """The accuracy in [0, 1] on the test images of a linear layer fitted to the training images."""
+    layer = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS))
+    layer.fit(*features(classifier, data.train))
+    return float(layer.score(*features(classifier, data.test)))
+
+
+def stages_of(workdir: pathlib.Path) -> list[str]:
+    """The stages of a workdir that end with a network."""
+    folders = (folder.relative_to(workdir) for folder in stage_folders(locate(workdir)))
+    return sorted(str(name) for name in folders if name.name in ("student", "teacher"))
+
+
+def keep(workdir: pathlib.Path, data: str, found: Mapping[str, float]) -> None:
+    """Adds what was found to the workdir's probes.json: accuracies by stage and dataset."""
+    file = locate(workdir) / record.PROBES
+    known = dict(read_json(file)) if file.exists() else {}
+    for stage, accuracy in found.items():
+        known[stage] = known.get(stage, {}) | {data: accuracy}
+    write_json(file, known)
+
+
+def parts(known: Mapping[str, Mapping[int, record.Network]]) -> list[Part]:
+    """What the records have of probes, a line per experiment and dataset."""
+    rows = []
+    for seeds in known.values():
+        networks = [network for _, network in sorted(seeds.items())]
+        for data in dict.fromkeys(name for network in networks for name in network.probes):
+            rows.append(line(data, [network for network in networks if data in network.probes]))
+    about = Text(
+        "Accuracy of logistic regression on frozen features, on images that the network was not "
+        "trained on, in per cent; `python -m experiments.probe WORKDIR --data=NAME`."
+    )
+    columns = ("trained on", "network", "method", "images", "top-1 (n)")
+    return [Heading("Linear probes"), about, Grid(columns, rows) if rows else Text("Not run.")]
+
+
+def line(data: str, networks: Sequence[record.Network]) -> list[Field]:
+    one = networks[0].protocol
+    what = " ".join((one["method"], one["changes"])).strip()
+    found = statistics.summary([100 * network.probes[data] for network in networks])
+    texts = (one["data"], one["network"], what, data, f"{found} ({found.n})")
+    return [Field(text, faint=found.n == 1) for text in texts]
+
+
+def probe_all(workdirs: Iterable[pathlib.Path], data: Dataset, name: str, stage: str) -> None:
+    """Probes all networks of the workdirs, or those of one stage, and keeps what it finds."""
+    for workdir in workdirs:
+        stages = [stage] if stage else stages_of(workdir)
+        if not stages:
+            raise UserError(f"{workdir} holds no network: give the workdir of a run that is done")
+        for own in stages:
+            accuracy = probe(load(workdir, stage=own), data)
+            keep(workdir, name, {own: accuracy})
+            console.print(f"{workdir}  {own}  {name} {100 * accuracy:.2f} %")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Probes the networks of the workdirs that are named."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.probe", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("workdir", nargs="+", type=pathlib.Path, help="of a finished run")
+    parser.add_argument("--stage", default="", help="such as sskd/student; default: all networks")
+    parser.add_argument("--config", help="whose data section says how images are read")
+    parser.add_argument("--data", help="the name of the dataset; default: that of --config")
+    parser.add_argument("--data_dir", help="the folder of datasets")
+    args = parser.parse_args(argv)
+    protocol.leave_accelerators()
+    try:
+        section = data_section(str(args.workdir[0]), args.config)
+        name = args.data or section.name
+        streaming = {key: section[key] for key in STREAMING if key in section}
+        data = sources.load(name, args.data_dir or section.data_dir or None, **streaming)
+        probe_all(args.workdir, data, name, args.stage)
+    except (UserError, OSError) as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    main()
