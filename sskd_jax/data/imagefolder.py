@@ -1,7 +1,8 @@
 """Image files in folders of classes, as PyTorch's users have them, and their examples for tfds.
 
 They are SOURCE/train/CLASS/IMAGE and SOURCE/val/CLASS/IMAGE, or SOURCE/CLASS/IMAGE alone, of which
-a share is held out.
+a share is held out. A list of files may say which of the training images there are, as that of
+ImageNet-LT does.
 """
 
 import collections
@@ -56,23 +57,32 @@ class Folder(NamedTuple):
         return f"files per class, of {len(self.classes)} classes: {', '.join(texts)}"
 
 
-def read(source: pathlib.Path, share: float, known: Sequence[str] | None = None) -> Folder:
+def read(
+    source: pathlib.Path,
+    share: float,
+    known: Sequence[str] | None = None,
+    train_list: pathlib.Path | None = None,
+) -> Folder:
     """Lists the image files below a folder.
 
     Args:
       source: with train/ and val/, or with class folders alone.
       share: of every class, in (0, 1), that is held out where there is no val/.
       known: the classes where the dataset's names are given; None: those of the training images.
+      train_list: of the training images; None: all that there are.
 
     Raises:
-      UserError: the folder lacks a part, or has a class that is none of the known ones.
+      UserError: the folder lacks a part, or has a class that is none of the known ones, or the list
+        is of another form or of other images.
     """
     if not source.is_dir():
         raise UserError(
             f"--source={shown(source)} is no folder: give one with train/CLASS/IMAGE and "
             "val/CLASS/IMAGE"
         )
-    if (source / "train").is_dir():
+    if train_list:
+        files = {"train": listed(train_list, source), "validation": images(held_out_folder(source))}
+    elif (source / "train").is_dir():
         files = {"train": images(source / "train"), "validation": images(held_out_folder(source))}
     else:
         files = hold_out(images(source), share)
@@ -119,6 +129,39 @@ def images(folder: pathlib.Path) -> Files:
             "folder per class"
         )
     return found
+
+
+def listed(file: pathlib.Path, source: pathlib.Path) -> Files:
+    """The images of a list, sorted; each line is a path below `source`, a space and a label.
+
+    Raises:
+      UserError: a line is of another form, or its file is not there, or labels do not count classes
+        in the order of their names.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--train_list={shown(file)} cannot be read: {error}") from error
+    found: dict[pathlib.Path, str] = {}
+    for number, line in enumerate(filter(str.strip, lines), 1):
+        path, _, label = line.strip().rpartition(" ")
+        if not label.isdecimal() or path.count("/") < 2:
+            raise UserError(
+                f"{shown(file)}, line {number}, is {shown(line)}: give lines such as "
+                "train/n01440764/n01440764_190.JPEG 0"
+            )
+        found[source / path] = label
+    missing = next((path for path in found if not path.is_file()), None)
+    if not found or missing:
+        raise UserError(f"{shown(file)} names {shown(missing or 'no image')}, which is not there")
+    classes = sorted({path.parent.name for path in found})
+    for path, label in found.items():
+        if int(label) >= len(classes) or classes[int(label)] != path.parent.name:
+            raise UserError(
+                f"{shown(file)} gives {shown(path)} the label {label}, which is not the place of "
+                "its class among all by name: sort the classes of the list"
+            )
+    return sorted(found)
 
 
 def hold_out(files: Files, share: float) -> dict[str, Files]:

@@ -1,8 +1,10 @@
-"""Writes a tfds dataset from files that are there: CIFAR's official ones, or a folder of images.
+r"""Writes a tfds dataset from files that are there: CIFAR's official ones, or a folder of images.
 
   python -m sskd_jax.data.prepare cifar100 --source=cifar-100-python --data_dir=DIR
   python -m sskd_jax.data.prepare imagefolder --source=FOLDER --name=flowers --data_dir=DIR
   python -m sskd_jax.data.prepare imagefolder --source=ILSVRC2012 --name=imagenet2012 --data_dir=DIR
+  python -m sskd_jax.data.prepare imagefolder --source=ILSVRC2012 --name=imagenet_lt \
+      --train_list=ImageNet_LT_train.txt --data_dir=DIR
 
 A dataset that tfds's catalogue has becomes what tfds itself prepares where it can download.
 FOLDER holds train/CLASS/IMAGE and val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes are
@@ -62,7 +64,12 @@ def prepare_cifar(name: str, source: pathlib.Path, data_dir: str | None) -> str:
 
 
 def prepare_folder(
-    name: str, source: pathlib.Path, data_dir: str | None, share: float, file_format: str
+    name: str,
+    source: pathlib.Path,
+    data_dir: str | None,
+    share: float,
+    file_format: str,
+    train_list: pathlib.Path | None = None,
 ) -> str:
     """Writes a dataset from a folder of images, unless it is there already.
 
@@ -72,6 +79,7 @@ def prepare_folder(
       data_dir: the folder of datasets; None: that of tfds.
       share: of every class that is held out where the folder has no val/.
       file_format: one of `FORMATS`.
+      train_list: of the training images, where they are not all of the folder's.
 
     Returns:
       The line that tells the user what was written, and what to type next.
@@ -83,7 +91,7 @@ def prepare_folder(
         raise UserError(f"--name={name}: give small letters, digits and _, such as flowers")
     builder = known_builder(name, data_dir)
     known_classes = builder and builder.info.features["label"].names
-    folder = imagefolder.read(source, share, known_classes)
+    folder = imagefolder.read(source, share, known_classes, train_list)
     if builder and prepared.is_prepared(builder, ("train", "validation")):
         check_origin(builder, folder)
         return already_there(builder, folder_config(builder))
@@ -227,7 +235,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 line = prepare_cifar(args.kind, source, args.data_dir)
             else:
                 line = prepare_folder(
-                    args.name, source, args.data_dir, args.held_out, args.file_format
+                    args.name,
+                    source,
+                    args.data_dir,
+                    args.held_out,
+                    args.file_format,
+                    args.train_list,
                 )
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -259,6 +272,11 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--held_out", type=float, default=0.1, help="share to test on, of a folder without val/"
+    )
+    parser.add_argument(
+        "--train_list",
+        type=pathlib.Path,
+        help="a file that names the training images, such as ImageNet_LT_train.txt",
     )
     parser.add_argument(
         "--file_format",

@@ -1,6 +1,7 @@
 """Folders of images into datasets."""
 
 import io
+import pathlib
 
 import numpy as np
 import pytest
@@ -74,6 +75,50 @@ def test_without_val_a_share_of_every_class_is_held_out(tmp_path):
         names = [path.parent.name for path in found.files[split]]
         assert names == [name for name in CLASSES for _ in range(count)]
     assert not set(found.files["train"]) & set(found.files["validation"])
+
+
+@pytest.fixture
+def tail(tmp_path):
+    """(source, list, its lines), which lacks one, two and three training images of the classes."""
+    source = folder(tmp_path)
+    lines = [
+        f"train/{name}/{path.name} {label}"
+        for label, name in enumerate(sorted(CLASSES))
+        for path in sorted((source / "train" / name).iterdir())[label + 1 :]
+    ]
+    file = tmp_path / "train.txt"
+    file.write_text("\n".join(lines) + "\n")
+    return source, file, lines
+
+
+def test_a_list_says_which_training_images_there_are(tail, tmp_path, capsys):
+    source, file, lines = tail
+    arguments = [f"--source={source}", "--name=flowers", f"--data_dir={tmp_path / 'data'}"]
+    assert main(["imagefolder", *arguments, f"--train_list={file}"]) == 0
+    found = [
+        f"train/{sorted(CLASSES)[row['label']]}/{row['file_name'].decode()} {row['label']}"
+        for row in rows(tmp_path / "data", "train")
+    ]
+    assert found == lines and len(rows(tmp_path / "data", "validation")) == 9
+    assert "dataset=flowers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [], "names no image, which is not there"),
+        (lambda lines: ["train/none.jpg 0"], "line 1, is train/none.jpg 0: give lines such as"),
+        (lambda lines: [*lines, "train/a/none.jpg 0"], "train/a/none.jpg, which is not there"),
+        (lambda lines: [line[:-1] + "2" for line in lines], "the label 2, which is not the place"),
+    ],
+)
+def test_a_wrong_list_is_one_line(change, message, tail):
+    source, file, lines = tail
+    file.write_text("\n".join(change(lines)))
+    with pytest.raises(UserError, match=message):
+        read(source, 0.1, train_list=file)
+    with pytest.raises(UserError, match="--train_list=nowhere cannot be read"):
+        read(source, 0.1, train_list=pathlib.Path("nowhere"))
 
 
 def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(tmp_path, capfd):
