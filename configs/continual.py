@@ -3,6 +3,7 @@ r"""CIFAR as a stream of tasks: CoCa, DER++ and what they are compared with, wit
     python -m sskd_jax.main --config=configs/continual.py --workdir=runs/continual
     python -m sskd_jax.main --config=configs/continual.py:dataset=cifar100,buffer=500,method=derpp
     python -m sskd_jax.main --config=configs/continual.py:dataset=cifar100,task_classes=5
+    python -m sskd_jax.main --config=configs/continual.py:dataset=tiny_imagenet,method=derpp
     python -m experiments.continual runs/continual
 
 Numbers are those of the released code (batches of 32, plain SGD). Expect (DER++, as later papers
@@ -12,7 +13,7 @@ table of CoCa was found. None of it has been run here in full length.
 
 from ml_collections import ConfigDict
 
-from configs import cifar, common, methods
+from configs import cifar, common, imagenet, methods
 from sskd_jax.types import choose
 
 # What is compared: a method of the registry, other numbers, and which of its terms count nothing.
@@ -24,14 +25,18 @@ COMPARED = {
     "coca": ("coca", {}),
     "coca_free": ("coca", {"boundaries": False}),
 }
-CLASSES = {"cifar10": 10, "cifar100": 100}
-TASK_CLASSES = {"cifar10": "2", "cifar100": "10"}
+CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
+TASK_CLASSES = {"cifar10": "2", "cifar100": "10", "tiny_imagenet": "20"}
 # (distil, replay), by the size of the buffer.
-WEIGHTS = {200: (0.1, 0.5), 500: (0.2, 0.5), 5120: (0.1, 1.0)}
+CIFAR_WEIGHTS = {200: (0.1, 0.5), 500: (0.2, 0.5), 5120: (0.1, 1.0)}
+TINY_WEIGHTS = {200: (0.1, 1.0), 500: (0.1, 0.5), 5120: (0.1, 0.5)}
 COLOURS = {
     "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2615)},
     "cifar100": {"mean": (0.5071, 0.4866, 0.4409), "std": (0.2009, 0.1984, 0.2023)},
+    "tiny_imagenet": {"mean": (0.4802, 0.4480, 0.3975), "std": (0.2770, 0.2691, 0.2821)},
 }
+# Of the dataset that `prepare` makes of Tiny-ImageNet: images as they are, moved by up to 4 pixels.
+TINY = {"size": 64, "resize": 64, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "pad": 4}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -53,11 +58,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "buffer_size": common.whole(args["buffer"], "buffer"),
     }
     names = args["method"].split(",")
-    settings = {name: compared(name, stream) for name in names}
+    known = TINY_WEIGHTS if dataset == "tiny_imagenet" else CIFAR_WEIGHTS
+    weights = known.get(stream["buffer_size"], known[200])
+    settings = {name: compared(name, stream, weights) for name in names}
     config = ConfigDict({"methods": tuple(names), "settings": settings})
     config.update(common.RUN)
-    config.data = cifar.get_config(f"dataset={dataset}").data
-    config.data.update(COLOURS[dataset])
+    source = imagenet if dataset == "tiny_imagenet" else cifar
+    config.data = source.get_config(f"dataset={dataset}").data
+    config.data.update(COLOURS[dataset] | (TINY if source is imagenet else {}))
     tasks = -(-classes // stream["task_classes"])
     schedule = common.sgd(
         epochs=tasks * stream["task_epochs"],
@@ -71,12 +79,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
-def compared(name: str, stream: dict[str, int]) -> ConfigDict:
-    """A method with its numbers and weights."""
+def compared(name: str, stream: dict[str, int], weights: tuple[float, float]) -> ConfigDict:
+    """A method with its numbers, and its weights, of which the buffer decides two."""
     base, numbers = choose(COMPARED, name, "method")
     config = methods.method(base)
     config.method.update(stream | numbers)
-    distil, replay = WEIGHTS.get(stream["buffer_size"], WEIGHTS[200])
+    distil, replay = weights
     config.weights.update(distil=distil, replay=replay)
     if not config.method.get("keep_logits", True):
         del config.weights.distil

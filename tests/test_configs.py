@@ -274,6 +274,14 @@ def test_what_cannot_be_extended_is_one_line(tmp_path):
             extend.get_config(argument)
 
 
+def test_a_stream_of_tiny_imagenet():
+    config = continual.get_config("dataset=tiny_imagenet,method=derpp")
+    (recipe,) = settings.check(config)
+    assert recipe.weights == {"ce": 1.0, "distil": 0.1, "replay": 1.0}
+    assert config.student.epochs == 10 * 50 and config.settings.derpp.method.task_classes == 20
+    assert config.data.size == 64 and config.data.pad == 4 and config.data.name == "tiny_imagenet"
+
+
 def test_the_quickstart_takes_any_method():
     config = quickstart.get_config()
     config.methods = methods.NAMES
