@@ -22,6 +22,7 @@ TOY = Table(
         for method, paper in (("scratch", None), ("kd", 70.0), ("at+kd", None), ("sskd", 78.0))
     ),
     claims=(Claim("SSKD is above KD", "sskd", "kd"), Claim("AT is above KD", "at+kd", "kd")),
+    scores=("top5", "few"),
 )
 SCORES = {
     "scratch": (0.60, 0.61, 0.62),
@@ -52,6 +53,11 @@ def toy(tmp_path_factory):
         assert report.contents(folder / "results", readme) == contents  # again, and the same
     texts = {path.name if path != readme else "mine": text for path, text in contents.items()}
     return types.SimpleNamespace(**{name.replace(".", "_"): text for name, text in texts.items()})
+
+
+def test_other_scores_have_a_table_of_their_own(toy):
+    assert "| row | method | top5 | few |" in toy.README_md
+    assert f"| {PAIR} | kd | 90.00 ± 0.00 (3) |  |" in toy.README_md
 
 
 def test_the_verdict_comes_first_and_says_n(toy):
