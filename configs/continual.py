@@ -61,6 +61,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     known = TINY_WEIGHTS if dataset == "tiny_imagenet" else CIFAR_WEIGHTS
     weights = known.get(stream["buffer_size"], known[200])
     settings = {name: compared(name, stream, weights) for name in names}
+    for setting in settings.values():
+        if "stretched" in setting.method:
+            setting.method.stretched = dataset == "tiny_imagenet"
     config = ConfigDict({"methods": tuple(names), "settings": settings})
     config.update(common.RUN)
     source = imagenet if dataset == "tiny_imagenet" else cifar
@@ -70,7 +73,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     schedule = common.sgd(
         epochs=tasks * stream["task_epochs"],
         milestones=(),
-        learning_rate=0.03,
+        learning_rate=0.1 if dataset == "tiny_imagenet" else 0.03,
         batch_size=32,
         momentum=0.0,
         weight_decay=0.0,

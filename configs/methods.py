@@ -251,6 +251,7 @@ METHODS = {
             "gamma": 0.01,
             "width": 64,
             "temperature": 0.07,
+            "stretched": False,
         },
         {"code": {"ce": 1.0, "distil": 0.1, "replay": 0.5, "supcon": 0.3, "rot": 0.3}},
     ),

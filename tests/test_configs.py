@@ -275,9 +275,11 @@ def test_what_cannot_be_extended_is_one_line(tmp_path):
 
 
 def test_a_stream_of_tiny_imagenet():
-    config = continual.get_config("dataset=tiny_imagenet,method=derpp")
-    (recipe,) = settings.check(config)
+    config = continual.get_config("dataset=tiny_imagenet,method=coca,derpp")
+    _, recipe = settings.check(config)
     assert recipe.weights == {"ce": 1.0, "distil": 0.1, "replay": 1.0}
+    assert config.student.learning_rate == 0.1 and config.settings.coca.method.stretched
+    assert not continual.get_config("method=coca").settings.coca.method.stretched
     assert config.student.epochs == 10 * 50 and config.settings.derpp.method.task_classes == 20
     assert config.data.size == 64 and config.data.pad == 4 and config.data.name == "tiny_imagenet"
 

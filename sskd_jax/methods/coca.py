@@ -1,10 +1,11 @@
 """CoCa: complementary calibration for continual learning (Ji, Li, Wang, Zhang, IEEE TIP 2023).
 
-As released for CIFAR. Shapes: N images, R images of the buffer, n = N + R of both, K classes, D
-width of the invariant features.
+As released for CIFAR and Tiny-ImageNet. Shapes: N images, R images of the buffer, n = N + R of
+both, K classes, D width of the invariant features.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,9 @@ from sskd_jax.views import once
 
 ROTATIONS = 4
 SELF_PENALTY = 0.1  # what a row's similarity with itself lacks
+PARTS = 4  # of an image that may be turned, where it is stretched, too
 PART = 0.665  # area that is cut out before an image is turned: the middle of .66 and .67
+TALL, WIDE = 0.67, 1.32  # width over height of what is stretched
 
 
 class Head(nn.Module):
@@ -90,27 +93,38 @@ def part_size(size: int) -> int:
     return round(size * math.sqrt(PART))
 
 
-def spun(pixels: Array, corner: Array, rotation: Array) -> Array:
-    """A part of pixels [H, H, C] from corner i32[2] on, enlarged, then turned clockwise.
+def spun(pixels: Array, corner: Array, way: Array, stretched: bool = False) -> Array:
+    """A part of pixels [H, H, C], enlarged, then turned clockwise.
 
-    It is turned by `rotation` times 90 degrees.
+    It is turned by `way` modulo 4 times 90 degrees. The part is a square from corner i32[2] on;
+    where images are `stretched`, too, way // 4 is 0 for that, 1 and 2 for the middle columns and
+    rows, and 3 for the whole image.
     """
-    side = part_size(pixels.shape[0])
-    part = lax.dynamic_slice(pixels, (corner[0], corner[1], 0), (side, side, pixels.shape[2]))
-    enlarged = jax.image.resize(part, pixels.shape, "bilinear")
+    size, depth = pixels.shape[0], pixels.shape[2]
+    side, width, height = part_size(size), round(TALL * size), round(size / WIDE)
+    left, top = (size - width) // 2, (size - height) // 2
+
+    def enlarged(part: Array) -> Array:
+        return jax.image.resize(part, pixels.shape, "bilinear")
+
+    found = enlarged(lax.dynamic_slice(pixels, (corner[0], corner[1], 0), (side, side, depth)))
+    if stretched:
+        columns = enlarged(pixels[:, left : left + width])
+        rows = enlarged(pixels[top : top + height])
+        found = jnp.stack([found, columns, rows, pixels])[way // ROTATIONS]
     turns = [lambda x, k=k: jnp.rot90(x, -k) for k in range(ROTATIONS)]
-    return lax.switch(rotation, turns, enlarged)
+    return lax.switch(way % ROTATIONS, turns, found)
 
 
-def random_turns(key: Array, count: int, size: int) -> tuple[Array, Array]:
-    """(corner i32[count, 2], rotation i32[count]) of images of `size` pixels.
+def random_turns(key: Array, count: int, size: int, ways: int) -> tuple[Array, Array]:
+    """(corner i32[count, 2], way i32[count]) of images of `size` pixels.
 
-    Every rotation comes as often as each other, as nearly as `count` allows.
+    Every way comes as often as each other, as nearly as `count` allows.
     """
-    corner_key, rotation_key = jax.random.split(key)
+    corner_key, way_key = jax.random.split(key)
     places = size - part_size(size) + 1
     corner = jax.random.randint(corner_key, (count, 2), 0, places)
-    return corner, jax.random.permutation(rotation_key, count) % ROTATIONS
+    return corner, jax.random.permutation(way_key, count) % ways
 
 
 def coca(
@@ -124,6 +138,7 @@ def coca(
     gamma: Share,
     width: Count,
     temperature: Positive,
+    stretched: Flag,
 ) -> Method:
     """DER++ with stored logits that are corrected by similar images, and two tasks of its own.
 
@@ -138,7 +153,10 @@ def coca(
       gamma: how much of these corrected logits the target of stored images has.
       width: of the features that supcon compares.
       temperature: of that comparison.
+      stretched: whether images are not only turned, but also stretched or left whole, as released
+        for Tiny-ImageNet: 16 ways in place of 4.
     """
+    ways = ROTATIONS * (PARTS if stretched else 1)
 
     def told(nets: Nets, pixels: Array) -> tuple[Array, Array]:
         """Logits and features of this device's share of pixels."""
@@ -153,18 +171,17 @@ def coca(
     def told_turned(
         nets: Nets, batch: Batch, pixels: Array, counts: Array
     ) -> tuple[Array, Array, Array]:
-        """(rotation [n], its logits [n, 4], features [n, D]) of pixels in another view."""
+        """(way [n], its logits [n, ways], features [n, D]) of pixels in another view."""
         key, new = jax.random.fold_in(batch.key, 4), batch.label.size
-        corner, rotation = random_turns(key, counts.size, pixels.shape[1])
+        corner, way = random_turns(key, counts.size, pixels.shape[1], ways)
         # Shares of the new images and of the stored ones, one behind the other as the pixels are.
-        corners, rotations = (
-            jnp.concatenate(share((x[:new], x[new:]))) for x in (corner, rotation)
-        )
-        turned = nets["student"](jax.vmap(spun)(pixels, corners, rotations)).embed
+        corners, own_ways = (jnp.concatenate(share((x[:new], x[new:]))) for x in (corner, way))
+        spin = partial(spun, stretched=stretched)
+        turned = nets["student"](jax.vmap(spin)(pixels, corners, own_ways)).embed
         found = nets["rotation"](turned), normalized(nets["invariant"](turned))
         own = batch.image.shape[0]
         guess, feature = (jnp.concatenate(everywhere((x[:own], x[own:]))) for x in found)
-        return rotation, guess, feature
+        return way, guess, feature
 
     def loss(nets: Nets, batch: Batch) -> Losses:
         pixels, label = batch.see(once), batch.label
@@ -182,7 +199,7 @@ def coca(
 
         counts = jnp.concatenate([jnp.ones_like(label, bool), recalled.counts])
         both = jnp.concatenate([pixels, recalled.pixels])
-        rotation, guess, other = told_turned(nets, batch, both, counts)
+        way, guess, other = told_turned(nets, batch, both, counts)
         labels = jnp.concatenate([label, recalled.label])
         one = jnp.concatenate([feature, feature2])
         terms = {
@@ -190,7 +207,7 @@ def coca(
             "distil": kept_logits(logits1, target, kept.counts),
             "replay": cross_entropy_of(chosen2, recalled.label, recalled.counts),
             "supcon": supervised_contrast(one, other, labels, counts, temperature),
-            "rot": cross_entropy_of(guess, rotation, counts),
+            "rot": cross_entropy_of(guess, way, counts),
         }
         key = jax.random.fold_in(batch.key, 3)
         memory = reservoir(key, batch.memory, logits, batch)
@@ -204,7 +221,7 @@ def coca(
         {
             "student": learns("student"),
             "invariant": learns(Head(width)),
-            "rotation": learns(Head(ROTATIONS)),
+            "rotation": learns(Head(ways)),
         },
         loss,
         by_task("student", task_classes),

@@ -10,6 +10,7 @@ import pytest
 import recorded
 from golden import Golden, assert_near
 
+from configs.methods import METHODS as ENTRIES
 from sskd_jax.engine.task import Frozen
 from sskd_jax.losses import cross_entropy
 from sskd_jax.methods import METHODS, coca, der, stream
@@ -92,12 +93,29 @@ def test_a_part_is_enlarged_and_turned(golden):
     np.testing.assert_allclose(found, gold["out"], atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [32, 30])
-def test_turns_are_balanced(count):
-    corner, rotation = coca.random_turns(jax.random.key(0), count, 32)
-    assert np.ptp(np.bincount(rotation, minlength=4)) <= 1
+@pytest.mark.parametrize("way", [5, 10, 3])
+def test_images_are_stretched_as_on_tiny_imagenet(way, golden):
+    gold = golden.under(FILE, "transform/tiny")
+    (image,), corner = golden.images(8, 1, 64), np.array([5, 9])
+    expected = gold.get(f"s{way}", gold["s3_crop52_at_5_9"])
+    found = coca.spun(image, corner, way, stretched=True)
+    np.testing.assert_allclose(found[..., 0], expected, atol=1e-5)
+    turned = coca.spun(image, corner, 12 + way % 4, stretched=True)
+    np.testing.assert_array_equal(turned, np.rot90(image, -way))
+
+
+@pytest.mark.parametrize(("count", "ways"), [(32, 4), (30, 4), (40, 16)])
+def test_turns_are_balanced(count, ways):
+    corner, way = coca.random_turns(jax.random.key(0), count, 32, ways)
+    assert np.ptp(np.bincount(way, minlength=ways)) <= 1 and way.max() < ways
     assert corner.min() >= 0 and corner.max() == 6
-    assert not np.array_equal(rotation, np.arange(count) % 4)
+    assert not np.array_equal(way, np.arange(count) % ways)
+
+
+def test_the_network_tells_as_many_ways_as_there_are():
+    for stretched, ways in ((False, 4), (True, 16)):
+        method = coca.coca(**ENTRIES["coca"].numbers | {"stretched": stretched})
+        assert method["student"].nets["rotation"].module.features == ways
 
 
 # Terms.
@@ -212,7 +230,7 @@ def test_steps(golden, names, monkeypatch, case):
     given, gold = golden.under(FILE, "step"), golden.under(FILE, case)
     method, more = CASES[case]
     if method == "coca":
-        more |= {"omega": 0.1, "gamma": 0.01, "width": 64, "temperature": 0.07}
+        more |= {"omega": 0.1, "gamma": 0.01, "width": 64, "temperature": 0.07, "stretched": False}
     stage = METHODS[method](**NUMBERS, **more)["student"]
     weights = {"ce": 1, "distil": names[case]["alpha"], "replay": names[case]["beta"]}
     weights |= {"supcon": 0.3, "rot": 0.3}
