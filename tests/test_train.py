@@ -97,7 +97,10 @@ def test_every_stage_leaves_its_record(finished):
     assert [row["stage"] for row in table] == [name for name in STAGES if "head" not in name]
     for file in ("config.json", "environments.json", "times.jsonl", "results.json", "curves.png"):
         assert (workdir / file).stat().st_size > 100, file
-    assert list((workdir / "tensorboard").iterdir())
+    charts = sorted((workdir / "tensorboard").rglob("*tfevents*"))
+    assert [str(file.parent.relative_to(workdir / "tensorboard")) for file in charts] == sorted(
+        STAGES
+    )
     last = {row["stage"]: row for row in rows(workdir)}
     for row in table:
         np.testing.assert_allclose(row["top1"], last[row["stage"]]["test/top1"], rtol=1e-6)

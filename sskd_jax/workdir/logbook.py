@@ -19,7 +19,6 @@ from etils import epath
 
 from sskd_jax.system.console import console
 from sskd_jax.system.paths import check_no_pattern, is_remote, stage_folders, take_lock
-from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints
 from sskd_jax.workdir.files import (
@@ -31,6 +30,7 @@ from sskd_jax.workdir.files import (
     write_json,
     write_rows,
 )
+from sskd_jax.workdir.tensorboard import Charts
 
 LIBRARIES = (
     "jax",
@@ -153,7 +153,7 @@ class Logbook:
     """
 
     def __init__(self, workdir: epath.Path, config: Row, devices: Sequence[jax.Device]):
-        self.workdir, self.tensorboard = workdir, None
+        self.workdir, self.charts = workdir, Charts(workdir / TENSORBOARD)
         self.clock = time.monotonic()  # of the last checkpoint, or of the start
         check_no_pattern(workdir)
         with contextlib.ExitStack() as on_failure:
@@ -236,6 +236,7 @@ class Logbook:
                 row for row in self.rows(name) if row["stage"] != stage or row["step"] <= step
             ]
             self.write_rows(name, remaining)
+        self.charts.close()
         self.clock = time.monotonic()
 
     def tell_missing(self, stage: str, step: int, epochs: int) -> None:
@@ -281,22 +282,13 @@ class Logbook:
         own = [place for place, other in enumerate(rows, 1) if other["stage"] == row["stage"]]
         rows.insert(max(own, default=len(rows)), row)
         self.write_rows(METRICS, rows)
-        if self.tensorboard is None:
-            self.tensorboard = summary_writer(self.workdir / TENSORBOARD)
-        if self.tensorboard:
-            scalars = {
-                f"{row['stage']}/{name}": value
-                for name, value in row.items()
-                if isinstance(value, float)
-            }
-            self.tensorboard.write_scalars(row["step"], scalars)
+        self.charts.write([other for other in rows if other["stage"] == row["stage"]])
 
     def __enter__(self) -> "Logbook":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.tensorboard:
-            self.tensorboard.close()
+        self.charts.close()
         self.lock.close()
 
 
@@ -372,13 +364,3 @@ def minutes(times: list[Row], stage: str, step: float = math.inf) -> float:
     """
     seconds = [row["seconds"] for row in times if row["stage"] == stage and row["step"] <= step]
     return sum(seconds) / 60
-
-
-def summary_writer(folder: epath.Path) -> Any:
-    """clu's TensorBoard writer, or False where TensorFlow, which it needs, is not installed."""
-    try:
-        import_tensorflow()
-        from clu.metric_writers import SummaryWriter
-    except ImportError:
-        return False
-    return SummaryWriter(str(folder))

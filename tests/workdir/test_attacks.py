@@ -22,9 +22,7 @@ OTHER_KINDS = ("null", "{}", "[]", "3", '"text"', "[1]", "\xff", "[" * 100_000)
 
 
 def open_book(workdir, devices: int = 8) -> Logbook:
-    book = Logbook(workdir, CONFIG, jax.devices()[:devices])
-    book.tensorboard = False
-    return book
+    return Logbook(epath.Path(workdir), CONFIG, jax.devices()[:devices])
 
 
 def state(step: int) -> dict[str, np.ndarray]:

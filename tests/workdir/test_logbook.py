@@ -1,9 +1,8 @@
-import contextlib
 import json
-from collections.abc import Iterator
 
 import jax
 import pytest
+from etils import epath
 
 from sskd_jax.types import UserError
 from sskd_jax.workdir.logbook import TIMES, Logbook, environment, flatten, minutes
@@ -11,11 +10,8 @@ from sskd_jax.workdir.logbook import TIMES, Logbook, environment, flatten, minut
 CONFIG = {"seed": 0, "data": {"mean": (0.5, 0.5, 0.5)}}
 
 
-@contextlib.contextmanager
-def book(workdir, config=CONFIG) -> Iterator[Logbook]:
-    with Logbook(workdir, config, jax.devices()) as made:
-        made.tensorboard = False
-        yield made
+def book(workdir, config=CONFIG) -> Logbook:
+    return Logbook(epath.Path(workdir), config, jax.devices())
 
 
 def test_a_row_is_a_line(tmp_path):

@@ -1,6 +1,5 @@
 """A small run, the copies of this process that it is started in, and what it ends with."""
 
-import contextlib
 import hashlib
 import importlib
 import json
@@ -19,7 +18,6 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.workdir.checkpoint import Checkpoints
 from sskd_jax.workdir.files import METRICS, Row, read_rows
 
@@ -27,6 +25,7 @@ SAVE_OFTEN = "--config.save_seconds=0"  # a checkpoint after every dispatch
 IMPORTED_LATER = (
     "matplotlib.pyplot",
     "sklearn.datasets",
+    "tensorboardX",
     "tensorflow_datasets",
     "sskd_jax.exchange.export",
     "sskd_jax.train",
@@ -101,9 +100,6 @@ def warm_up() -> None:
     """
     for module in IMPORTED_LATER:
         importlib.import_module(module)
-    with contextlib.suppress(ImportError):
-        import_tensorflow()
-        importlib.import_module("clu.metric_writers")
 
 
 def in_a_copy(work: Callable[[], Any]) -> Ended:

@@ -1,0 +1,107 @@
+"""TensorBoard files: the rows of metrics.jsonl as curves, a run per stage.
+
+A tag is the name of a figure alone, so that the stages of several methods share a chart.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from etils import epath
+
+from sskd_jax.system.paths import is_remote
+from sskd_jax.system.quiet import import_tensorflow
+from sskd_jax.workdir.files import Row
+
+FILE = "events.out.tfevents.sskd_jax"  # TensorBoard looks for "tfevents"
+
+
+class Writer(Protocol):
+    """What is used of `clu.metric_writers.MetricWriter`."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class DiskWriter:
+    """Writes an event file on a disk, through tensorboardX, which needs no TensorFlow.
+
+    It takes tensorboardX's records alone: its SummaryWriter leaves writing to a thread, whose
+    errors nobody sees.
+    """
+
+    def __init__(self, folder: epath.Path):
+        from tensorboardX import RecordWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        self.file = RecordWriter(str(folder / FILE))
+        self._write(file_version="brain.Event:2")
+        # A TensorBoard that is open forgets what an earlier start wrote.
+        self._write(session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, **content: object) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self.file.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._write(step=step, summary=Summary(value=values))
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Charts:
+    """The TensorBoard files in a folder, of which the stage that is trained has one open.
+
+    They say what metrics.jsonl says: where a stage goes on, its file is written anew from the rows
+    that are left, so that no row is in it twice.
+    """
+
+    def __init__(self, folder: epath.Path):
+        self.folder = folder
+        self.stage, self.writer = "", None
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Writes the last of a stage's rows, behind the others that its file does not have yet."""
+        stage = rows[-1]["stage"]
+        missing = rows[-1:]
+        if stage != self.stage:
+            self.close()
+            self.stage, self.writer = stage, open_writer(self.folder / stage)
+            missing = rows
+        if self.writer:
+            for row in missing:
+                figures = {name: value for name, value in row.items() if isinstance(value, float)}
+                self.writer.write_scalars(row["step"], figures)
+            self.writer.flush()
+
+    def close(self) -> None:
+        """Closes the file that is open; the next row begins it anew."""
+        if self.writer:
+            self.writer.close()
+        self.stage, self.writer = "", None
+
+
+def open_writer(folder: epath.Path) -> Writer | None:
+    """A writer into an empty folder; None in a bucket where TensorFlow is not installed."""
+    folder.rmtree(missing_ok=True)
+    folder.mkdir(parents=True)
+    if not is_remote(folder):
+        return DiskWriter(folder)
+    try:
+        # clu writes through TensorFlow, which reaches buckets.
+        import_tensorflow()
+        from clu.metric_writers import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
