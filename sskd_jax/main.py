@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import sys
-import traceback
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from sskd_jax.system import distributed
 from sskd_jax.system.console import complain
+from sskd_jax.system.hints import reason
 from sskd_jax.system.installed import with_installed_config
 from sskd_jax.types import Stopped, UserError
 
@@ -33,8 +34,6 @@ DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, f"This is one of several processes: {distributed.HOW}."
 )
 
-KEYS = ": write --config.SECTION.KEY=VALUE; python -m sskd_jax list keys has all keys"
-
 
 def fail(message: str) -> NoReturn:
     """Prints a user's mistake as one line and exits with code 2."""
@@ -44,8 +43,12 @@ def fail(message: str) -> NoReturn:
 
 def parse(argv: Sequence[str]) -> list[str]:
     """Parses absl's flags; a mistake in them or in the config file ends in one line, code 2."""
+    argv = [with_installed_config(part) for part in argv]
+    if {"-h", "-help", "--help"} & set(argv):
+        print(usage())
+        sys.exit(0)
     try:
-        rest = flags.FLAGS([with_installed_config(part) for part in argv])
+        rest = flags.FLAGS(argv)
         # A config file that could not be loaded raises when it is used, here by `in`.
         if CONFIG.value is None or "seed" not in CONFIG.value:
             raise UserError(
@@ -56,29 +59,17 @@ def parse(argv: Sequence[str]) -> list[str]:
             raise UserError(f"{rest[1]!r} is not a flag: write --config.KEY=VALUE")
         return rest
     except Exception as error:  # a config file may raise anything
-        fail(reason(error))
+        fail(reason(error, argv))
 
 
-def reason(error: BaseException) -> str:
-    """The user's mistake in words; config_flags wraps it in errors of its own."""
-    causes = [error]
-    while cause := causes[-1].__cause__ or causes[-1].__context__:
-        causes.append(cause)
-    for cause in reversed(causes):
-        if isinstance(cause, UserError):
-            return str(cause)
-        if isinstance(cause, OSError):  # of a config file, whose path is in the last line
-            return str(cause).splitlines()[-1]
-        for frame in traceback.extract_tb(cause.__traceback__):
-            if frame.name == "get_config":
-                return f"{frame.filename}, line {frame.lineno}: {type(cause).__name__}: {cause}"
-    # ml_collections hands the first error to the second as an argument.
-    while error.args and isinstance(error.args[0], BaseException):
-        error = error.args[0]
-    text = f"unknown config key {error.args[0]}" if isinstance(error, KeyError) else str(error)
-    return (
-        text if "did you mean" in text.lower() else text + KEYS * text.lower().startswith("unknown")
-    )
+def usage() -> str:
+    """The flags, and all names and keys that a config may have."""
+    from sskd_jax import names
+
+    own = (CONFIG, WORKDIR, DISTRIBUTED)
+    lines = [f"--{flag.name}: {flags.FLAGS[flag.name].help}" for flag in own]
+    texts = [textwrap.fill(line, 80, subsequent_indent="  ") for line in lines]
+    return "\n".join([f"usage: {__doc__}", *texts, "", names.overview()])
 
 
 def default_workdir() -> str:

@@ -25,7 +25,7 @@ FLOORS = (
     {"methods", "models", "data"},
     {"workdir", "settings", "configs"},
     {"engine"},
-    {"plan", "exchange"},
+    {"plan", "exchange", "names"},
     {"train"},
     {"main"},
     {"commands"},
@@ -151,13 +151,13 @@ def test_a_wrong_import_would_be_found(module, source, expected):
     assert forbidden(module, ast.parse(source)) == expected
 
 
-def test_main_imports_train_only_when_it_runs():
+def test_main_imports_what_takes_seconds_only_when_it_is_needed():
     tree = parse(ROOT / PACKAGE / "main.py")
     statements = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    rooms = ("console", "distributed", "early", "installed")
+    rooms = ("console", "distributed", "early", "hints", "installed")
     leaves = {f"{PACKAGE}.types", *(f"{PACKAGE}.system.{name}" for name in rooms)}
     assert files_imported(ast.Module(statements, [])) == leaves
-    assert files_imported(tree) == leaves | {f"{PACKAGE}.train"}
+    assert files_imported(tree) == leaves | {f"{PACKAGE}.train", f"{PACKAGE}.names"}
 
 
 def test_methods_know_the_axis_by_two_words():

@@ -23,12 +23,13 @@ def command(*flags: str) -> subprocess.CompletedProcess:
         (("--config=configs/cifar.py:method=ssdk",), "unknown method 'ssdk': did you mean 'sskd'"),
         (
             ("--config=configs/quickstart.py", "--config.student.epoch=1"),
-            "unknown config key 'epoch' Did you mean",
+            "unknown config key 'student.epoch': type --config.student.epochs=1",
         ),
         (
             ("--config=configs/quickstart.py", "--config.student.epochs=many"),
             "invalid literal for int",
         ),
+        (("--config=configs/quickstart.py", "--epochs=2"), "type --config.student.epochs=2 (or of"),
         (
             ("--config=configs/quickstart.py", "--wrkdir=x"),
             "Unknown command line flag 'wrkdir'. Did you mean: workdir",

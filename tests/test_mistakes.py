@@ -75,8 +75,16 @@ MISTAKES = [
     ((CIFAR + ":weights=iccv",), "did you mean 'eccv'"),
     # keys and types
     (
+        (QUICK, "--epochs=2"),
+        "unknown flag 'epochs': type --config.student.epochs=2 (or of teacher, head, branches",
+    ),
+    (
+        (QUICK, "--config.student.lr=0.1"),
+        "unknown config key 'student.lr': type --config.student.learning_rate=0.1",
+    ),
+    (
         (QUICK, "--config.student.images.shar=1"),
-        "unknown config key 'shar' Did you mean \"share\"",
+        "unknown config key 'student.images.shar': type --config.student.images.share=1",
     ),
     (
         (QUICK, "--config.student.epochs=many"),

@@ -1,0 +1,118 @@
+"""What to type in place of a flag, or a key of the config, that there is not."""
+
+import contextlib
+import difflib
+import runpy
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sskd_jax.types import UserError
+
+ELSEWHERE = {  # what other programs call these keys
+    "arch": "model",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "lr": "learning_rate",
+    "lr_decay": "decay",
+    "network": "model",
+    "wd": "weight_decay",
+}
+# Sections whose keys are the likeliest to be meant, in order.
+FIRST = ("student", "teacher", "head")
+SHOWN = 3  # further sections that have the key
+LISTS = "python -m sskd_jax list keys has all keys"
+
+
+def config_of(argv: Sequence[str]) -> Mapping[str, Any]:
+    """The config that --config=PATH or --config=PATH:ARGUMENTS names; empty where it can't be had.
+
+    ml_collections hands out none where a flag does not suit it.
+    """
+    for argument in argv:
+        flag, _, value = argument.partition("=")
+        path, _, arguments = value.partition(":")
+        with contextlib.suppress(Exception):  # a config file may raise anything
+            if flag == "--config":
+                return runpy.run_path(path)["get_config"](arguments or None)
+    return {}
+
+
+def keys_below(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yields the keys of a config with dots between their parts, such as "student.epochs"."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+            yield from keys_below(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def likely_keys(config: Mapping[str, Any], name: str) -> list[str]:
+    """The keys that somebody means who types `name`, the likeliest first."""
+    *sections, last = name.replace("-", "_").split(".")
+    keys = list(keys_below(config))
+    names = sorted({key.rpartition(".")[2] for key in keys})
+    last = ELSEWHERE.get(last, last)
+    if last not in names:
+        last = next(iter(difflib.get_close_matches(last, names, n=1, cutoff=0.75)), "")
+    found = [key for key in keys if key.rpartition(".")[2] == last]
+    within = [key for key in found if set(sections) & set(key.split("."))]
+    trained = [f"settings.{method}" for method in config.get("methods", ())]
+
+    def place(key: str) -> int:
+        order = [*FIRST, *trained]
+        return next((i for i, part in enumerate(order) if key.startswith(f"{part}.")), len(order))
+
+    return sorted(within or found, key=place)
+
+
+def what_to_type(config: Mapping[str, Any], name: str, value: str) -> str:
+    """: type --config.student.epochs=2 (teacher and head have it, too), or where all keys stand."""
+    first, *others = [*likely_keys(config, name), ""]
+    if not first:
+        return f": write --config.SECTION.KEY=VALUE; {LISTS}"
+    section, _, key = first.rpartition(".")
+    alike = [other.removesuffix(f".{key}") for other in others if other.endswith(f".{key}")]
+    alike = [other for other in alike if section and "." not in other]
+    more = f" (or of {', '.join(alike[:SHOWN])} in place of {section})" if alike else ""
+    return f": type --config.{first}={value}{more}"
+
+
+def typed(argv: Sequence[str], name: str) -> tuple[str, str]:
+    """(all of the name, value) of the flag on a command line that `name` is a part of."""
+    for argument in argv:
+        flag, _, value = argument.lstrip("-").partition("=")
+        if f".{name}." in f".{flag}.":
+            return flag.removeprefix("config."), value or "VALUE"
+    return name, "VALUE"
+
+
+def reason(error: BaseException, argv: Sequence[str]) -> str:
+    """The user's mistake in words; config_flags wraps it in errors of its own.
+
+    Args:
+      error: what the flags or the config file raised.
+      argv: the command line.
+    """
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    for cause in reversed(causes):
+        if isinstance(cause, UserError):
+            return str(cause)
+        if isinstance(cause, OSError):  # of a config file, whose path is in the last line
+            return str(cause).splitlines()[-1]
+        for frame in traceback.extract_tb(cause.__traceback__):
+            if frame.name == "get_config":
+                return f"{frame.filename}, line {frame.lineno}: {type(cause).__name__}: {cause}"
+    # ml_collections hands the first error to the second as an argument.
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    if isinstance(error, KeyError):
+        name, value = typed(argv, str(error.args[0]).split("'")[1])
+        return f"unknown config key {name!r}{what_to_type(config_of(argv), name, value)}"
+    text, flag = str(error), getattr(error, "flagname", None)  # absl's, of an unknown one
+    if flag and "did you mean" not in text.lower():
+        name, value = typed(argv, flag)
+        return f"unknown flag {flag!r}{what_to_type(config_of(argv), name, value)}"
+    return text

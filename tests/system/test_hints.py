@@ -1,0 +1,58 @@
+"""A flag or a key that there is not: the line says what to type."""
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+from sskd_jax.system import hints
+
+CONFIG = ConfigDict(
+    {
+        "seed": 0,
+        "methods": ("kd", "sskd"),
+        "settings": {name: {"weights": {"kd": 1.0}} for name in ("ab", "kd", "sskd")},
+        "teacher": {"epochs": 12, "learning_rate": 0.05},
+        "head": {"epochs": 6, "learning_rate": 0.05},
+        "student": {"epochs": 40, "learning_rate": 0.05, "images": {"share": 0.1}},
+    }
+)
+ALL = " (or of teacher, head in place of student)"
+NONE = ": write --config.SECTION.KEY=VALUE; python -m sskd_jax list keys has all keys"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("epochs", f": type --config.student.epochs=2{ALL}"),
+        ("student.epochs", ": type --config.student.epochs=2"),
+        ("teacher.epoch", ": type --config.teacher.epochs=2"),
+        ("studnt.epochs", f": type --config.student.epochs=2{ALL}"),
+        ("lr", f": type --config.student.learning_rate=2{ALL}"),
+        ("head.lr", ": type --config.head.learning_rate=2"),
+        ("learning-rate", f": type --config.student.learning_rate=2{ALL}"),
+        ("student.share", ": type --config.student.images.share=2"),
+        ("seed", ": type --config.seed=2"),
+        ("weights.kd", ": type --config.settings.kd.weights.kd=2"),
+        ("student.colour", NONE),
+    ],
+)
+def test_the_likeliest_key(name, hint):
+    assert hints.what_to_type(CONFIG, name, "2") == hint
+
+
+def test_an_unknown_flag_and_an_unknown_key(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text("def get_config(epochs):\n    return {'student': {'epochs': int(epochs)}}\n")
+    argv = ["main.py", f"--config={file}:3", "--epochs=2"]
+    said = hints.reason(flags.UnrecognizedFlagError("epochs"), argv)
+    assert said == "unknown flag 'epochs': type --config.student.epochs=2"
+    argv[-1] = "--config.student.epoch=2"
+    said = hints.reason(ValueError(KeyError("'epoch'")), argv)
+    assert said == "unknown config key 'student.epoch': type --config.student.epochs=2"
+    said = hints.reason(flags.UnrecognizedFlagError("epochs"), ["main.py"])
+    assert said == f"unknown flag 'epochs'{NONE}"
+
+
+def test_flags_that_are_nearly_right_are_told_by_absl():
+    error = flags.UnrecognizedFlagError("wrkdir", suggestions=["workdir"])
+    assert hints.reason(error, ["main.py", "--wrkdir=x"]).endswith("Did you mean: workdir ?")
