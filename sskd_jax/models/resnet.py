@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from flax import linen as nn
+from jax import numpy as jnp
 
 from sskd_jax.layers.initializers import fan_out_normal
 from sskd_jax.models.network import (
@@ -103,7 +104,9 @@ class ResNet(Network):
         x = layers.conv(self.widths[0], kernel, stride, name="conv1")(image)
         x = nn.relu(layers.norm(name="bn1")(x))
         if self.large:
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            # Padded apart from the pooling, as converters to ONNX overlook a padding of numbers.
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         return x, x
 
     @nn.nowrap

@@ -59,7 +59,8 @@ class BlockV1(nn.Module):
         out = self.conv(width, 1, groups=self.groups, name="conv3")(out)
         out = self.norm(name="bn3")(out)
         if self.stride == 2:
-            pooled = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            pooled = nn.avg_pool(padded, window_shape=(3, 3), strides=(2, 2))
             preact = jnp.concatenate([out, pooled], -1)
         else:
             preact = out + x

@@ -34,7 +34,7 @@ def convolutions(depth: int, width: int, layers: Layers, name: str, x: Array) ->
 
 def halve_by_max(layers: Layers, name: str, x: Array) -> Pair:
     """Max-pooling of 2x2 pixels."""
-    x = nn.max_pool(x, (2, 2), (2, 2))
+    x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
     return x, x
 
 
