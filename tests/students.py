@@ -25,22 +25,40 @@ def resnet8_variables(num_classes: int = 7) -> dict:
     return weights | {"batch_stats": stats}
 
 
-def student(
-    workdir: pathlib.Path, name: str, variables: dict, step: int = 3, **about: object
+def save(
+    workdir: pathlib.Path,
+    name: str,
+    variables: dict,
+    step: int = 3,
+    score: float = 0.5,
+    net: str = "student",
 ) -> None:
-    """A workdir's student, as a run leaves it: beside a head of the method's own."""
-    describe(workdir / name, ABOUT | about)
+    """A checkpoint of a stage, where the network stands beside a head of the method's own."""
     state = TrainState(
         step=np.int32(step),
-        params={"student": variables["params"], "head": {"bias": np.ones(3, np.float32)}},
-        batch_stats={"student": variables["batch_stats"], "head": {}},
+        params={net: variables["params"], "head": {"bias": np.ones(3, np.float32)}},
+        batch_stats={net: variables["batch_stats"], "head": {}},
         opt_state={},
         memory={},
         sums={},
         first_nonfinite={},
     )
     with Checkpoints(workdir / name) as checkpoints:
-        checkpoints.save(state, 0.5)
+        checkpoints.save(state, score)
+
+
+def student(
+    workdir: pathlib.Path,
+    name: str,
+    variables: dict,
+    step: int = 3,
+    score: float = 0.5,
+    net: str = "student",
+    **about: object,
+) -> None:
+    """A workdir's student, or the network of another name, as a run leaves it."""
+    describe(workdir / name, ABOUT | {f"{net}_model": "resnet8"} | about)
+    save(workdir, name, variables, step, score, net)
     config = {"data": {"name": "digits", "data_dir": "", "mean": MEAN, "std": STD}}
     (workdir / "config.json").write_text(json.dumps(config))
     (workdir / "results.json").write_text(json.dumps([{"stage": name, "top1": 0.75, "top5": 0.9}]))

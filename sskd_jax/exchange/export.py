@@ -1,11 +1,13 @@
 """Takes a network out of its workdir, the student or the teacher: the network alone, in one file.
 
-A JSON file beside it says what the network expects and what accuracy it reached.
+A JSON file beside it says what the network expects and what accuracy it reached, and README.md is a
+model card, as the Hugging Face hub shows it.
 """
 
 import argparse
 import contextlib
 import io
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,15 +20,18 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from jax import export
 
-from sskd_jax.exchange import torch_bridge, torch_file
+from sskd_jax.exchange import model_card, torch_bridge, torch_file
 from sskd_jax.models.build import architecture
 from sskd_jax.system.paths import locate, stage_folders, write_bytes
+from sskd_jax.system.quiet import quiet
 from sskd_jax.types import Array, Params, UserError, choose
 from sskd_jax.views import Optics, normalise
-from sskd_jax.workdir.logbook import read_json, write_json
+from sskd_jax.workdir.checkpoint import read_step
+from sskd_jax.workdir.files import METRICS, existing_rows, read_json, write_json
 from sskd_jax.workdir.seeds import check_one
 from sskd_jax.workdir.stages import check_description, load_stage
 
@@ -55,11 +60,58 @@ def stablehlo(record: Record, variables: Params) -> bytes:
 
     Weights and preprocessing are inside. `jax.export.deserialize` reads it.
     """
-    batch_size, *_ = export.symbolic_shape("n")
-    images = jax.ShapeDtypeStruct((batch_size, *record["image"]), jnp.uint8)
     program = export.export(jax.jit(partial(logits, record, variables)), platforms=PLATFORMS)
     with without_places():
-        return bytes(program(images).serialize())
+        return bytes(program(any_images(record)).serialize())
+
+
+def onnx(record: Record, variables: Params) -> bytes:
+    """An ONNX model, likewise: uint8 images [N, H, W, C], "image" -> "logits" [N, K].
+
+    jax2onnx converts it, and onnxruntime shows that it gives the logits of the network.
+    """
+    with quiet_logs(), quiet():
+        try:
+            import jax2onnx
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(
+                "an ONNX file needs jax2onnx: pip install 'jax2onnx>=0.13', or give another "
+                f"--format ({error})"
+            ) from error
+        network = partial(logits, record, variables)
+        names = {"input_names": ["image"], "output_names": ["logits"]}
+        model = jax2onnx.to_onnx(network, [any_images(record)], model_name=record["model"], **names)
+        for node in model.graph.node:
+            del node.metadata_props[:]  # places in files of this machine
+        content = model.SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        shape = (2, *record["image"])
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        (found,) = session.run(None, {"image": image})
+    expected = np.asarray(network(image))
+    if not np.allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()):
+        raise UserError(
+            f"jax2onnx does not convert this {record['model']} rightly: give another --format"
+        )
+    return content
+
+
+def any_images(record: Record) -> jax.ShapeDtypeStruct:
+    """Shape and type of any number of images that a network expects."""
+    (number,) = export.symbolic_shape("n")
+    return jax.ShapeDtypeStruct((number, *record["image"]), jnp.uint8)
+
+
+@contextlib.contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Silences all that is logged, such as a converter's warnings."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager
@@ -84,6 +136,7 @@ FORMATS: dict[str, Callable[[Record, Params], bytes]] = {
     "pth": pth,
     "safetensors": safetensors,
     "stablehlo": stablehlo,
+    "onnx": onnx,
 }
 
 
@@ -110,8 +163,11 @@ def find_stage(workdir: epath.Path, stage: str | None) -> str:
     return choose(dict(zip(found, found, strict=True)), stage or students[0], "stage")
 
 
-def describe(workdir: epath.Path, stage: str) -> dict[str, Any]:
-    """A stage's network, what it expects of images, and what accuracy it reached."""
+def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, Any]:
+    """A stage's network, what it expects of images, and what accuracy it reached.
+
+    It is that behind the last epoch, or the best one.
+    """
     about = check_description(workdir / stage, {}, "give another --workdir")
     data = read_json(workdir / "config.json")["data"]
     result = result_row(workdir, stage)
@@ -128,8 +184,34 @@ def describe(workdir: epath.Path, stage: str) -> dict[str, Any]:
         "data": data["name"],
         "stage": stage,
         "steps": about["steps"],
-        "accuracy": {name: result.get(name) for name in ("top1", "top5")},
+        "epoch": "best" if best else "last",
+        "accuracy": accuracy(result, "best_" if best else ""),
     }
+
+
+def accuracy(result: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
+    """top1 and top5 of a row of the results, as far as they are known."""
+    return {name: result.get(prefix + name) for name in ("top1", "top5")}
+
+
+def best_step(workdir: epath.Path, stage: str) -> int:
+    """The step behind the best epoch of a stage.
+
+    Raises:
+      UserError: the results name none.
+    """
+    epoch = result_row(workdir, stage).get("best_epoch")
+    steps = {
+        row["epoch"]: row["step"]
+        for row in existing_rows(workdir / METRICS)
+        if row["stage"] == stage
+    }
+    if epoch not in steps:
+        raise UserError(
+            f"the results of {workdir} name no best epoch of {stage}: finish that run first, or "
+            "leave --best out"
+        )
+    return steps[epoch]
 
 
 def kind_of(stage: str) -> str:
@@ -137,9 +219,17 @@ def kind_of(stage: str) -> str:
     return stage.rpartition("/")[2]
 
 
-def load_network(workdir: epath.Path, stage: str) -> Params:
-    """The last {"params", "batch_stats"} of the network that a finished stage made."""
-    return load_stage(workdir / stage, kind_of(stage), {})[kind_of(stage)]
+def load_network(workdir: epath.Path, stage: str, best: bool = False) -> Params:
+    """{"params", "batch_stats"} of the network that a finished stage made.
+
+    They are those behind the last epoch, or the best one.
+    """
+    kind = kind_of(stage)
+    last = load_stage(workdir / stage, kind, {})[kind]
+    if not best:
+        return last
+    state = read_step(workdir / stage, best_step(workdir, stage))
+    return {"params": state["params"][kind], "batch_stats": state["batch_stats"].get(kind, {})}
 
 
 def result_row(workdir: epath.Path, stage: str) -> dict[str, Any]:
@@ -151,15 +241,20 @@ def result_row(workdir: epath.Path, stage: str) -> dict[str, Any]:
 
 
 def export_network(
-    workdir: str, kind: str, stage: str | None = None, out: str | None = None
+    workdir: str,
+    kind: str,
+    stage: str | None = None,
+    out: str | None = None,
+    best: bool = False,
 ) -> str:
-    """Writes the last weights of a network to a file, and what to know about it to FILE.json.
+    """Writes a network to a file, what to know about it to FILE.json, and README.md beside them.
 
     Args:
       workdir: of the run that trained it.
       kind: one of `FORMATS`.
       stage: such as "sskd/student" or "teacher"; None: the only student.
       out: the file; None: one in the workdir.
+      best: the weights behind the best epoch in place of the last one.
 
     Returns:
       The line that tells the user what was written.
@@ -169,18 +264,20 @@ def export_network(
     """
     folder = locate(workdir)
     stage = find_stage(folder, stage)
-    record = describe(folder, stage)
-    network = load_network(folder, stage)
-    path = locate(out) if out else folder / f"{stage.replace('/', '-')}.{kind}"
+    record = describe(folder, stage, best)
+    network = load_network(folder, stage, best)
+    name = stage.replace("/", "-") + "-best" * best
+    path = locate(out) if out else folder / f"{name}.{kind}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, FORMATS[kind](record, network))
         write_json(path.with_name(path.name + ".json"), record)
+        card = model_card.write(path, record, model_card.facts(folder, stage))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return (
         f"wrote {stage}, a {record['model']}, to {path}; {path.name}.json says what it expects and "
-        "what it reached"
+        f"what it reached; {card}"
     )
 
 
@@ -196,10 +293,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--stage", help="such as sskd/student or teacher; default: the only student"
     )
+    parser.add_argument("--best", action="store_true", help="the best epoch, not the last one")
     parser.add_argument("--out", help="the file; default: in the workdir")
     args = parser.parse_args(argv)
     try:
-        print(export_network(args.workdir, args.format, args.stage, args.out))
+        print(export_network(args.workdir, args.format, args.stage, args.out, args.best))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -167,11 +167,25 @@ def read_newest(folder: epath.Path) -> dict[str, Any] | None:
     check_no_pattern(folder)
     if not (steps := _steps(folder)):
         return None
-    newest = folder / str(steps[-1])
-    if (state := _read_whole(newest)) is None:
+    return _read(folder / str(steps[-1]))
+
+
+def read_step(folder: epath.Path, step: int) -> dict[str, Any]:
+    """The state of a step in a folder, likewise.
+
+    Raises:
+      UserError: there is none any more, or it is damaged.
+    """
+    if step not in _steps(folder):
+        raise UserError(f"{folder} has no checkpoint of step {step} any more")
+    return _read(folder / str(step))
+
+
+def _read(checkpoint: epath.Path) -> dict[str, Any]:
+    if (state := _read_whole(checkpoint)) is None:
         raise UserError(
-            f"the checkpoint {newest} is damaged: put a copy of it back, or run what made it once "
-            "more"
+            f"the checkpoint {checkpoint} is damaged: put a copy of it back, or run what made it "
+            "once more"
         )
     return state
 

@@ -1,19 +1,25 @@
 """Students that are taken away: what is in their files, which need nothing of this package."""
 
+import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import torch_files
+import yaml
+from etils import epath
 from golden import assert_near
 from safetensors.numpy import load_file
-from students import ABOUT, IMAGE, MEAN, STD, logits, resnet8_variables, student
+from students import ABOUT, IMAGE, MEAN, STD, logits, resnet8_variables, save, student
 
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.exchange.export import FORMATS, export_network, main
+from sskd_jax.types import UserError
+from sskd_jax.workdir.files import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,13 @@ def test_weights_alone_by_pytorchs_names(kind, read, workdir, expected):
     np.testing.assert_array_equal(logits(torch_bridge.from_state_dict("resnet8", state)), expected)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+NO_ONNX = importlib.util.find_spec("jax2onnx") is None
+needs_onnx = pytest.mark.skipif(NO_ONNX, reason="needs the extra: pip install -e '.[onnx]'")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[needs_onnx] * (kind == "onnx")) for kind in FORMATS]
+)
 def test_the_same_weights_give_the_same_file_at_any_time_and_place(kind, workdir, monkeypatch):
     file = workdir / f"sskd-student.{kind}"
 
@@ -57,8 +69,9 @@ def test_the_same_weights_give_the_same_file_at_any_time_and_place(kind, workdir
 
 
 def test_the_record_says_what_it_expects_and_what_it_reached(workdir):
-    export_network(str(workdir), "pth", out=str(workdir / "mine.pth"))
-    record = json.loads((workdir / "mine.pth.json").read_text())
+    said = export_network(str(workdir), "pth", out=str(workdir / "new/folder/mine.pth"))
+    record = json.loads((workdir / "new/folder/mine.pth.json").read_text())
+    assert said.endswith("README.md is its model card")
     assert record["accuracy"] == {"top1": 0.75, "top5": 0.9} and record["model"] == "resnet8"
     assert (record["mean"], record["std"], record["image"]) == (list(MEAN), list(STD), [8, 8, 3])
 
@@ -78,6 +91,84 @@ def test_the_program_runs_without_this_package_for_any_number_of_images(
     assert_near(np.load(tmp_path / "logits.npy"), expected, 1e-4)
 
 
+@needs_onnx
+def test_onnxruntime_gives_the_same_logits_for_any_number_of_images(workdir, expected, tmp_path):
+    import onnxruntime
+
+    export_network(str(workdir), "onnx", out=str(tmp_path / "student.onnx"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "student.onnx"))
+    for images in (IMAGE, IMAGE[:1]):
+        (found,) = session.run(["logits"], {"image": images})
+        assert_near(found, expected[: len(images)], 1e-4)
+
+
+def test_onnx_without_its_extra_says_what_to_install(workdir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(UserError, match="needs jax2onnx: pip install"):
+        export_network(str(workdir), "onnx")
+
+
+@pytest.fixture
+def with_best(tmp_path, variables) -> pathlib.Path:
+    """A workdir whose student was best behind the second of its three epochs."""
+    better = jax.tree.map(lambda leaf: 2 * leaf, variables)
+    student(tmp_path, "sskd/student", better, step=2, score=0.9)
+    save(tmp_path, "sskd/student", variables)
+    row = {"stage": "sskd/student", "top1": 0.75, "best_top1": 0.8, "best_epoch": 2}
+    (tmp_path / "results.json").write_text(json.dumps([row | {"method": "sskd"}]))
+    rows = [{"stage": "sskd/student", "epoch": step, "step": step} for step in (1, 2, 3)]
+    write_rows(epath.Path(tmp_path / "metrics.jsonl"), rows)
+    return tmp_path
+
+
+def test_the_best_epoch_in_place_of_the_last(with_best, variables):
+    assert main(["--workdir", str(with_best), "--format=safetensors", "--best"]) == 0
+    file = with_best / "sskd-student-best.safetensors"
+    state = torch_bridge.to_state_dict("resnet8", variables)
+    for name, array in load_file(file).items():
+        np.testing.assert_array_equal(array, 2 * state[name])
+    record = json.loads((with_best / f"{file.name}.json").read_text())
+    assert record["epoch"] == "best" and record["accuracy"] == {"top1": 0.8, "top5": None}
+
+
+def test_a_best_epoch_that_is_not_known_is_one_line(workdir, capsys):
+    assert main(["--workdir", str(workdir), "--best"]) == 2
+    assert "name no best epoch of sskd/student: finish that run first" in capsys.readouterr().err
+
+
+def test_the_teacher_too(workdir, variables):
+    student(workdir, "teacher", variables, net="teacher")
+    export_network(str(workdir), "pth", stage="teacher")
+    state = torch_bridge.read_state_dict(workdir / "teacher.pth")
+    assert set(state) == set(torch_files.weights("resnet8"))
+
+
+def test_the_model_card_says_what_the_records_say(with_best):
+    export_network(str(with_best), "pth")
+    card = (with_best / "README.md").read_text()
+    _, head, body = card.split("---\n", 2)
+    matter = yaml.safe_load(head)
+    assert matter["license"] == "apache-2.0" and "sskd" in matter["tags"]
+    (result,) = matter["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "digits", "type": "digits", "split": "test"}
+    assert [metric["value"] for metric in result["metrics"]] == [75.0]
+    assert "| top-1, best epoch | 80.00 %, epoch 2, chosen on the test images themselves |" in body
+    assert "sskd-student.pth" in body and str(with_best) not in card
+
+
+def test_the_hub_reads_the_model_card(with_best):
+    hub = pytest.importorskip("huggingface_hub", reason="comes with pip install -e '.[onnx]'")
+    export_network(str(with_best), "pth")
+    data = hub.ModelCard.load(with_best / "README.md").data
+    assert data.eval_results[0].metric_value == 75.0 and data.pipeline_tag == "image-classification"
+
+
+def test_a_readme_of_somebody_else_stays(workdir):
+    (workdir / "README.md").write_text("# Mine\n")
+    assert "is not of ours and stays" in export_network(str(workdir), "pth")
+    assert (workdir / "README.md").read_text() == "# Mine\n"
+
+
 def test_mistakes_are_one_line(workdir, variables, tmp_path_factory, capsys):
     def said(*args: str) -> str:
         assert main(["--workdir", *args]) == 2
@@ -95,4 +186,4 @@ def test_mistakes_are_one_line(workdir, variables, tmp_path_factory, capsys):
     assert "kd/student was trained by another version of sskd_jax" in said(
         str(workdir), "--stage=kd/student"
     )
-    assert set(FORMATS) == {"pth", "safetensors", "stablehlo"}
+    assert set(FORMATS) == {"pth", "safetensors", "stablehlo", "onnx"}

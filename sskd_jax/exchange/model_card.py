@@ -1,0 +1,192 @@
+"""The model card of an exported network: README.md, as the Hugging Face hub reads it.
+
+It says what the run's own records say, and nothing else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from etils import epath
+
+import sskd_jax
+from sskd_jax.system.paths import write_bytes
+from sskd_jax.workdir.files import TIMES, existing_rows, read_json
+
+MARK = "<!-- written by sskd_jax export -->"  # by which a card of ours is told from another README
+HUB = {  # names of datasets there
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+    "imagenet2012": "ILSVRC/imagenet-1k",
+}
+FEW = 20  # classes, whose names fit a line
+
+CARD = """\
+---
+{head}---
+{mark}
+
+# {title}
+
+| | |
+|---|---|
+{rows}
+
+This is what the records of the run say; on other images the network was not measured. The licence
+above is that of the software: whoever publishes the weights decides on theirs.
+
+## {file}
+
+`{file}.json` has the names of the classes and the preprocessing.
+"""
+
+# How a file is read, by the end of its name.
+USE = {
+    "pth": """import torch
+
+state_dict = torch.load("{file}")  # for the network of that name in the reference's code""",
+    "safetensors": """from safetensors.numpy import load_file
+
+state_dict = load_file("{file}")  # PyTorch's names and shapes""",
+    "stablehlo": """import jax
+
+program = jax.export.deserialize(bytearray(open("{file}", "rb").read()))
+logits = program.call(images)  # uint8 [N, {shape}], not normalised; JAX reads it for six months""",
+    "onnx": """import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+(logits,) = session.run(None, {{"image": images}})  # uint8 [N, {shape}], not normalised""",
+}
+
+
+def facts(workdir: epath.Path, stage: str) -> dict[str, Any]:
+    """What the records of a run say about one of its stages: config, results, environments."""
+    config = read_json(workdir / "config.json")
+    results = workdir / "results.json"
+    rows = {row["stage"]: row for row in read_json(results)} if results.exists() else {}
+    places = {row["environment"] for row in existing_rows(workdir / TIMES) if row["stage"] == stage}
+    file = workdir / "environments.json"
+    environments = read_json(file) if file.exists() else []
+    kind = stage.rpartition("/")[2]
+    about = read_json(workdir / stage / "stage.json")
+    return {
+        "result": rows.get(stage, {}),
+        "teacher": about.get("teacher_model") if kind != "teacher" else None,
+        "teacher_result": rows.get("teacher", {}),
+        "training": config.get(kind, {}),
+        "seed": config.get("seed"),
+        "validation": config["data"].get("validation", 0),
+        "environments": [environments[place] for place in sorted(places)],
+    }
+
+
+def write(file: epath.Path, record: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """Writes README.md beside an exported file, and returns what to tell about it.
+
+    A README.md that is not ours stays as it is.
+    """
+    path = file.with_name("README.md")
+    if path.exists() and MARK not in path.read_text():
+        return f"{path} is not of ours and stays: no model card is written"
+    write_bytes(path, card(file, record, known).encode())
+    return f"{path.name} is its model card"
+
+
+def card(file: epath.Path, record: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """The text of README.md: what the hub reads, a table of facts, and how to use the file."""
+    head = yaml.safe_dump(front_matter(record, known), sort_keys=False, allow_unicode=True)
+    rows = "\n".join(f"| {name} | {text} |" for name, text in table(record, known).items() if text)
+    kind = file.suffix.removeprefix(".")
+    shape = ", ".join(map(str, record["image"]))
+    code = USE.get(kind, "").format(file=file.name, shape=shape)
+    values = {"head": head, "title": title(record, known), "rows": rows, "file": file.name}
+    return CARD.format(**values, mark=MARK) + (f"\n```python\n{code}\n```\n" if code else "")
+
+
+def title(record: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    method = known["result"].get("method")
+    return " ".join([record["model"], f"by {method}" if method else "", "on", record["data"]])
+
+
+def front_matter(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The YAML in front of a card, by the hub's names."""
+    dataset = HUB.get(record["data"], record["data"])
+    method = known["result"].get("method")
+    top1, top5 = (record["accuracy"][name] for name in ("top1", "top5"))
+    metrics = [
+        {"type": kind, "name": f"{name}, {record['epoch']} epoch, %", "value": percent(value)}
+        for kind, name, value in (("accuracy", "top-1", top1), ("accuracy", "top-5", top5))
+        if value is not None
+    ]
+    task = {"type": "image-classification"}
+    of = {"name": record["data"], "type": dataset, "split": "test"}
+    result = {"task": task, "dataset": of, "metrics": metrics}
+    matter = {
+        "license": "apache-2.0",
+        "library_name": "sskd_jax",
+        "pipeline_tag": "image-classification",
+        "tags": ["jax", "knowledge-distillation", *([method] if method else [])],
+        "datasets": [dataset] if record["data"] in HUB else [],
+        "metrics": ["accuracy"],
+        "model-index": [{"name": title(record, known), "results": [result]}] if metrics else [],
+    }
+    return {key: value for key, value in matter.items() if value}
+
+
+def table(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, str]:
+    """The rows of a card's table by their names; those without a text are left out."""
+    result, training = known["result"], known["training"]
+    height, width, _ = record["image"]
+    names = record["classes"]
+    listed = f": {', '.join(names)}" if 0 < len(names) <= FEW else ""
+    best = result.get("best_top1")
+    chosen = "held-out training images" if known["validation"] else "the test images themselves"
+    weights = f"{result.get('parameters'):,}" if "parameters" in result else ""
+    return {
+        "network": record["model"] + (f", {weights} parameters" if weights else ""),
+        "weights": f"behind the {record['epoch']} epoch",
+        "top-1, last epoch": shown(result.get("top1")),
+        "top-5, last epoch": shown(result.get("top5")),
+        "top-1, best epoch": ""
+        if best is None
+        else f"{shown(best)}, epoch {result['best_epoch']}, chosen on {chosen}",
+        "measured on": f"the test images of {record['data']}",
+        "method": result.get("method", ""),
+        "teacher": teacher(known),
+        "training": ", ".join(f"{key} {value}" for key, value in training.items() if plain(value)),
+        "images of it": ", ".join(f"{k} {v}" for k, v in training.get("images", {}).items()),
+        "seed": str(known["seed"]),
+        "classes": f"{record['num_classes']}{listed}",
+        "image": f"{width}x{height} pixels; mean {record['mean']}, std {record['std']}",
+        "made with": "; ".join(
+            [f"sskd_jax {sskd_jax.__version__}", *map(place, known["environments"])]
+        ),
+    }
+
+
+def teacher(known: Mapping[str, Any]) -> str:
+    """The teacher's network, with its accuracy where the run measured it."""
+    if not known["teacher"]:
+        return ""
+    accuracy = shown(known["teacher_result"].get("top1"))
+    return known["teacher"] + (f", top-1 {accuracy}" if accuracy else "")
+
+
+def place(environment: Mapping[str, Any]) -> str:
+    """The versions and devices of an environment."""
+    versions = [f"{name} {text}" for name, text in environment["versions"].items() if text]
+    devices = environment["devices"]
+    python = environment.get("python", "unknown")
+    return ", ".join([*versions, f"Python {python}", f"{len(devices)} x {devices[0]}"])
+
+
+def plain(value: Any) -> bool:
+    return not isinstance(value, Mapping) and value not in ("", None)
+
+
+def percent(value: float) -> float:
+    return round(100 * value, 2)
+
+
+def shown(value: float | None) -> str:
+    return "" if value is None else f"{percent(value):.2f} %"
