@@ -105,13 +105,13 @@ def card(file: epath.Path, record: Mapping[str, Any], known: Mapping[str, Any]) 
 
 def title(record: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     method = known["result"].get("method")
-    return " ".join([record["model"], f"by {method}" if method else "", "on", record["data"]])
+    return record["model"] + (f" ({method})" if method else "") + f" on {record['data']}"
 
 
 def front_matter(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """The YAML in front of a card, by the hub's names."""
     dataset = HUB.get(record["data"], record["data"])
-    method = known["result"].get("method")
+    tags = ["knowledge-distillation", known["result"].get("method")] if known["teacher"] else []
     top1, top5 = (record["accuracy"][name] for name in ("top1", "top5"))
     metrics = [
         {"type": kind, "name": f"{name}, {record['epoch']} epoch, %", "value": percent(value)}
@@ -125,7 +125,7 @@ def front_matter(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[st
         "license": "apache-2.0",
         "library_name": "sskd_jax",
         "pipeline_tag": "image-classification",
-        "tags": ["jax", "knowledge-distillation", *([method] if method else [])],
+        "tags": ["jax", *tags],
         "datasets": [dataset] if record["data"] in HUB else [],
         "metrics": ["accuracy"],
         "model-index": [{"name": title(record, known), "results": [result]}] if metrics else [],
@@ -136,6 +136,7 @@ def front_matter(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[st
 def table(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, str]:
     """The rows of a card's table by their names; those without a text are left out."""
     result, training = known["result"], known["training"]
+    settings = {key: value for key, value in training.items() if is_setting(key, value)}
     height, width, _ = record["image"]
     names = record["classes"]
     listed = f": {', '.join(names)}" if 0 < len(names) <= FEW else ""
@@ -153,14 +154,13 @@ def table(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, str]
         "measured on": f"the test images of {record['data']}",
         "method": result.get("method", ""),
         "teacher": teacher(known),
-        "training": ", ".join(f"{key} {value}" for key, value in training.items() if plain(value)),
+        "training": ", ".join(f"{key} {value}" for key, value in settings.items()),
         "images of it": ", ".join(f"{k} {v}" for k, v in training.get("images", {}).items()),
         "seed": str(known["seed"]),
         "classes": f"{record['num_classes']}{listed}",
         "image": f"{width}x{height} pixels; mean {record['mean']}, std {record['std']}",
-        "made with": "; ".join(
-            [f"sskd_jax {sskd_jax.__version__}", *map(place, known["environments"])]
-        ),
+        "trained with": "; ".join(map(place, known["environments"])),
+        "exported by": f"sskd_jax {sskd_jax.__version__}",
     }
 
 
@@ -176,12 +176,14 @@ def place(environment: Mapping[str, Any]) -> str:
     """The versions and devices of an environment."""
     versions = [f"{name} {text}" for name, text in environment["versions"].items() if text]
     devices = environment["devices"]
-    python = environment.get("python", "unknown")
-    return ", ".join([*versions, f"Python {python}", f"{len(devices)} x {devices[0]}"])
+    known = {"Python": environment.get("python"), "revision": environment.get("git_revision")}
+    versions += [f"{name} {text}" for name, text in known.items() if text]
+    return ", ".join([*versions, f"{len(devices)} x {devices[0]}"])
 
 
-def plain(value: Any) -> bool:
-    return not isinstance(value, Mapping) and value not in ("", None)
+def is_setting(key: str, value: Any) -> bool:
+    """Whether it is a number of a stage's schedule."""
+    return key != "model" and not isinstance(value, Mapping) and value not in ("", None)
 
 
 def percent(value: float) -> float:

@@ -112,10 +112,14 @@ def test_onnx_without_its_extra_says_what_to_install(workdir, monkeypatch):
 def with_best(tmp_path, variables) -> pathlib.Path:
     """A workdir whose student was best behind the second of its three epochs."""
     better = jax.tree.map(lambda leaf: 2 * leaf, variables)
-    student(tmp_path, "sskd/student", better, step=2, score=0.9)
+    student(tmp_path, "sskd/student", better, step=2, score=0.9, teacher_model="resnet20")
     save(tmp_path, "sskd/student", variables)
     row = {"stage": "sskd/student", "top1": 0.75, "best_top1": 0.8, "best_epoch": 2}
     (tmp_path / "results.json").write_text(json.dumps([row | {"method": "sskd"}]))
+    versions = {"python": "3.11.7", "versions": {"jax": "0.10.2"}, "devices": ["cpu"] * 2}
+    (tmp_path / "environments.json").write_text(json.dumps([versions]))
+    times = [{"stage": "sskd/student", "step": 3, "seconds": 1.0, "environment": 0}]
+    write_rows(epath.Path(tmp_path / "times.jsonl"), times)
     rows = [{"stage": "sskd/student", "epoch": step, "step": step} for step in (1, 2, 3)]
     write_rows(epath.Path(tmp_path / "metrics.jsonl"), rows)
     return tmp_path
@@ -153,6 +157,8 @@ def test_the_model_card_says_what_the_records_say(with_best):
     assert result["dataset"] == {"name": "digits", "type": "digits", "split": "test"}
     assert [metric["value"] for metric in result["metrics"]] == [75.0]
     assert "| top-1, best epoch | 80.00 %, epoch 2, chosen on the test images themselves |" in body
+    assert "| teacher | resnet20 |" in body
+    assert "| trained with | jax 0.10.2, Python 3.11.7, 2 x cpu |" in body
     assert "sskd-student.pth" in body and str(with_best) not in card
 
 
