@@ -46,7 +46,8 @@ def build(args: dict[str, str]) -> ConfigDict:
         "mean": (0.5071, 0.4866, 0.4409),
         "std": (0.2675, 0.2565, 0.2761),
     }
-    config.teacher = {"model": teacher, **schedule(teacher)}  # its checkpoint may be a .pth, too
+    # Its checkpoint may be a .pth, too.
+    config.teacher = {"model": teacher, **common.OWN_PIXELS, **schedule(teacher)}
     config.update(methods.own_stages(names, student))
     config.student = {"model": student, **schedule(student)}
     for stage in ("teacher", "student"):

@@ -12,6 +12,10 @@ RUN = {
     "save_seconds": 300.0,  # between two checkpoints within an epoch; every epoch ends with one
 }
 
+# Of a teacher that was trained with another mean and deviation than the student sees; () are the
+# data's.
+OWN_PIXELS = {"mean": (), "std": ()}
+
 # What the reference trains at a lower rate.
 LIGHT = ("MobileNetV2", "MobileNetV2s1", "ShuffleV1", "ShuffleV2")
 

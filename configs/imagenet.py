@@ -59,6 +59,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # The teacher's checkpoint may be torchvision's .pth.
     config.teacher = {
         "model": teacher,
+        **common.OWN_PIXELS,
         **stage(args["batch"], epochs=90, milestones=(30 / 90, 60 / 90)),
     }
     # Silent: how long the head is trained, and methods' other stages. As on CIFAR-100, the head

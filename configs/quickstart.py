@@ -34,7 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "std": (0.38,) * 3,
     }
     teacher = common.sgd(epochs=12, milestones=(7 / 12, 9 / 12, 11 / 12), learning_rate=0.05)
-    config.teacher = {"model": "resnet20", **teacher}
+    config.teacher = {"model": "resnet20", **common.OWN_PIXELS, **teacher}
     for name in methods.own_stages(",".join(methods.NAMES), STUDENT):
         config[name] = common.sgd(epochs=6, milestones=(3 / 6, 5 / 6), learning_rate=0.05)
     student = common.sgd(

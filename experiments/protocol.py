@@ -40,7 +40,8 @@ UNKNOWN = (1000, 10, 32)  # in place of any other
 FORWARD_AND_BACKWARD = 3  # what a step costs a network that learns, in forward passes
 GIVEN = (".pth", ".pt")  # endings of the file of a network that was trained elsewhere
 LABELS = "labels", {"method": {}, "weights": {}}, {"teacher": supervised("teacher")}
-STAGE = common.sgd(epochs=0, milestones=(), learning_rate=0.0)  # a stage that says nothing special
+# A stage that says nothing special.
+STAGE = common.OWN_PIXELS | common.sgd(epochs=0, milestones=(), learning_rate=0.0)
 
 
 def leave_accelerators() -> None:
@@ -199,7 +200,9 @@ def unusual(method: str, setting: Row) -> Row:
 def decisive(section: Row) -> Row:
     """What of a stage's section decides its networks: where it is given, which file that was."""
     if is_given(section):
-        return {"model": section["model"], "file": pathlib.Path(section["checkpoint"]).name}
+        pixels = {key: section[key] for key in common.OWN_PIXELS if section.get(key)}
+        file = pathlib.Path(section["checkpoint"]).name
+        return {"model": section["model"], "file": file} | pixels
     default = flatten(STAGE)
     return {
         key: value

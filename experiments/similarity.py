@@ -34,6 +34,7 @@ from sskd_jax.methods.sskd import (
     transferred,
 )
 from sskd_jax.models import MODELS
+from sskd_jax.models.build import renormalised
 from sskd_jax.system.console import console
 from sskd_jax.system.paths import locate, stage_folders, write_bytes
 from sskd_jax.types import Array, Params, UserError
@@ -82,9 +83,8 @@ def measures(student: Answers, teacher: Answers) -> dict[str, float]:
     }
 
 
-def answers(model: str, variables: Params, pixels: Array, num_classes: int) -> Answers:
+def answers(module: Any, variables: Params, pixels: Array) -> Answers:
     """What a network says of pixels [N, H, W, C]."""
-    module = MODELS[model](num_classes=num_classes)
 
     @jax.jit
     def ask(variables: Params, part: Array) -> tuple[Array, Array]:
@@ -154,7 +154,8 @@ def compare(workdir: epath.Path) -> dict[str, Any]:
     turned = views.reshape(-1, *plain.shape[1:])
 
     def ask(kind: str, variables: Params, pixels: Array) -> Answers:
-        return answers(config[kind]["model"], variables, pixels, data.num_classes)
+        module = MODELS[config[kind]["model"]](num_classes=data.num_classes)
+        return answers(renormalised(module, optics, optics.own(config[kind])), variables, pixels)
 
     teacher = stage_variables(workdir, config, "teacher")["teacher"]
     theirs = ask("teacher", teacher, plain)

@@ -23,7 +23,7 @@ from sskd_jax.engine.loop import Job, epoch_order, variables
 from sskd_jax.engine.order import stage_key
 from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.layers.norm import folded
-from sskd_jax.models.build import build
+from sskd_jax.models.build import build, renormalised
 from sskd_jax.settings import Recipe
 from sskd_jax.types import Net, Params, Stage, UserError, choose, shuffled
 from sskd_jax.views import Optics
@@ -197,7 +197,10 @@ def make_job(
         checkpoint=section.get("checkpoint", ""),
         start_from=start_from,
         remarks=remarks_of(config, recipe, kind, name),
-        beside={"classes": list(run.data.classes)},
+        beside={
+            "classes": list(run.data.classes),
+            "normalisation": normalisations(config, stage),
+        },
     )
 
 
@@ -285,9 +288,23 @@ def module_of(run: Run, net: Net) -> nn.Module:
     """A net's module; "teacher" is the network of that section, "teacher.branches" a part of it."""
     if not isinstance(net.module, str):
         return net.module
-    section = net.module.partition(".")[0]
+    section, _, part = net.module.partition(".")
     models = {section: settings.section(run.config, section).model}
-    return build(net.module, models, run.data.num_classes, run.dtype)
+    module = build(net.module, models, run.data.num_classes, run.dtype)
+    if part:
+        return module
+    optics = optics_of(run.config.data)
+    return renormalised(module, optics, optics.own(run.config[section]))
+
+
+def normalisations(config: ConfigDict, stage: Stage) -> dict[str, Row]:
+    """Mean and deviation of what the networks that learn in a stage see, by net."""
+    found = {}
+    for name, net in stage.nets.items():
+        if net.learns and isinstance(net.module, str) and "." not in net.module:
+            optics = optics_of(config.data).own(config[net.module])
+            found[name] = {"mean": list(optics.mean), "std": list(optics.std)}
+    return found
 
 
 def remarks_of(config: ConfigDict, recipe: Recipe, kind: str, name: str) -> Row:

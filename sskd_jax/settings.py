@@ -65,6 +65,15 @@ def span(fits: Callable[[Any], bool], text: str) -> Rule:
     return Rule(fit, text)
 
 
+def or_empty(rule: Rule) -> Rule:
+    """A rule for a sequence, or () in the place of what is given elsewhere."""
+
+    def fit(value: Any) -> bool:
+        return rule.fits(value) or is_sequence(value) and not value
+
+    return rule._replace(fits=fit, text=f"{rule.text}, or () for the data's")
+
+
 def are_rising_shares(value: Any) -> bool:
     """Whether it is a sequence of numbers above 0 and below 1, each above the one before."""
     is_numbers = is_sequence(value) and all(map(is_number, value))
@@ -131,6 +140,8 @@ IMAGES = {  # of a stage: see data/scenarios.py
 PLACE = TEXT._replace(text="a workdir, or a .pth or .safetensors file; '' for none")
 OF_SOME_STAGES = {
     "model": TEXT,
+    "mean": or_empty(DATA["mean"]),
+    "std": or_empty(DATA["std"]),
     "checkpoint": PLACE,
     "start_from": PLACE,
 }
@@ -167,7 +178,7 @@ def networks(recipes: Sequence[Recipe]) -> dict[str, None]:
 
 
 def given(stage: ConfigDict) -> dict[str, Rule]:
-    """The rules for what only some stages have: a network, a place to come from."""
+    """The rules for what only some stages have: a network, its pixels, a place to come from."""
     return {key: rule for key, rule in OF_SOME_STAGES.items() if key in stage}
 
 

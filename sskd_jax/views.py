@@ -7,8 +7,9 @@ SSKD (Xu et al., ECCV 2020) flips, rotates and then crops, and HSAKD (Yang et al
 flips, crops and then rotates, each as in its released code.
 """
 
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,11 @@ class Optics(NamedTuple):
     def plain(self) -> "Optics":
         """The same without anything random, for evaluation."""
         return self._replace(flip=False, pad=0)
+
+    def own(self, section: Mapping[str, Any]) -> "Optics":
+        """The same with the mean and deviation of a network whose section of the config has any."""
+        mean, std = section.get("mean") or self.mean, section.get("std") or self.std
+        return self._replace(mean=tuple(mean), std=tuple(std))
 
 
 def once(optics: Optics, key: Array, image: Array) -> Array:

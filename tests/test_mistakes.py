@@ -309,6 +309,10 @@ MISTAKES = [
     ),
     (("--config=configs/extend.py",), "say which run to extend: --config=configs/extend.py:run="),
     (("--config=configs/extend.py:run={folder}",), "is no workdir of a run: "),
+    (
+        (QUICK, "--config.teacher.std=(0.5,0.5,0.0)"),
+        "teacher.std is (0.5, 0.5, 0.0): give three numbers above 0, or () for the data's",
+    ),
     # data
     ((QUICK, "--config.data.name=cifar101"), "unknown dataset 'cifar101'"),
     *(

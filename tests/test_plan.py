@@ -16,6 +16,7 @@ from sskd_jax.axis import everywhere, share
 from sskd_jax.engine.devices import Mapped
 from sskd_jax.losses import cross_entropy
 from sskd_jax.methods.common import TEACHER, supervised, taught, top, unscored
+from sskd_jax.models.build import Renormalised
 from sskd_jax.settings import Recipe
 from sskd_jax.types import (
     Array,
@@ -214,6 +215,16 @@ def test_what_is_told_of_a_job_before_it_starts(quickstart):
     }
     assert student["network"] == "tiny, head" and student["parameters"] == 5266 + 2 * 17 * 16
     assert plan.parameters(quickstart[1][-1], "student") == 5266
+
+
+def test_a_teacher_with_pixels_of_its_own_has_them_wherever_it_is_called():
+    mean = (0.1, 0.2, 0.3)
+    for job in run_of(methods=("sskd", "hsakd"), **{"teacher.mean": mean})[1]:
+        for name, module in job.task.modules.items():
+            assert isinstance(module, Renormalised) == (name == "teacher"), (job.name, name)
+        learned = job.beside["normalisation"]
+        assert learned.get("teacher", {"mean": list(mean)})["mean"] == list(mean)
+        assert learned.get("student", {"mean": [0.31] * 3})["mean"] == [0.31] * 3
 
 
 def test_what_a_stage_starts_from_is_told_and_belongs_to_it():

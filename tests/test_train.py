@@ -14,6 +14,7 @@ import torch_files
 from quick import QUICK
 from tiny import LONG_TAILED, STREAMS, TinyNet, small_config, tiny_network
 
+import sskd_jax
 from configs import cifar, extend
 from sskd_jax import plan, train
 from sskd_jax.engine import devices as device_programs
@@ -385,6 +386,20 @@ def test_more_epochs_on_a_finished_run(finished, tmp_path):
         assert (start["path"], start["steps"]) == (str(workdir / name), 6)
     assert [row.get("start_from") for row in found] == [None] + [str(workdir)] * 3
     assert found[0]["top1"] == table[0]["top1"]
+
+
+@pytest.mark.slow
+def test_a_teacher_sees_pixels_by_a_mean_and_deviation_of_its_own(tmp_path):
+    """It is then the teacher of a run whose data have these, and is exported with them."""
+    mean, std = (0.5, 0.2, 0.1), (0.2, 0.3, 0.9)
+    states = []
+    for section in ("teacher", "data"):
+        own = {f"{section}.mean": mean, f"{section}.std": std}
+        run(small_config(**own, **{"until": "teacher", "teacher.epochs": 1}), tmp_path / section)
+        states.append(final_state(tmp_path / section, "teacher")["params"])
+        record = sskd_jax.load(tmp_path / section, stage="teacher").record
+        assert (tuple(record["mean"]), tuple(record["std"])) == (mean, std)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *states)
 
 
 @pytest.mark.slow

@@ -171,6 +171,7 @@ def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, A
     about = check_description(workdir / stage, {}, "give another --workdir")
     data = read_json(workdir / "config.json")["data"]
     result = result_row(workdir, stage)
+    normalisation = about.get("normalisation", {}).get(kind_of(stage), data)
     return {
         "model": about[f"{kind_of(stage)}_model"],
         "num_classes": about["num_classes"],
@@ -179,8 +180,8 @@ def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, A
         "resize": data.get("resize", about["image"][0]),
         "preprocessing": "shorter side to `resize`, centre cut to `image`; "
         "then image / 255, minus mean, over std, by channel (RGB)",
-        "mean": data["mean"],
-        "std": data["std"],
+        "mean": normalisation["mean"],
+        "std": normalisation["std"],
         "data": data["name"],
         "stage": stage,
         "steps": about["steps"],

@@ -13,7 +13,7 @@ from sskd_jax.system.paths import locate
 from sskd_jax.types import Params, UserError
 from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.files import read_json
-from sskd_jax.workdir.stages import candidates, load_folder, load_stage
+from sskd_jax.workdir.stages import candidates, find_stage, load_folder
 
 Leaves = dict[tuple[str, ...], np.ndarray]  # by their path in {"params", "batch_stats"}
 
@@ -27,11 +27,29 @@ def load_given(job: Job) -> Params:
     path, learned = locate(job.checkpoint), list(job.sketch.state.params)
     if path.is_dir():
         about = {key: value for key, value in job.about.items() if key not in ("image", "steps")}
-        return load_stage(path, job.name, about)
+        folder = find_stage(path, job.name, about)
+        about = read_json(folder / "stage.json")
+        check_normalisation(job, folder, about.get("normalisation", {}))
+        return load_folder(folder)
     if not all(comes_as_weights(job, net) for net in learned):
         raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
     check_beside(job, path)
+    record = path.with_name(path.name + ".json")  # as `export` writes it
+    check_normalisation(job, path, {job.kind: read_json(record)} if record.exists() else {})
     return {net: load_net(job, path, net) for net in learned}
+
+
+def check_normalisation(job: Job, path: epath.Path, written: Mapping[str, Any]) -> None:
+    """Refuses networks of ours that saw pixels of another mean or deviation, as is `written`."""
+    for net, ours in job.beside["normalisation"].items():
+        theirs = {key: written.get(net, ours).get(key, value) for key, value in ours.items()}
+        if theirs != ours:
+            section = section_of(job, net)
+            raise UserError(
+                f"{path} was trained with mean {theirs['mean']} and std {theirs['std']}, and "
+                f"this run has {ours['mean']} and {ours['std']}: give them as {section}.mean and "
+                f"{section}.std, or as data.mean and data.std"
+            )
 
 
 def comes_as_weights(job: Job, net: str) -> bool:

@@ -1,5 +1,6 @@
 """From the name of an architecture, or of a net, to its module."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,7 +9,8 @@ from flax import linen as nn
 
 from sskd_jax.models import MODELS
 from sskd_jax.models.network import Network
-from sskd_jax.types import UserError, choose, find
+from sskd_jax.types import Array, Params, UserError, choose, find
+from sskd_jax.views import Optics
 
 
 def architecture(name: str, what: str = "architecture") -> Callable[..., nn.Module]:
@@ -43,3 +45,51 @@ def build(
     if not isinstance(module, Network):
         raise UserError(f"the {section} architecture {name!r} has no stages to branch")
     return choose({"branches": module.branches}, part, f"part of the {section} architecture")
+
+
+@dataclasses.dataclass(frozen=True)
+class Renormalised:
+    """A network that is called with the dataset's pixels and sees them as it was trained to.
+
+    Those who call it take it for the linen module.
+
+    Attributes:
+      module: the network.
+      scale: per channel; pixels are multiplied by it.
+      shift: per channel, added then.
+    """
+
+    module: nn.Module
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    @property
+    def dtype(self) -> Any:
+        return self.module.dtype
+
+    def init(self, key: Array, pixels: Array, **options: Any) -> Params:
+        return self.module.init(key, self.own(pixels), **options)
+
+    def apply(self, variables: Params, pixels: Array, **options: Any) -> Any:
+        return self.module.apply(variables, self.own(pixels), **options)
+
+    def own(self, pixels: Array) -> Array:
+        """The pixels [B, H, W, C] in the network's own normalisation."""
+        scale, shift = (
+            jnp.asarray(part, jnp.float32).reshape(1, 1, 1, -1) for part in (self.scale, self.shift)
+        )
+        return pixels * scale + shift
+
+
+def renormalised(module: nn.Module, data: Optics, own: Optics) -> nn.Module | Renormalised:
+    """A network that was trained with the mean and deviation of `own`, given pixels of `data`.
+
+    Where both are the same, it is the module itself.
+    """
+    if (data.mean, data.std) == (own.mean, own.std):
+        return module
+    # (level - mean) / std becomes (level - own mean) / own std.
+    triples = zip(data.mean, own.mean, own.std, strict=True)
+    shift = tuple((mean - own_mean) / own_std for mean, own_mean, own_std in triples)
+    scale = tuple(std / own_std for std, own_std in zip(data.std, own.std, strict=True))
+    return Renormalised(module, scale, shift)

@@ -1,5 +1,6 @@
 """What a stage starts from: weights of a file or of a finished stage, and what does not fit."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from tiny import planned, small_config, tiny_network
 
 from sskd_jax.engine.loop import Job, first_state, variables
 from sskd_jax.exchange import torch_bridge
-from sskd_jax.exchange.given import load_start, started
+from sskd_jax.exchange.given import load_given, load_start, started
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import Checkpoints
+from sskd_jax.workdir.files import read_json
 from sskd_jax.workdir.stages import describe
 
 
@@ -168,3 +170,30 @@ def test_a_start_that_would_have_no_effect_is_refused_when_a_run_is_planned():
             job_of(**changes)
     given = {"methods": ("ab",), "student.start_from": "a", "warmup.checkpoint": "a"}
     assert job_of("ab/student", **given).about["start_from"] == "a"
+
+
+def test_a_checkpoint_that_saw_other_pixels_is_refused(plain, tmp_path):
+    """Unless this run's teacher sees such pixels, too."""
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.2, 0.2]
+    seen = {"normalisation": {"teacher": {"mean": mean, "std": std}}}
+    stored = finish(tmp_path, plain["teacher"], **seen)
+    given = {"teacher.checkpoint": str(tmp_path)}
+    message = (
+        r"teacher was trained with mean \[0.5, 0.4, 0.3\] and std \[0.2, 0.2, 0.2\], and this run "
+        r"has \[0.31, 0.31, 0.31\] and \[0.38, 0.38, 0.38\]: give them as teacher.mean and "
+    )
+    with pytest.raises(UserError, match=message):
+        load_given(job_of(**given))
+    path = file(tmp_path)
+    path.with_name(path.name + ".json").write_text(json.dumps({"mean": mean, "std": std}))
+    with pytest.raises(UserError, match=message.replace("teacher was", "tiny-10.pth was")):
+        load_given(job_of(**{"teacher.checkpoint": str(path)}))
+    job = job_of(**given, **{"teacher.mean": tuple(mean), "teacher.std": tuple(std)})
+    assert_equal(load_given(job), stored)
+    assert job.beside["normalisation"] == seen["normalisation"]
+
+
+def test_a_workdir_of_before_says_no_pixels_and_is_taken(plain, tmp_path):
+    finish(tmp_path, plain["teacher"], normalisation={})
+    load_given(job_of(**{"teacher.checkpoint": str(tmp_path)}))
+    assert read_json(tmp_path / "teacher/stage.json")["normalisation"] == {}

@@ -40,6 +40,7 @@ def test_what_decides_nothing_parts_nothing(harmless):
         {"teacher__images__noise": 0.3},
         {"teacher__checkpoint": "weights/wrn_40_2.pth"},
         {"student__start_from": "runs/kd"},
+        {"teacher__mean": (0.5, 0.5, 0.5)},
         {"method__temperature": 2.0},
         {"weights__kd": 0.5},
         {"data__validation": 0.1},

@@ -4,14 +4,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 
 from sskd_jax.models import MODELS
-from sskd_jax.models.build import architecture, build
+from sskd_jax.models.build import architecture, build, renormalised
 from sskd_jax.models.network import Branches
 from sskd_jax.models.resnet import ResNet
 from sskd_jax.types import Outputs, UserError
+from sskd_jax.views import Optics, normalise
 
 Tiny = partial(ResNet, num_classes=3, blocks=(1, 1), widths=(8, 8, 16))
 NAMES = {"student": "resnet8", "teacher": "wrn_16_2"}
@@ -49,6 +51,26 @@ def test_a_net_is_the_architecture_of_its_section():
 def test_branches_of_a_net():
     expected = Branches(MODELS["resnet8"](num_classes=7))
     assert build("student.branches", NAMES, 7) == expected
+
+
+def test_a_network_may_see_pixels_by_a_mean_and_deviation_of_its_own():
+    data = Optics(False, 0, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    own = data.own({"mean": (0.1, 0.2, 0.3), "std": ()})
+    assert own == Optics(False, 0, (0.1, 0.2, 0.3), (0.2, 0.3, 0.4))
+    module, key = Tiny(), jax.random.key(0)
+    adapted = renormalised(module, data, own)
+    image = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    variables = adapted.init(key, normalise(image, data))
+    found = adapted.apply(variables, normalise(image, data)).logits
+    expected = module.apply(variables, normalise(image, own)).logits
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - module.apply(variables, normalise(image, data)).logits).max() > 1e-3
+    assert adapted.dtype == jnp.float32 and hash(adapted) == hash(renormalised(Tiny(), data, own))
+
+
+def test_the_datas_mean_and_deviation_leave_nothing_to_do():
+    data = Optics(True, 4, (0.5,) * 3, (0.2,) * 3)
+    assert renormalised(module := Tiny(), data, data.own({"mean": [0.5] * 3})) is module
 
 
 @pytest.mark.parametrize(
