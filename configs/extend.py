@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise UserError(f"the run in {args['run']} has no {chosen}: it has {', '.join(stages)}")
     if chosen != "teacher":
         for section in stages.values():
-            section |= {"checkpoint": section["checkpoint"] or args["run"], "start_from": ""}
+            section |= {"checkpoint": section.get("checkpoint") or args["run"], "start_from": ""}
     config[chosen] |= {"checkpoint": "", "start_from": args["run"]}
     if args["epochs"]:
         config[chosen]["epochs"] = common.whole(args["epochs"], "epochs")

@@ -2,7 +2,8 @@ r"""ImageNet, ResNet-34 -> ResNet-18: teacher (90 epochs), self-supervision head
 
     python -m sskd_jax.main --config=configs/imagenet.py --config.teacher.checkpoint=resnet34.pth
     python -m sskd_jax.main --config=configs/imagenet.py:method=kd,epochs=100,batch=1024
-    python -m sskd_jax.main --config=configs/imagenet.py:dataset=flowers --config.data.data_dir=DIR
+    python -m sskd_jax.main --config=configs/imagenet.py:dataset=flowers --workdir=runs/flowers \
+        --config.data.data_dir=DIR --config.teacher.start_from=resnet34.pth
 
 Expect (published, ResNet-34 -> ResNet-18, top-1 of the best epoch): teacher 73.31, scratch 69.75,
 SSKD 71.62; the one public attempt at SSKD reached 70.09. In 100 epochs: KD 71.03, KD+LS 71.45 (last

@@ -217,7 +217,9 @@ def test_what_is_told_of_a_job_before_it_starts(quickstart):
     assert plan.parameters(quickstart[1][-1], "student") == 5266
 
 
-def test_a_teacher_with_pixels_of_its_own_has_them_wherever_it_is_called():
+def test_a_teacher_with_pixels_of_its_own_has_them_wherever_it_is_called(quickstart):
+    modules = [module for job in quickstart[1] for module in job.task.modules.values()]
+    assert all(isinstance(module, nn.Module) for module in modules)  # by default nothing is there
     mean = (0.1, 0.2, 0.3)
     for job in run_of(methods=("sskd", "hsakd"), **{"teacher.mean": mean})[1]:
         for name, module in job.task.modules.items():
