@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -138,6 +139,12 @@ def test_the_best_epoch_in_place_of_the_last(with_best, variables):
 def test_a_best_epoch_that_is_not_known_is_one_line(workdir, capsys):
     assert main(["--workdir", str(workdir), "--best"]) == 2
     assert "name no best epoch of sskd/student: finish that run first" in capsys.readouterr().err
+
+
+def test_a_best_checkpoint_that_is_gone_is_one_line(with_best, capsys):
+    shutil.rmtree(with_best / "sskd/student/2")
+    assert main(["--workdir", str(with_best), "--best"]) == 2
+    assert "sskd/student has no checkpoint of step 2 any more" in capsys.readouterr().err
 
 
 def test_the_teacher_too(workdir, variables):
