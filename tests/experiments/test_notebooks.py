@@ -1,26 +1,22 @@
 """The notebooks from top to bottom, with small networks, in a kernel of this very Python."""
 
 import base64
-import json
-import os
+import io
 import re
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
+import conftest
 import nbformat
+import numpy as np
 import pytest
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
+from PIL import Image
 from processes import quick_environment
 
+from experiments import notebooks
 from sskd_jax.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "experiments").glob("*.ipynb"))
-COLAB, TOUR = (ROOT / "experiments" / name for name in ("sskd_colab.ipynb", "method_tour.ipynb"))
+COLAB, TOUR = (notebooks.FOLDER / name for name in ("sskd_colab.ipynb", "method_tour.ipynb"))
 # Methods for other data are not in the tour: with a long tail, or that comes task by task.
 OTHERS = ("ssd_lt", "logit_adjustment", "ldam", "decoupled", "der", "coca")
 TAUGHT = [name for name in METHODS if name not in OTHERS]
@@ -30,7 +26,7 @@ QUICKSTART_FLAGS = ("--config.methods=\\"('scratch','sskd')\\" --config.teacher.
                     "--config.teacher.epochs=2 --config.head.epochs=1 --config.student.epochs=2")
 """
 SMALL_TOUR = """
-WORKDIR, TEACHER, STUDENT = {workdir!r}, "resnet8", "resnet8"
+REPOSITORY, WORKDIR, TEACHER, STUDENT = "", {workdir!r}, "resnet8", "resnet8"
 TEACHER_EPOCHS, STUDENT_EPOCHS, FIT_STEPS = 1, 2, 0
 """
 BLIND = ("sskd, head", "hsakd, branches", "hsakd_joint, teacher")  # stages without the student
@@ -47,34 +43,17 @@ def read(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-@pytest.fixture
-def kernel() -> Iterator[AsyncKernelManager]:
-    """One that runs this Python, under a name that no installed kernel has."""
-    with tempfile.TemporaryDirectory() as folder:
-        spec = Path(folder) / "this"
-        spec.mkdir()
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        content = {"argv": argv, "display_name": "this", "language": "python"}
-        (spec / "kernel.json").write_text(json.dumps(content))
-        manager = KernelSpecManager(kernel_dirs=[folder], ensure_native_kernel=False)
-        yield AsyncKernelManager(kernel_name="this", kernel_spec_manager=manager)
+def execute(path: Path, parameters: str, folder: Path, more: str = "") -> nbformat.NotebookNode:
+    """The notebook with other parameters and its outputs, and with `more` as its last cell.
 
-
-def execute(
-    path: Path, parameters: str, kernel: AsyncKernelManager, folder: Path, more: str = ""
-) -> nbformat.NotebookNode:
-    """The notebook with its outputs, and with `more` as its last cell.
-
-    XLA's programs are kept in `folder`.
+    XLA's programs are shared with the other tests.
     """
     notebook = read(path)
     notebook.cells.append(nbformat.v4.new_code_cell(more))
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     cell.source = parameters.format(workdir=str(folder / "runs"))
-    env = os.environ | quick_environment(1) | {"XDG_CACHE_HOME": str(folder / "cache")}
-    resources = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(notebook, km=kernel, timeout=300, resources=resources)
-    return client.execute(env=env)
+    env = quick_environment(1) | {"JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS}
+    return notebooks.execute(notebook, env, timeout=300)
 
 
 def pictures(cell: nbformat.NotebookNode) -> list[bytes]:
@@ -91,14 +70,53 @@ def shown(notebook: nbformat.NotebookNode, source: str) -> tuple[str, list[bytes
     return "".join(texts), pictures(cell)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: path.name)
 def test_notebooks_are_clean(path):
+    """They have run from top to bottom, and show it in few bytes that are no machine's own."""
     notebook = read(path)
     nbformat.validate(notebook)
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
-    for cell in notebook.cells:
-        assert cell.cell_type == "markdown" or (not cell.outputs and cell.execution_count is None)
-    assert not re.findall(r"(?<![\w.])/(?:home|root|tmp|work|Users|usr|opt)\b", path.read_text())
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not any("execution" in cell.metadata for cell in code)  # times of day
+    drawn = [image for cell in code for image in pictures(cell)]
+    assert drawn and max(map(len, drawn)) < 200_000 and path.stat().st_size < 1_500_000
+    for output in outputs:
+        output.get("data", {}).pop("image/png", None)
+    assert not re.findall(r"(?<![\w.])/(?:home|root|tmp|work|Users|usr|opt)\b", str(notebook))
+
+
+@pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_open_in_colab_and_install_themselves(path):
+    cells = read(path).cells
+    address = "https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/{}"
+    assert address.format(f"experiments/{path.name}") in cells[0].source
+    assert "REPOSITORY = " in cells[1].source
+    assert any("clone" in cell.source and "requirements.txt" in cell.source for cell in cells)
+
+
+def test_outputs_that_are_kept_are_small_and_of_no_machine():
+    picture = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1800, 3), np.uint8)
+    Image.fromarray(noise).save(picture, format="png")
+    data = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": "<Figure>"}
+    fancy = {"text/html": "<pre>loss <b>2.2</b></pre>", "text/plain": "loss \x1b[1m2.2\x1b[0m"}
+    texts = "  1,368 images/s  0:00:04 left\n", f"results  {ROOT}/runs/results.json"
+    outputs = [
+        nbformat.v4.new_output("display_data", data=data),
+        nbformat.v4.new_output("display_data", data=fancy),
+        *(nbformat.v4.new_output("stream", text=text) for text in texts),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
+    notebooks.tidy(notebook)
+    (cell,) = notebook.cells
+    (kept,) = pictures(cell)
+    with Image.open(io.BytesIO(kept)) as image:
+        assert image.size == (900, 450) and len(kept) < len(picture.getvalue()) / 4
+    assert cell.outputs[1].text == "loss 2.2\nresults  runs/results.json"
+    assert list(cell.outputs[0].data) == ["image/png"]
 
 
 def test_the_tour_has_a_section_for_every_method():
@@ -108,8 +126,8 @@ def test_the_tour_has_a_section_for_every_method():
 
 
 @pytest.mark.slow
-def test_colab_notebook(kernel, tmp_path):
-    notebook, runs = execute(COLAB, SMALL, kernel, tmp_path), tmp_path / "runs"
+def test_colab_notebook(tmp_path):
+    notebook, runs = execute(COLAB, SMALL, tmp_path), tmp_path / "runs"
     table, curves = shown(notebook, "results.json")
     assert "sskd/student" in table and curves == [(runs / "quickstart/curves.png").read_bytes()]
     for source in ("height_ratios", "unsure"):
@@ -126,8 +144,8 @@ def test_colab_notebook(kernel, tmp_path):
 
 
 @pytest.mark.slow
-def test_method_tour(kernel, tmp_path):
-    notebook = execute(TOUR, SMALL_TOUR, kernel, tmp_path, FIT)
+def test_method_tour(tmp_path):
+    notebook = execute(TOUR, SMALL_TOUR, tmp_path, FIT)
     code = [cell for cell in notebook.cells if "def " not in cell.source]
     drawn = [cell for cell in code if "plt.show()" in cell.source]
     assert len(drawn) > 8 and all(map(pictures, drawn))

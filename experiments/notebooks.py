@@ -1,0 +1,126 @@
+"""Runs the notebooks and keeps their outputs: python -m experiments.notebooks [PATH ...]
+
+What is kept has no path of this machine, no time of day, and pictures of few colours.
+"""
+
+import argparse
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from PIL import Image
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+COLOURS = 64  # of a picture that is kept
+WIDTH = 900  # pixels at most, likewise
+# This machine's speed at that time, and a terminal's bold letters.
+NOISE = re.compile(r"  [\d,]+ images/s  [\d:]+ left|\x1b\[\d*m")
+LONGEST = 1800  # seconds of a cell
+
+
+@contextlib.contextmanager
+def own_kernel() -> Iterator[AsyncKernelManager]:
+    """A kernel that runs this very Python, under a name that no installed kernel has."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder) / "this"
+        spec.mkdir()
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        content = {"argv": argv, "display_name": "this", "language": "python"}
+        (spec / "kernel.json").write_text(json.dumps(content))
+        manager = KernelSpecManager(kernel_dirs=[folder], ensure_native_kernel=False)
+        yield AsyncKernelManager(kernel_name="this", kernel_spec_manager=manager)
+
+
+def execute(
+    notebook: nbformat.NotebookNode, env: Mapping[str, str], timeout: int
+) -> nbformat.NotebookNode:
+    """The notebook with its outputs, run from top to bottom in the folder of this file.
+
+    Args:
+      notebook: to run.
+      env: of its kernel, beside this process's.
+      timeout: of a cell, in seconds.
+    """
+    resources = {"metadata": {"path": str(FOLDER)}}
+    with own_kernel() as kernel:
+        client = NotebookClient(
+            notebook, km=kernel, timeout=timeout, resources=resources, record_timing=False
+        )
+        return client.execute(env=os.environ | env)
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Makes the outputs of a notebook small, and the same on every machine as far as may be."""
+    notebook.metadata.language_info = {"name": "python"}
+    notebook.metadata.kernelspec = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = joined(list(map(plain, cell.outputs)))
+        for output in cell.get("outputs", ()):
+            if "text" in output:
+                output.text = NOISE.sub("", output.text.replace(f"{ROOT}/", ""))
+            data = output.get("data", {})
+            if "image/png" in data:
+                data["image/png"] = smaller(data["image/png"])
+                data.pop("text/plain", None)
+
+
+def plain(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """An output, where what rich prints as HTML is text."""
+    data = output.get("data", {})
+    if data.get("text/html", "").startswith("<pre"):
+        return nbformat.v4.new_output("stream", text=data["text/plain"])
+    return output
+
+
+def joined(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """The outputs of a cell, where text that came bit by bit is one."""
+    whole = []
+    for output in outputs:
+        if whole and "text" in output and whole[-1].get("name") == output.name:
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
+
+
+def smaller(picture: str) -> str:
+    """A picture as PNG in base64, of few colours and not too wide."""
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        image = image.convert("RGB")
+    image.thumbnail((WIDTH, 10 * WIDTH))
+    content = io.BytesIO()
+    image.quantize(COLOURS).save(content, format="png", optimize=True)
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the notebooks that a command line names, by default all."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.notebooks", description=__doc__)
+    parser.add_argument("paths", nargs="*", type=Path, default=NOTEBOOKS)
+    for path in parser.parse_args(argv).paths:
+        notebook = execute(nbformat.read(path, as_version=4), {}, LONGEST)
+        tidy(notebook)
+        nbformat.write(notebook, path)
+        print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
