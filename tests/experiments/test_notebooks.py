@@ -17,12 +17,14 @@ from sskd_jax.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 COLAB, TOUR = (notebooks.FOLDER / name for name in ("sskd_colab.ipynb", "method_tour.ipynb"))
-# Methods for other data are not in the tour: with a long tail, or that comes task by task.
-OTHERS = ("ssd_lt", "logit_adjustment", "ldam", "decoupled", "der", "coca")
+# Methods for other data are not in the tour, with a long tail, or that comes task by task; nor is
+# SSKD with other tasks.
+OTHERS = ("ssd_lt", "logit_adjustment", "ldam", "decoupled", "der", "coca", "pretext")
 TAUGHT = [name for name in METHODS if name not in OTHERS]
 SMALL = """
 REPOSITORY, WORKDIR, STOP_AFTER, TRAIN_CIFAR = "", {workdir!r}, 1, False
-QUICKSTART_FLAGS = ("--config.methods=\\"('scratch','sskd')\\" --config.teacher.model=resnet8 "
+QUICKSTART_FLAGS = ("--config.seeds=1 --config.teacher.model=resnet8 "
+                    "--config.methods=\\"('scratch','sskd')\\" "
                     "--config.teacher.epochs=2 --config.head.epochs=1 --config.student.epochs=2")
 """
 SMALL_TOUR = """
