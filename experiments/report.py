@@ -131,17 +131,17 @@ def told_difference(finding: Finding) -> str:
 
 
 def claims_grid(found: Sequence[tuple[str, Claim, Finding]]) -> Grid:
-    """Every claim with its verdict."""
+    """Every claim with its verdict, those first of which something was run."""
     rows = []
-    for name, claim, finding in found:
+    for name, claim, finding in sorted(found, key=lambda one: one[2].verdict == NOT_RUN):
         ran = finding.verdict != NOT_RUN
         likely = finding.improvement
         chance = f"{likely.probability:.2f} [{likely.low:.2f}, {likely.high:.2f}]" if likely else ""
         difference = f"{finding.difference:+.2f} ± {finding.error:.2f}" if ran else ""
-        texts = (claim.text, name, finding.verdict, difference, chance)
+        texts = (claim.text, finding.verdict, name, difference, chance)
         counts = (str(finding.rows), str(finding.n)) if ran else ("", "")
         rows.append([Field(text, faint=not ran) for text in (*texts, *counts)])
-    columns = ("claim", "table", "verdict", "difference", "P(better) [95 %]", "rows", "n")
+    columns = ("claim", "verdict", "table", "difference", "P(better) [95 %]", "rows", "n")
     return Grid(columns, rows)
 
 
