@@ -17,7 +17,7 @@ from sskd_jax.engine.step import make_batch
 from sskd_jax.engine.task import TrainState, net_functions
 from sskd_jax.methods import METHODS
 from sskd_jax.methods.common import TEACHER
-from sskd_jax.types import Losses, Params, Stage, Terms
+from sskd_jax.types import Binned, Losses, Params, Stage, Terms
 
 INDEX = np.array([7, 0, 30, 19, 2], np.int32)  # five images
 EPOCH = 3  # in which no term that rises with the epochs is 0 any more
@@ -113,6 +113,9 @@ def describe(leaf: Any) -> tuple[tuple[int, ...], np.dtype]:
 
 def test_scores_come_by_row(found):
     for score in found.scores.values():
+        if isinstance(score, Binned):
+            assert score.bin.shape == score.score.shape and score.bin.max() < score.bins
+            score = score.score
         score, rows = score if isinstance(score, tuple) else (score, None)
         assert score.ndim == 1 and score.size % INDEX.size == 0 and is_finite(score)
         assert rows is None or (rows.shape == score.shape and rows.dtype == bool)
