@@ -19,6 +19,7 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from nbclient.util import run_sync
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
@@ -41,7 +42,11 @@ def own_kernel() -> Iterator[AsyncKernelManager]:
         content = {"argv": argv, "display_name": "this", "language": "python"}
         (spec / "kernel.json").write_text(json.dumps(content))
         manager = KernelSpecManager(kernel_dirs=[folder], ensure_native_kernel=False)
-        yield AsyncKernelManager(kernel_name="this", kernel_spec_manager=manager)
+        kernel = AsyncKernelManager(kernel_name="this", kernel_spec_manager=manager)
+        try:
+            yield kernel
+        finally:  # nbclient ends only those that it began by itself
+            run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def execute(

@@ -372,14 +372,17 @@ MISTAKES = [
     ),
     # the workdir
     (
-        (QUICK, "--workdir={folder}/runs/earlier"),
+        (QUICK, "--config.seeds=1", "--workdir={folder}/runs/earlier"),
         "earlier/teacher was trained by another version of sskd_jax, whose checkpoints this one "
         "does not read: train it again in another --workdir, or go on with the git_revision that "
         "environments.json names",
     ),
-    ((QUICK, "--workdir={folder}/runs/damaged"), "damaged/teacher/stage.json is damaged"),
     (
-        (QUICK, "--workdir={folder}/runs/[1]"),
+        (QUICK, "--config.seeds=1", "--workdir={folder}/runs/damaged"),
+        "damaged/teacher/stage.json is damaged",
+    ),
+    (
+        (QUICK, "--config.seeds=1", "--workdir={folder}/runs/[1]"),
         "[1] has a [ in it, with which no checkpoint can be read: give a path without * ? [",
     ),
     ((QUICK, "--workdir={folder}/text.pth"), "cannot write to --workdir="),
@@ -490,7 +493,7 @@ def test_one_line_says_what_is_wrong(typed, text, folder, command, tmp_path):
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
     assert text in err
-    assert not list((tmp_path / "run").glob("*/**"))  # nothing was trained
+    assert not list((tmp_path / "run").rglob("stage.json"))  # nothing was trained
     assert sorted(folder.rglob("*")) == before
 
 
