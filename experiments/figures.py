@@ -186,7 +186,7 @@ def perform(steps: int = 400) -> Scene:
     """Trains the networks with the quickstart's numbers, and shows them the chosen images."""
     setting = quickstart.get_config().settings.sskd
     numbers, weights = setting.method.to_dict(), setting.weights.to_dict()
-    del numbers["name"]
+    del numbers["name"], numbers["transformation"]
     teacher, student = train(
         steps, weights=weights, head_temperature=numbers.pop("head_temperature"), numbers=numbers
     )

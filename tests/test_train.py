@@ -167,7 +167,7 @@ def test_every_method_trains(others):
     count = len(METHODS) - len(STREAMS) - 3
     assert len({name for name in students if name.endswith("/student")}) == count
     assert students[-1] == "fitnet+kd/student"
-    before = {"ab/warmup", "fsp/warmup", "ft/paraphraser", "hsakd/branches"}
+    before = {"ab/warmup", "fsp/warmup", "ft/paraphraser", "hsakd/branches", "pretext/head"}
     assert {row["stage"] for row in rows(workdir)} == {*students, *before}
     for row in rows(workdir):
         losses = {name: value for name, value in row.items() if name.startswith("train/")}

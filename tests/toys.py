@@ -85,6 +85,7 @@ COCA = {
     "gamma": 0.1,
     "width": 8,
     "temperature": 0.5,
+    "stretched": False,
 }
 TOYS = {
     "peers": peers,

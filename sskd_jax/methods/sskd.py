@@ -136,7 +136,7 @@ def contrastive_scores(projected: Array, mask: Array) -> Terms:
     return {"contrastive": is_right.astype(jnp.float32)}
 
 
-def head(view: View, temperature: float) -> Stage:
+def head(temperature: float, view: View = rotated) -> Stage:
     """The contrastive task for the head of the frozen teacher (eq. 5).
 
     In every row the other N - 1 images are the negatives.
@@ -202,7 +202,7 @@ def sskd(
         "teacher_head": frozen(ProjectionHead(), "head/head"),
     }
     student = Stage(("ce", "kd", "tf", "ss"), nets, loss, scores)
-    return {"teacher": TEACHER, "head": head(view, head_temperature), "student": student}
+    return {"teacher": TEACHER, "head": head(head_temperature, view), "student": student}
 
 
 def figures(logits: Array, projected: Array, labels: Array) -> Terms:

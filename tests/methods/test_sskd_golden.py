@@ -42,7 +42,7 @@ def ours(case) -> dict[str, Any]:
 def everything(
     ratios: dict[str, float], student: Outputs, teacher: Outputs, label: jax.Array
 ) -> dict[str, Any]:
-    method = sskd.sskd(**TEMPERATURES, **ratios)
+    method = sskd.sskd(transformation="rotation", **TEMPERATURES, **ratios)
     given = {"teacher": teacher, "head": lambda embed: embed}
 
     def total(student: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -43,7 +43,7 @@ def bucket(tmp_path, monkeypatch):
     (tmp_path / "bucket").mkdir()
     monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", Bucket(tmp_path))
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    monkeypatch.setattr("sskd_jax.workdir.logbook.summary_writer", lambda folder: False)
+    monkeypatch.setattr("sskd_jax.workdir.tensorboard.open_writer", lambda folder: None)
     return locate("gs://bucket/run")
 
 
