@@ -17,7 +17,7 @@ from sskd_jax.axis import everywhere, share
 from sskd_jax.layers.heads import Linear
 from sskd_jax.losses import accuracy, cross_entropy, soft_divergence
 from sskd_jax.methods.common import TEACHER, top, unscored
-from sskd_jax.methods.sskd import VIEWS, split_views
+from sskd_jax.methods.sskd import VIEWS, prediction_terms
 from sskd_jax.rules import Count, Positive, one_of
 from sskd_jax.types import (
     Array,
@@ -137,15 +137,15 @@ def pretext(
         label = share(batch.label)
         student, teacher = nets["student"](pixels), nets["teacher"](pixels)
         ours, theirs = nets["head"](student.embed), nets["teacher_head"](teacher.embed)
-        normal, transformed = split_views(student.logits)
-        t_normal, t_transformed = split_views(teacher.logits)
-        terms = {
-            "ce": cross_entropy(normal, label),
-            "kd": soft_divergence(normal, t_normal, temperature=kd_temperature),
-            "tf": soft_divergence(transformed, t_transformed, temperature=tf_temperature),
-            "ss": soft_divergence(ours, theirs, temperature=ss_temperature),
-        }
-        return Losses(terms, {"accuracy": accuracy(normal, label)})
+        terms = prediction_terms(
+            student.logits,
+            teacher.logits,
+            label,
+            kd_temperature=kd_temperature,
+            tf_temperature=tf_temperature,
+        )
+        terms["ss"] = soft_divergence(ours, theirs, temperature=ss_temperature)
+        return Losses(terms, {"accuracy": accuracy(student.logits[::VIEWS], label)})
 
     nets = {
         "student": learns("student"),

@@ -79,6 +79,28 @@ def transferred(level: Array, ratio: float) -> Array:
     return place < count
 
 
+def prediction_terms(
+    logits: Array,
+    teacher: Array,
+    labels: Array,
+    *,
+    kd_temperature: float,
+    tf_temperature: float,
+    keep: Array | None = None,
+) -> Terms:
+    """ce, kd and tf of `distillation_terms`, of logits [4N, K] of both networks.
+
+    `keep` [3N] marks the transformed views that tf counts; None: all of them.
+    """
+    normal, transformed = split_views(logits)
+    t_normal, t_transformed = split_views(teacher)
+    return {
+        "ce": cross_entropy(normal, labels),
+        "kd": soft_divergence(normal, t_normal, temperature=kd_temperature),
+        "tf": soft_divergence(transformed, t_transformed, temperature=tf_temperature, keep=keep),
+    }
+
+
 def distillation_terms(
     student: tuple[Array, Array],
     teacher: tuple[Array, Array],
@@ -103,27 +125,25 @@ def distillation_terms(
       tf: the same on the transformed views that the teacher gets least wrong.
       ss: divergence from the rows of the teacher's similarity matrix that it gets least wrong.
     """
-    normal, transformed = split_views(student[0])
-    t_normal, t_transformed = split_views(teacher[0])
+    _, t_transformed = split_views(teacher[0])
     similarity, t_similarity = similarity_matrix(student[1]), similarity_matrix(teacher[1])
     tf_level = error_level(t_transformed, jnp.repeat(labels, VIEWS - 1))
     ss_level = error_level(t_similarity, positives(t_similarity))
-    return {
-        "ce": cross_entropy(normal, labels),
-        "kd": soft_divergence(normal, t_normal, temperature=kd_temperature),
-        "tf": soft_divergence(
-            transformed,
-            t_transformed,
-            temperature=tf_temperature,
-            keep=transferred(tf_level, tf_ratio),
-        ),
-        "ss": soft_divergence(
-            similarity,
-            t_similarity,
-            temperature=ss_temperature,
-            keep=transferred(ss_level, ss_ratio),
-        ),
-    }
+    predictions = prediction_terms(
+        student[0],
+        teacher[0],
+        labels,
+        kd_temperature=kd_temperature,
+        tf_temperature=tf_temperature,
+        keep=transferred(tf_level, tf_ratio),
+    )
+    ss = soft_divergence(
+        similarity,
+        t_similarity,
+        temperature=ss_temperature,
+        keep=transferred(ss_level, ss_ratio),
+    )
+    return predictions | {"ss": ss}
 
 
 def contrastive_scores(projected: Array, mask: Array) -> Terms:
