@@ -106,9 +106,11 @@ def test_a_report_is_shown_again(workdir, capsys):
         (["evaluate", "{run}", "--devices=3"], "3 devices do not divide a batch of 256"),
         (["evaluate", "{run}", "--config=nowhere.py"], "nowhere.py cannot be read"),
         (["predict", "{run}", "nowhere.png"], "nowhere.png is no image that can be read"),
+        (["evaluate", "{empty}/several"], "holds several seeds: give one of them, such as "),
         (["report", "{empty}"], "has no results.json: give the workdir of a run that is done"),
     ],
 )
 def test_mistakes_are_one_line(argv, message, workdir, tmp_path, capsys):
+    (tmp_path / "several/seed-0").mkdir(parents=True)
     code, _, err = said(capsys, *(part.format(run=workdir, empty=tmp_path) for part in argv))
     assert code == 2 and message in err and err.count("\n") == 1
