@@ -335,8 +335,8 @@ def continual() -> Table:
     without = {"settings.coca.weights.rot": 0.0}
     return Table(
         "Streams of tasks: Seq-CIFAR-10, buffer 200, small",
-        "configs/continual.py with ResNet18 at a quarter of its width and one epoch per task for all "
-        "methods, where 50 are usual; batches, rates and weights as released. Behind the last "
+        "configs/continual.py with ResNet18 at a quarter of its width and one epoch per task for "
+        "all methods, where 50 are usual; batches, rates and weights as released. Behind the last "
         "task; top-1 is among all classes (class-IL).",
         (*cells, Cell(STREAM, "coca without rot", f"{config}coca", without)),
         yardstick="derpp",
