@@ -12,9 +12,9 @@ RUN = {
     "save_seconds": 300.0,  # between two checkpoints within an epoch; every epoch ends with one
 }
 
-# Of a teacher that was trained with another mean and deviation than the student sees; () are the
-# data's.
-OWN_PIXELS = {"mean": (), "std": ()}
+# Of a teacher that was trained with another mean, deviation or size of images than the student; ()
+# and 0 are the data's.
+OWN_PIXELS = {"mean": (), "std": (), "size": 0}
 
 # What the reference trains at a lower rate.
 LIGHT = ("MobileNetV2", "MobileNetV2s1", "ShuffleV1", "ShuffleV2")

@@ -43,7 +43,9 @@ def stored(workdir: str) -> dict[str, Any]:
         raise UserError("say which run to extend: --config=configs/extend.py:run=WORKDIR")
     file = epath.Path(workdir).expanduser() / "config.json"
     if not file.exists():
-        raise UserError(f"{workdir} is no workdir of a run: it has no config.json")
+        runs = sorted(str(found.parent) for found in file.parent.glob("*/config.json"))
+        advice = f"; it holds some, such as run={runs[0]}" if runs else ""
+        raise UserError(f"{workdir} is no workdir of a run: it has no config.json{advice}")
     try:
         return tuples(json.loads(file.read_text()))
     except ValueError as error:

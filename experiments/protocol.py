@@ -270,8 +270,8 @@ def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
     The loss is traced for it, with networks that answer nothing but zeros.
     """
     data, batch_size = config["data"], config[kind]["batch_size"]
-    total, classes, size = DATASETS.get(data["name"], UNKNOWN)
-    shape = (data.get("size", size),) * 2 + (3,)
+    total, classes, _ = DATASETS.get(data["name"], UNKNOWN)
+    shape = (size_of(config),) * 2 + (3,)
     found = dict.fromkeys(stage.nets, 0.0)
 
     def call(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -281,7 +281,7 @@ def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
         count = jax.tree.leaves(args)[0].shape[0]
         found[name] += count / batch_size
         network, _, part = module.partition(".")
-        _, _, one = outline(config[network]["model"], part, shape[0], classes)
+        _, _, one = outline(config[network]["model"], part, size_of(config, network), classes)
         return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), one)
 
     def see(view: View, image: Array | None = None) -> Array:
@@ -307,6 +307,12 @@ def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
     return found
 
 
+def size_of(config: Row, network: str = "") -> int:
+    """Pixels of a side of the images, as a network sees them."""
+    _, _, size = DATASETS.get(config["data"]["name"], UNKNOWN)
+    return config.get(network, {}).get("size") or config["data"].get("size", size)
+
+
 @functools.cache
 def rows_of(view: View) -> int:
     """How many rows a view makes of an image."""
@@ -328,12 +334,13 @@ def cost(config: Row, stages: Mapping[str, Stage]) -> float | None:
 
 def stage_cost(config: Row, kind: str, stage: Stage) -> float:
     """Operations of the networks in one stage."""
-    section, (_, classes, size) = config[kind], DATASETS[config["data"]["name"]]
-    size, per_image, counts = config["data"].get("size", size), 0.0, rows(config, kind, stage)
+    section, (_, classes, _) = config[kind], DATASETS[config["data"]["name"]]
+    per_image, counts = 0.0, rows(config, kind, stage)
     for name, net in stage.nets.items():
         if isinstance(net.module, str):
             network, _, part = net.module.partition(".")
             passes = FORWARD_AND_BACKWARD if net.learns else 1
+            size = size_of(config, network)
             per_row = forward(config[network]["model"], part, size, classes)
             per_image += passes * counts[name] * per_row
     steps = images_of_epoch(config, section, stage) // section["batch_size"]

@@ -34,7 +34,7 @@ from sskd_jax.methods.sskd import (
     transferred,
 )
 from sskd_jax.models import MODELS
-from sskd_jax.models.build import renormalised
+from sskd_jax.models.build import adapted
 from sskd_jax.system.console import console
 from sskd_jax.system.paths import locate, stage_folders, write_bytes
 from sskd_jax.types import Array, Params, UserError
@@ -155,7 +155,9 @@ def compare(workdir: epath.Path) -> dict[str, Any]:
 
     def ask(kind: str, variables: Params, pixels: Array) -> Answers:
         module = MODELS[config[kind]["model"]](num_classes=data.num_classes)
-        return answers(renormalised(module, optics, optics.own(config[kind])), variables, pixels)
+        own = config[kind]
+        module = adapted(module, optics, optics.own(own), own.get("size", 0))
+        return answers(module, variables, pixels)
 
     teacher = stage_variables(workdir, config, "teacher")["teacher"]
     theirs = ask("teacher", teacher, plain)

@@ -23,7 +23,7 @@ from sskd_jax.engine.loop import Job, epoch_order, variables
 from sskd_jax.engine.order import stage_key
 from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.layers.norm import folded
-from sskd_jax.models.build import build, renormalised
+from sskd_jax.models.build import adapted, build
 from sskd_jax.settings import Recipe
 from sskd_jax.types import Net, Params, Stage, UserError, choose, shuffled
 from sskd_jax.views import Optics
@@ -293,17 +293,19 @@ def module_of(run: Run, net: Net) -> nn.Module:
     module = build(net.module, models, run.data.num_classes, run.dtype)
     if part:
         return module
-    optics = optics_of(run.config.data)
-    return renormalised(module, optics, optics.own(run.config[section]))
+    optics, own = optics_of(run.config.data), run.config[section]
+    return adapted(module, optics, optics.own(own), own.get("size", 0))
 
 
 def normalisations(config: ConfigDict, stage: Stage) -> dict[str, Row]:
-    """Mean and deviation of what the networks that learn in a stage see, by net."""
+    """Mean, deviation and size, if it is their own, of what a stage's learning networks see."""
     found = {}
     for name, net in stage.nets.items():
         if net.learns and isinstance(net.module, str) and "." not in net.module:
             optics = optics_of(config.data).own(config[net.module])
             found[name] = {"mean": list(optics.mean), "std": list(optics.std)}
+            if size := config[net.module].get("size"):
+                found[name]["image"] = [size, size, 3]
     return found
 
 

@@ -65,13 +65,13 @@ def span(fits: Callable[[Any], bool], text: str) -> Rule:
     return Rule(fit, text)
 
 
-def or_empty(rule: Rule) -> Rule:
-    """A rule for a sequence, or () in the place of what is given elsewhere."""
+def or_datas(rule: Rule, none: Any) -> Rule:
+    """A rule for what a network may have of its own, or `none` for the data's."""
 
     def fit(value: Any) -> bool:
-        return rule.fits(value) or is_sequence(value) and not value
+        return rule.fits(value) or (tuple(value) if is_sequence(value) else value) == none
 
-    return rule._replace(fits=fit, text=f"{rule.text}, or () for the data's")
+    return rule._replace(fits=fit, text=f"{rule.text}, or {none} for the data's")
 
 
 def are_rising_shares(value: Any) -> bool:
@@ -140,8 +140,9 @@ IMAGES = {  # of a stage: see data/scenarios.py
 PLACE = TEXT._replace(text="a workdir, or a .pth or .safetensors file; '' for none")
 OF_SOME_STAGES = {
     "model": TEXT,
-    "mean": or_empty(DATA["mean"]),
-    "std": or_empty(DATA["std"]),
+    "mean": or_datas(DATA["mean"], ()),
+    "std": or_datas(DATA["std"], ()),
+    "size": or_datas(STREAMING["size"], 0),
     "checkpoint": PLACE,
     "start_from": PLACE,
 }

@@ -266,6 +266,7 @@ def test_what_cannot_be_extended_is_one_line(tmp_path):
     for argument, message in [
         (None, "say which run to extend: --config=configs/extend.py:run=WORKDIR"),
         ("run=/nowhere", "/nowhere is no workdir of a run: it has no config.json"),
+        (f"run={tmp_path.parent}", f"no config.json; it holds some, such as run={tmp_path}"),
         (f"run={tmp_path},stage=head", "unknown stage to extend 'head': choose from student"),
         (f"run={tmp_path},stage=teacher", "has no teacher: it has "),
         (f"run={tmp_path},epochs=many", "config argument epochs=many: give a whole number"),

@@ -310,6 +310,10 @@ MISTAKES = [
     (("--config=configs/extend.py",), "say which run to extend: --config=configs/extend.py:run="),
     (("--config=configs/extend.py:run={folder}",), "is no workdir of a run: "),
     (
+        (QUICK, "--config.teacher.size=7"),
+        "teacher.size is 7: give a whole number from 8 on, or 0 for the data's",
+    ),
+    (
         (QUICK, "--config.teacher.std=(0.5,0.5,0.0)"),
         "teacher.std is (0.5, 0.5, 0.0): give three numbers above 0, or () for the data's",
     ),

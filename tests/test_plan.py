@@ -16,7 +16,7 @@ from sskd_jax.axis import everywhere, share
 from sskd_jax.engine.devices import Mapped
 from sskd_jax.losses import cross_entropy
 from sskd_jax.methods.common import TEACHER, supervised, taught, top, unscored
-from sskd_jax.models.build import Renormalised
+from sskd_jax.models.build import Adapted
 from sskd_jax.settings import Recipe
 from sskd_jax.types import (
     Array,
@@ -221,12 +221,15 @@ def test_a_teacher_with_pixels_of_its_own_has_them_wherever_it_is_called(quickst
     modules = [module for job in quickstart[1] for module in job.task.modules.values()]
     assert all(isinstance(module, nn.Module) for module in modules)  # by default nothing is there
     mean = (0.1, 0.2, 0.3)
-    for job in run_of(methods=("sskd", "hsakd"), **{"teacher.mean": mean})[1]:
+    own = {"teacher.mean": mean, "teacher.size": 16}
+    for job in run_of(methods=("sskd", "hsakd"), **own)[1]:
         for name, module in job.task.modules.items():
-            assert isinstance(module, Renormalised) == (name == "teacher"), (job.name, name)
+            assert isinstance(module, Adapted) == (name == "teacher"), (job.name, name)
         learned = job.beside["normalisation"]
         assert learned.get("teacher", {"mean": list(mean)})["mean"] == list(mean)
+        assert learned.get("teacher", {"image": [16, 16, 3]})["image"] == [16, 16, 3]
         assert learned.get("student", {"mean": [0.31] * 3})["mean"] == [0.31] * 3
+        assert "image" not in learned.get("student", {})
 
 
 def test_what_a_stage_starts_from_is_told_and_belongs_to_it():

@@ -17,6 +17,8 @@ from tiny import LONG_TAILED, STREAMS, TinyNet, small_config, tiny_network
 import sskd_jax
 from configs import cifar, extend
 from sskd_jax import plan, train
+from sskd_jax.commands.evaluate import evaluate
+from sskd_jax.data import sources
 from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.devices import run_once
 from sskd_jax.exchange import torch_bridge
@@ -400,6 +402,19 @@ def test_a_teacher_sees_pixels_by_a_mean_and_deviation_of_its_own(tmp_path):
         record = sskd_jax.load(tmp_path / section, stage="teacher").record
         assert (tuple(record["mean"]), tuple(record["std"])) == (mean, std)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *states)
+
+
+def test_a_teacher_sees_images_of_a_size_of_its_own_wherever_it_is_used(tmp_path):
+    own = {"teacher.size": 16, "teacher.epochs": 1, "until": "teacher"}
+    (row,) = run(small_config(**own), tmp_path)
+    teacher = sskd_jax.load(tmp_path, stage="teacher")
+    assert teacher.sizes == (16, 16)
+    digits = sources.load("digits", None)
+    found = evaluate(teacher, digits, "test", jax.devices()[:1])
+    assert found["top1"] == row["top1"]
+    resized = np.asarray(jax.image.resize(digits.test.image / 255.0, (450, 16, 16, 3), "bilinear"))
+    likely = teacher.predict((255 * resized).round().astype(np.uint8)).argmax(1)
+    assert np.mean(likely == digits.test.label) == pytest.approx(row["top1"], abs=0.01)
 
 
 @pytest.mark.slow

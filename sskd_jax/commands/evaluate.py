@@ -20,6 +20,7 @@ from sskd_jax.engine.evaluate import evaluation
 from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.exchange.classifier import Classifier, load
 from sskd_jax.methods.common import supervised
+from sskd_jax.models.build import adapted
 from sskd_jax.settings import STREAMING, section
 from sskd_jax.system.console import console, show
 from sskd_jax.system.installed import with_installed_config
@@ -41,7 +42,8 @@ def evaluate(
 ) -> dict[str, float]:
     """top1, top5 (in [0, 1]) and loss of a network over the "test" or the "train" split.
 
-    The result does not depend on the number of devices, but for rounding.
+    Images are brought to the size that the network was trained on. The result does not depend on
+    the number of devices, but for rounding.
 
     Raises:
       UserError: the network tells another number of classes apart, or the devices don't divide
@@ -56,12 +58,15 @@ def evaluate(
         raise UserError(f"{len(devices)} devices do not divide a batch of {batch_size}")
     images = getattr(dataset, split)
     record = classifier.record
+    optics = Optics(False, 0, tuple(record["mean"]), tuple(record["std"]))
+    size, *_ = record.get("image", images.shape)
+    size = 0 if size == images.shape[0] else size
     task = Task(
         stage=supervised("network"),
-        modules={"network": classifier.module},
+        modules={"network": adapted(classifier.module, optics, optics, size)},
         weights={},
         optimizer=None,
-        optics=Optics(False, 0, tuple(record["mean"]), tuple(record["std"])),
+        optics=optics,
         num_classes=classes,
         steps_per_epoch=1,
         scores=("top1", "top5", "loss"),

@@ -171,17 +171,19 @@ def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, A
     about = check_description(workdir / stage, {}, "give another --workdir")
     data = read_json(workdir / "config.json")["data"]
     result = result_row(workdir, stage)
-    normalisation = about.get("normalisation", {}).get(kind_of(stage), data)
+    own = about.get("normalisation", {}).get(kind_of(stage), data)
+    image = own.get("image", about["image"])
+    resize = data.get("resize", about["image"][0]) * image[0] / about["image"][0]
     return {
         "model": about[f"{kind_of(stage)}_model"],
         "num_classes": about["num_classes"],
         "classes": about.get("classes", []),
-        "image": about["image"],
-        "resize": data.get("resize", about["image"][0]),
+        "image": image,
+        "resize": round(resize),
         "preprocessing": "shorter side to `resize`, centre cut to `image`; "
         "then image / 255, minus mean, over std, by channel (RGB)",
-        "mean": normalisation["mean"],
-        "std": normalisation["std"],
+        "mean": own["mean"],
+        "std": own["std"],
         "data": data["name"],
         "stage": stage,
         "steps": about["steps"],

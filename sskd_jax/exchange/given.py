@@ -1,6 +1,6 @@
 """The weights that a stage is given: those of a finished one in its place, or a start."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,26 +29,46 @@ def load_given(job: Job) -> Params:
         about = {key: value for key, value in job.about.items() if key not in ("image", "steps")}
         folder = find_stage(path, job.name, about)
         about = read_json(folder / "stage.json")
-        check_normalisation(job, folder, about.get("normalisation", {}))
+        check_pixels(job, folder, about.get("normalisation", {}), about["image"])
         return load_folder(folder)
     if not all(comes_as_weights(job, net) for net in learned):
         raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
     check_beside(job, path)
     record = path.with_name(path.name + ".json")  # as `export` writes it
-    check_normalisation(job, path, {job.kind: read_json(record)} if record.exists() else {})
+    check_pixels(job, path, {job.kind: read_json(record)} if record.exists() else {})
     return {net: load_net(job, path, net) for net in learned}
 
 
-def check_normalisation(job: Job, path: epath.Path, written: Mapping[str, Any]) -> None:
-    """Refuses networks of ours that saw pixels of another mean or deviation, as is `written`."""
+def check_pixels(
+    job: Job,
+    path: epath.Path,
+    written: Mapping[str, Mapping[str, Any]],
+    image: Sequence[int] | None = None,
+) -> None:
+    """Refuses networks of ours that saw images of another mean, deviation or size.
+
+    Args:
+      job: theirs in this run. What it says of a net's size it was told; that may be any.
+      path: of the networks.
+      written: what stands beside them, by net: mean, std, and image as [H, W, C].
+      image: likewise, where a net has none of its own.
+    """
     for net, ours in job.beside["normalisation"].items():
-        theirs = {key: written.get(net, ours).get(key, value) for key, value in ours.items()}
-        if theirs != ours:
-            section = section_of(job, net)
+        theirs, section = written.get(net, {}), section_of(job, net)
+        mean, std = theirs.get("mean", ours["mean"]), theirs.get("std", ours["std"])
+        if (mean, std) != (ours["mean"], ours["std"]):
             raise UserError(
-                f"{path} was trained with mean {theirs['mean']} and std {theirs['std']}, and "
+                f"{path} was trained with mean {mean} and std {std}, and "
                 f"this run has {ours['mean']} and {ours['std']}: give them as {section}.mean and "
                 f"{section}.std, or as data.mean and data.std"
+            )
+        size, *_ = theirs.get("image", image or job.about["image"])
+        here, *_ = job.about["image"]
+        if size != here and "image" not in ours:
+            raise UserError(
+                f"{path} was trained on images of {size} pixels, and this run has {here}: give "
+                f"--config.{section}.size={size} to bring them to that size for it, or "
+                f"--config.{section}.size={here} to show them as they are"
             )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -48,7 +49,7 @@ def build(
 
 
 @dataclasses.dataclass(frozen=True)
-class Renormalised:
+class Adapted:
     """A network that is called with the dataset's pixels and sees them as it was trained to.
 
     Those who call it take it for the linen module.
@@ -57,11 +58,13 @@ class Renormalised:
       module: the network.
       scale: per channel; pixels are multiplied by it.
       shift: per channel, added then.
+      size: of the square that images are brought to, in pixels; 0 leaves them as they are.
     """
 
     module: nn.Module
     scale: tuple[float, ...]
     shift: tuple[float, ...]
+    size: int = 0
 
     @property
     def dtype(self) -> Any:
@@ -74,22 +77,27 @@ class Renormalised:
         return self.module.apply(variables, self.own(pixels), **options)
 
     def own(self, pixels: Array) -> Array:
-        """The pixels [B, H, W, C] in the network's own normalisation."""
+        """The pixels [B, H, W, C] in the network's own normalisation and size, bilinear."""
         scale, shift = (
             jnp.asarray(part, jnp.float32).reshape(1, 1, 1, -1) for part in (self.scale, self.shift)
         )
+        if self.size:
+            count, _, _, channels = pixels.shape
+            shape = (count, self.size, self.size, channels)
+            pixels = jax.image.resize(pixels, shape, "bilinear")
         return pixels * scale + shift
 
 
-def renormalised(module: nn.Module, data: Optics, own: Optics) -> nn.Module | Renormalised:
+def adapted(module: nn.Module, data: Optics, own: Optics, size: int = 0) -> nn.Module | Adapted:
     """A network that was trained with the mean and deviation of `own`, given pixels of `data`.
 
-    Where both are the same, it is the module itself.
+    Its images had `size` pixels a side, or with 0 as many as it is given. Where nothing differs, it
+    is the module itself.
     """
-    if (data.mean, data.std) == (own.mean, own.std):
+    if (data.mean, data.std, size) == (own.mean, own.std, 0):
         return module
     # (level - mean) / std becomes (level - own mean) / own std.
     triples = zip(data.mean, own.mean, own.std, strict=True)
     shift = tuple((mean - own_mean) / own_std for mean, own_mean, own_std in triples)
     scale = tuple(std / own_std for std, own_std in zip(data.std, own.std, strict=True))
-    return Renormalised(module, scale, shift)
+    return Adapted(module, scale, shift, size)

@@ -193,6 +193,26 @@ def test_a_checkpoint_that_saw_other_pixels_is_refused(plain, tmp_path):
     assert job.beside["normalisation"] == seen["normalisation"]
 
 
+def test_a_checkpoint_that_saw_images_of_another_size_asks_which_it_shall_see(plain, tmp_path):
+    stored = finish(tmp_path / "data", plain["teacher"], image=[16, 16, 3])
+    own = {"normalisation": {"teacher": {"image": [16, 16, 3]}}}
+    finish(tmp_path / "own", plain["teacher"], **own)
+    path = file(tmp_path)
+    weights = {"teacher": torch_bridge.from_state_dict("tiny", torch_files.weights("tiny", 10))}
+    path.with_name(path.name + ".json").write_text(json.dumps({"image": [16, 16, 3]}))
+    for place in (tmp_path / "data", tmp_path / "own", path):
+        given = {"teacher.checkpoint": str(place)}
+        message = (
+            "was trained on images of 16 pixels, and this run has 8: give --config.teacher.size=16 "
+            "to bring them to that size for it, or --config.teacher.size=8 to show them as they are"
+        )
+        with pytest.raises(UserError, match=message):
+            load_given(job_of(**given))
+        for size in (8, 16):
+            job = job_of(**given, **{"teacher.size": size})
+            assert_equal(load_given(job), weights if place == path else stored)
+
+
 def test_a_workdir_of_before_says_no_pixels_and_is_taken(plain, tmp_path):
     finish(tmp_path, plain["teacher"], normalisation={})
     load_given(job_of(**{"teacher.checkpoint": str(tmp_path)}))

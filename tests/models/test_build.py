@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from sskd_jax.models import MODELS
-from sskd_jax.models.build import architecture, build, renormalised
+from sskd_jax.models.build import adapted, architecture, build
 from sskd_jax.models.network import Branches
 from sskd_jax.models.resnet import ResNet
 from sskd_jax.types import Outputs, UserError
@@ -58,19 +58,32 @@ def test_a_network_may_see_pixels_by_a_mean_and_deviation_of_its_own():
     own = data.own({"mean": (0.1, 0.2, 0.3), "std": ()})
     assert own == Optics(False, 0, (0.1, 0.2, 0.3), (0.2, 0.3, 0.4))
     module, key = Tiny(), jax.random.key(0)
-    adapted = renormalised(module, data, own)
+    taught = adapted(module, data, own)
     image = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
-    variables = adapted.init(key, normalise(image, data))
-    found = adapted.apply(variables, normalise(image, data)).logits
+    variables = taught.init(key, normalise(image, data))
+    found = taught.apply(variables, normalise(image, data)).logits
     expected = module.apply(variables, normalise(image, own)).logits
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.abs(found - module.apply(variables, normalise(image, data)).logits).max() > 1e-3
-    assert adapted.dtype == jnp.float32 and hash(adapted) == hash(renormalised(Tiny(), data, own))
+    assert taught.dtype == jnp.float32 and hash(taught) == hash(adapted(Tiny(), data, own))
 
 
 def test_the_datas_mean_and_deviation_leave_nothing_to_do():
     data = Optics(True, 4, (0.5,) * 3, (0.2,) * 3)
-    assert renormalised(module := Tiny(), data, data.own({"mean": [0.5] * 3})) is module
+    assert adapted(module := Tiny(), data, data.own({"mean": [0.5] * 3})) is module
+
+
+def test_a_network_may_see_images_of_a_size_of_its_own():
+    """Bilinear: between two pixels, a quarter and three quarters of the way, and flat outside."""
+    optics = Optics(False, 0, (0.0,) * 3, (1.0,) * 3)
+    row = jnp.asarray([0.0, 1.0])
+    pixels = jnp.broadcast_to(row[None, None, :, None], (5, 2, 2, 3))
+    taught = adapted(Tiny(), optics, optics, size=4)
+    expected = np.broadcast_to(np.float32([0, 0.25, 0.75, 1])[None, None, :, None], (5, 4, 4, 3))
+    np.testing.assert_allclose(taught.own(pixels), expected, atol=1e-6)
+    variables = taught.init(jax.random.key(0), pixels)
+    found = taught.apply(variables, pixels).logits
+    np.testing.assert_allclose(found, Tiny().apply(variables, expected).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize(
