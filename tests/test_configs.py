@@ -262,11 +262,13 @@ def test_extending_a_run_takes_all_but_the_students_from_it(tmp_path):
 
 def test_what_cannot_be_extended_is_one_line(tmp_path):
     scratch = long_tail.get_config()
-    (tmp_path / "config.json").write_text(json.dumps(scratch.to_dict()))
+    (tmp_path / "several/seed-0").mkdir(parents=True)
+    for place in (tmp_path, tmp_path / "several/seed-0"):
+        (place / "config.json").write_text(json.dumps(scratch.to_dict()))
     for argument, message in [
         (None, "say which run to extend: --config=configs/extend.py:run=WORKDIR"),
         ("run=/nowhere", "/nowhere is no workdir of a run: it has no config.json"),
-        (f"run={tmp_path.parent}", f"no config.json; it holds some, such as run={tmp_path}"),
+        (f"run={tmp_path}/several", f"it holds some, such as run={tmp_path}/several/seed-0"),
         (f"run={tmp_path},stage=head", "unknown stage to extend 'head': choose from student"),
         (f"run={tmp_path},stage=teacher", "has no teacher: it has "),
         (f"run={tmp_path},epochs=many", "config argument epochs=many: give a whole number"),
