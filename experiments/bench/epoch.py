@@ -12,8 +12,10 @@ Seconds on the clock wander with what else the machine does. Beside other work, 
 one core (taskset -c 0) and compare processor time: PyTorch's threads wait for each other busily.
 """
 
+import importlib.util
 import json
 import math
+import re
 import statistics
 import subprocess
 import sys
@@ -50,6 +52,9 @@ KNOWN = {
 }
 
 
+NETWORKS = re.compile(r"resnet(8|14|20|32|44|56|110|8x4|32x4)|wrn_[0-9]+_[0-9]+|ShuffleV1")
+
+
 class InTurn(NoLogbook):
     """A logbook that writes nothing, and has the peer run an epoch after each of ours.
 
@@ -80,15 +85,17 @@ def peer_epoch(peer: subprocess.Popen) -> dict[str, float]:
         peer.stdin.flush()
         return json.loads(peer.stdout.readline())
     except (OSError, ValueError) as error:
-        raise UserError("the peer ended: does this Python have PyTorch?") from error
+        raise UserError("the peer ended, as it says above") from error
 
 
 def start_peer(config: ConfigDict, job: Job) -> subprocess.Popen:
     """The peer, about to train as many images in as many steps.
 
     Raises:
-      UserError: it knows no such method.
+      UserError: it knows no such method or network, or there is no PyTorch.
     """
+    if not importlib.util.find_spec("torch"):
+        raise UserError("the peer needs PyTorch: pip install torch")
     *_, recipe = settings.check(config)
     *_, setting = settings.settings(config).values()
     if KNOWN.get(recipe.name) != set(job.task.stage.terms):
@@ -96,10 +103,14 @@ def start_peer(config: ConfigDict, job: Job) -> subprocess.Popen:
             f"the peer knows sskd, kd and derpp, not {recipe.name} with the terms "
             f"{', '.join(job.task.stage.terms)}"
         )
-    arguments = {
+    models = {kind: config[kind].model for kind in ("teacher", "student") if kind in config}
+    for model in models.values():
+        if not NETWORKS.fullmatch(model):
+            raise UserError(
+                f"the peer knows resnetD, resnetDx4, wrn_D_W and ShuffleV1, not {model}"
+            )
+    arguments = models | {
         "method": recipe.name,
-        "teacher": config.teacher.model if "teacher" in config else "",
-        "student": config.student.model,
         "steps": job.task.steps_per_epoch,
         "batch_size": job.batch_size,
         "images": IMAGES.value,

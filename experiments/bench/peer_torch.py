@@ -91,7 +91,7 @@ def normed(convolution: nn.Conv2d) -> nn.Module:
 
 
 def network(name: str) -> Network:
-    """resnetD, wrn_D_W or ShuffleV1."""
+    """resnetD, resnetDx4, wrn_D_W or ShuffleV1."""
     if name == "ShuffleV1":
         block, widths, depths = ShuffleBlock, (24, 240, 480, 960), (4, 8, 4)
         stem, strides, neck = normed(conv(3, 24, 1)), (2, 2, 2), nn.Identity()
@@ -101,8 +101,11 @@ def network(name: str) -> Network:
         depths, strides, stem = [(depth - 4) // 6] * 3, (1, 2, 2), conv(3, 16)
         neck = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU())
     else:
-        block, widths, depths = BasicBlock, (16, 16, 32, 64), [(int(name[6:]) - 2) // 6] * 3
-        stem, strides, neck = normed(conv(3, 16)), (1, 2, 2), nn.Identity()
+        depth, _, wide = name.removeprefix("resnet").partition("x")
+        first, wide = (32, int(wide)) if wide else (16, 1)
+        block, widths = BasicBlock, (first, 16 * wide, 32 * wide, 64 * wide)
+        depths = [(int(depth) - 2) // 6] * 3
+        stem, strides, neck = normed(conv(3, first)), (1, 2, 2), nn.Identity()
     blocks = []
     for stage in range(3):
         for i in range(depths[stage]):

@@ -8,9 +8,10 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from configs import continual
+from configs import cifar, continual
 from experiments.bench import epoch
 from experiments.bench.workload import make_jobs, synthetic_run
+from sskd_jax.models import MODELS
 from sskd_jax.types import UserError
 
 torch = pytest.importorskip("torch")
@@ -52,6 +53,19 @@ def test_the_peer_meets_stored_images_again():
 def test_mistakes_are_told():
     with pytest.raises(UserError, match="knows sskd, kd and derpp, not der with the terms ce, rep"):
         epoch.start_peer(*job_of("er"))
+
+    config = cifar.get_config("method=kd,teacher=vgg13,student=resnet8")
+    job = SimpleNamespace(task=SimpleNamespace(stage=SimpleNamespace(terms=("ce", "kd"))))
+    with pytest.raises(UserError, match="knows resnetD, resnetDx4, wrn_D_W and ShuffleV1, not vgg"):
+        epoch.start_peer(config, job)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet8x4", "wrn_16_2", "ShuffleV1"])
+def test_the_peers_networks_are_as_large_as_ours(name):
+    theirs = sum(parameter.numel() for parameter in peer_torch.network(name).parameters())
+    module = MODELS[name](num_classes=100)
+    ours = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    assert theirs == sum(leaf.size for leaf in jax.tree.leaves(ours["params"]))
 
 
 def test_images_per_second_and_how_many_times_as_fast():
