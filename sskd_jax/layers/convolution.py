@@ -1,13 +1,16 @@
-"""A 2-d convolution whose gradient suits XLA's CPU backend too.
+"""A 2-d convolution that suits XLA's CPU backend too, with its gradients.
 
 Inside a loop, XLA's gradients fall back to a naive routine there, which takes up to a hundred
 times as long as the forward pass. On the CPU both gradients are therefore convolutions in the
 layout of the forward pass, the kernel's a few images at a time so that what it reads stays in the
-cache. The branch is chosen at lowering; programs for other platforms are what autodiff gives.
+cache. That routine is all that XLA has for depthwise kernels, which are there sums over the
+kernel's taps. The branch is chosen at lowering; programs for other platforms are what autodiff
+gives.
 
 Shapes: x [N, H, W, C], kernel [k, k, I, O] with I = C / groups, dy [N, H', W', O].
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -70,20 +73,27 @@ def correlate(x: Array, kernel: Array, stride: int, groups: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(x: Array, kernel: Array, stride: int, groups: int) -> Array:
-    """`correlate` with gradients that are fast on the CPU too."""
-    return correlate(x, kernel, stride, groups)
+    """`correlate`, fast on the CPU too, and its gradients likewise."""
+    other = partial(correlate, stride=stride, groups=groups)
+    if not is_depthwise(kernel, groups):
+        return other(x, kernel)
+    on_cpu = partial(depthwise, stride=stride)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=other)
 
 
 Saved = tuple[Array, Array]  # x and kernel
 
 
 def _forward(x: Array, kernel: Array, stride: int, groups: int) -> tuple[Array, Saved]:
-    return correlate(x, kernel, stride, groups), (x, kernel)
+    return convolution(x, kernel, stride, groups), (x, kernel)
 
 
 def _backward(stride: int, groups: int, saved: Saved, dy: Array) -> Saved:
     def on_cpu(x: Array, kernel: Array, dy: Array) -> Saved:
-        dx = input_gradient(x, kernel, dy, stride, groups)
+        if is_depthwise(kernel, groups):
+            dx = depthwise_input_gradient(x, kernel, dy, stride)
+        else:
+            dx = input_gradient(x, kernel, dy, stride, groups)
         return dx, kernel_gradient(x, kernel, dy, stride, groups)
 
     def by_autodiff(x: Array, kernel: Array, dy: Array) -> Saved:
@@ -96,6 +106,43 @@ def _backward(stride: int, groups: int, saved: Saved, dy: Array) -> Saved:
 
 
 convolution.defvjp(_forward, _backward)
+
+
+def is_depthwise(kernel: Array, groups: int) -> bool:
+    """Whether every channel has a kernel [k, k] of its own."""
+    _, _, inputs, outputs = kernel.shape
+    return inputs == 1 and outputs == groups
+
+
+def depthwise(x: Array, kernel: Array, stride: int) -> Array:
+    """`correlate` with a depthwise kernel, summed in float32: one loop over the outputs."""
+    total = sum(
+        seen.astype(jnp.float32) * kernel[i, j, 0].reshape(1, 1, 1, -1)
+        for (i, j), seen in taps(x, kernel.shape[0], stride)
+    )
+    return total.astype(x.dtype)
+
+
+def taps(x: Array, k: int, stride: int) -> Iterator[tuple[tuple[int, int], Array]]:
+    """Yields (i, j) and what pixel [i, j] of a kernel [k, k] meets at every output: [N, H', W', C].
+
+    It goes over x padded by k // 2, `stride` pixels at a time.
+    """
+    pad = k // 2
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    down, across = x.shape[1] - k + 1, x.shape[2] - k + 1
+    for i in range(k):
+        for j in range(k):
+            yield (i, j), x[:, i : i + down : stride, j : j + across : stride]
+
+
+def depthwise_input_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Array:
+    """Derivative by x: dy, spread by the stride to x's size, with the kernel turned by half."""
+    around = []
+    for size, out in zip(x.shape[1:3], dy.shape[1:3], strict=True):
+        around.append((0, size - 1 - stride * (out - 1), stride - 1))
+    spread = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+    return depthwise(spread, kernel[::-1, ::-1], 1)
 
 
 def input_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int) -> Array:
@@ -138,7 +185,7 @@ def kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int
     chunks = tuple(part.reshape(-1, size, *part.shape[1:]) for part in (x, dy))
     if k == 1:
         product = point_products
-    elif inputs == 1 and outputs == groups:
+    elif is_depthwise(kernel, groups):
         product = depthwise_sums
     else:
         product = tap_products
@@ -184,15 +231,8 @@ def point_products(x: Array, dy: Array, k: int, stride: int, groups: int) -> Arr
 
 def depthwise_sums(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
     """[1, k, k, groups]: `tap_products` of a depthwise kernel, where I and O / groups are 1."""
-    pad, (_, height, width, _) = k // 2, dy.shape
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    down, across = stride * (height - 1) + 1, stride * (width - 1) + 1
-    taps = []
-    for i in range(k):
-        for j in range(k):
-            seen = x[:, i : i + down : stride, j : j + across : stride]
-            taps.append(jnp.sum(seen * dy, (0, 1, 2), jnp.float32))
-    return jnp.stack(taps).reshape(1, k, k, groups)
+    sums = [jnp.sum(seen * dy, (0, 1, 2), jnp.float32) for _, seen in taps(x, k, stride)]
+    return jnp.stack(sums).reshape(1, k, k, groups)
 
 
 def images_at_a_time(images: int) -> int:

@@ -174,16 +174,16 @@ def test_the_same_gradients_inside_a_loop():
 # Other platforms, and bfloat16.
 
 
-def lowered(function: Callable, platform: str) -> str:
+def lowered(function: Callable, platform: str, groups: int = 1) -> str:
     """StableHLO of the gradient through two convolutions."""
 
     def loss(x, kernel):
-        return jnp.sum(function(jnp.tanh(function(x, kernel, 2, 1)), kernel, 1, 1))
+        return jnp.sum(function(jnp.tanh(function(x, kernel, 2, groups)), kernel, 1, groups))
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
     shapes = (
         jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32),
-        jax.ShapeDtypeStruct((3, 3, 3, 3), jnp.float32),
+        jax.ShapeDtypeStruct((3, 3, 3 // groups, 3), jnp.float32),
     )
     return gradient.trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
 
@@ -196,18 +196,20 @@ def operations(text: str) -> Counter:
     )
 
 
+@pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
-def test_other_platforms_get_what_autodiff_gives(platform):
-    ours = operations(lowered(convolution, platform))
-    expected = operations(lowered(correlate, platform))
+def test_other_platforms_get_what_autodiff_gives(platform, groups):
+    ours = operations(lowered(convolution, platform, groups))
+    expected = operations(lowered(correlate, platform, groups))
     # All but the last one's output, which its gradient does not need.
     assert expected["stablehlo.convolution"] == 5
     assert not expected - ours
     assert set(ours - expected) <= CHOICE
-    assert "while" not in lowered(convolution, platform)
+    assert "while" not in lowered(convolution, platform, groups)
 
 
 def test_the_cpu_gets_its_own_form():
+    assert operations(lowered(convolution, "cpu", groups=3))["stablehlo.convolution"] == 0
     text = lowered(convolution, "cpu")
     assert operations(text)["stablehlo.while"] == 2
     assert operations(text)["stablehlo.convolution"] == 5  # two of them are kernel gradients
