@@ -10,7 +10,7 @@ gives.
 Shapes: x [N, H, W, C], kernel [k, k, I, O] with I = C / groups, dy [N, H', W', O].
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -74,11 +74,14 @@ def correlate(x: Array, kernel: Array, stride: int, groups: int) -> Array:
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(x: Array, kernel: Array, stride: int, groups: int) -> Array:
     """`correlate`, fast on the CPU too, and its gradients likewise."""
-    other = partial(correlate, stride=stride, groups=groups)
-    if not is_depthwise(kernel, groups):
-        return other(x, kernel)
-    on_cpu = partial(depthwise, stride=stride)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=other)
+    elsewhere = partial(correlate, stride=stride, groups=groups)
+    if groups == 1:
+        return elsewhere(x, kernel)
+    if is_depthwise(kernel, groups):
+        on_cpu = partial(depthwise, stride=stride)
+    else:
+        on_cpu = group_by_group(partial(correlate, stride=stride, groups=1), groups)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
 
 
 Saved = tuple[Array, Array]  # x and kernel
@@ -89,12 +92,15 @@ def _forward(x: Array, kernel: Array, stride: int, groups: int) -> tuple[Array, 
 
 
 def _backward(stride: int, groups: int, saved: Saved, dy: Array) -> Saved:
+    gradients = (input_gradient, kernel_gradient)
+    if groups > 1:
+        gradients = tuple(group_by_group(gradient, groups) for gradient in gradients)
+    if is_depthwise(saved[1], groups):
+        gradients = (depthwise_input_gradient, depthwise_kernel_gradient)
+
     def on_cpu(x: Array, kernel: Array, dy: Array) -> Saved:
-        if is_depthwise(kernel, groups):
-            dx = depthwise_input_gradient(x, kernel, dy, stride)
-        else:
-            dx = input_gradient(x, kernel, dy, stride, groups)
-        return dx, kernel_gradient(x, kernel, dy, stride, groups)
+        by_input, by_kernel = (gradient(x, kernel, dy, stride=stride) for gradient in gradients)
+        return by_input, by_kernel.astype(kernel.dtype)
 
     def by_autodiff(x: Array, kernel: Array, dy: Array) -> Saved:
         def forward(x: Array, kernel: Array) -> Array:
@@ -108,10 +114,103 @@ def _backward(stride: int, groups: int, saved: Saved, dy: Array) -> Saved:
 convolution.defvjp(_forward, _backward)
 
 
+# Kernels that see all channels: groups == 1.
+
+
+def input_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Array:
+    """Derivative by x, one phase of x beside the other: pixels that lie `stride` apart.
+
+    Each phase sees dy through taps of its own, so one convolution of dy as it is gives all of them
+    as channels. To spread dy by the stride instead would multiply mostly by zeros.
+    """
+    k, _, inputs, outputs = kernel.shape
+    pad, (images, height, width, _) = k // 2, x.shape
+    # Pixel stride * p + u of x gets kernel[u + pad - stride * a] of dy[p + a], a = first ... last.
+    first, last = -((k - 1 - pad) // stride), (stride - 1 + pad) // stride
+    taps = last - first + 1
+    before = stride * last - pad
+    around = (before, taps * stride - k - before)
+    spread = jnp.pad(kernel, (around, around, (0, 0), (0, 0)))
+    spread = spread.reshape(taps, stride, taps, stride, inputs, outputs)
+    # [-a, u, -b, v, input, output] -> [a, b, output, (u, v, input)]
+    phases = spread[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4)
+    phases = phases.reshape(taps, taps, outputs, -1)
+    dx = lax.conv_general_dilated(
+        dy,
+        phases,
+        (1, 1),
+        ((-first, last), (-first, last)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    _, down, across, _ = dx.shape
+    dx = dx.reshape(images, down, across, stride, stride, inputs).transpose(0, 1, 3, 2, 4, 5)
+    return dx.reshape(images, down * stride, across * stride, inputs)[:, :height, :width]
+
+
+def kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Array:
+    """Derivative by the kernel: f32[k, k, I, O]."""
+    k, _, inputs, outputs = kernel.shape
+    if k == 1:
+        seen = x[:, ::stride, ::stride].reshape(-1, inputs)
+        product = jnp.matmul(seen.T, dy.reshape(-1, outputs), preferred_element_type=jnp.float32)
+        return product.reshape(1, 1, inputs, outputs)
+    return sum_over_chunks(partial(tap_products, k=k, stride=stride), x, dy).transpose(1, 2, 0, 3)
+
+
+def tap_products(x: Array, dy: Array, k: int, stride: int) -> Array:
+    """f32[I, k, k, O]: a convolution of x with dy in which images are the channels to sum over.
+
+    Input channels take the place of images, and dy, spread by the stride, that of the kernel.
+    """
+    pad, padding = k // 2, []
+    for size, out in zip(x.shape[1:3], dy.shape[1:3], strict=True):
+        padding.append((pad, stride * (out - 1) + k - size - pad))
+    return lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        dy.transpose(1, 2, 0, 3),
+        (1, 1),
+        padding,
+        rhs_dilation=(stride, stride),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def sum_over_chunks(product: Callable[[Array, Array], Array], x: Array, dy: Array) -> Array:
+    """The sum of the products (f32) of a few images at a time."""
+    size = images_at_a_time(len(x))
+    chunks = tuple(part.reshape(-1, size, *part.shape[1:]) for part in (x, dy))
+    shape = jax.eval_shape(product, x[:size], dy[:size])
+
+    def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + product(*chunk), None
+
+    total, _ = lax.scan(add, jnp.zeros_like(shape), chunks)
+    return total
+
+
+def images_at_a_time(images: int) -> int:
+    """The largest divisor of `images` that is no more than IMAGES_AT_A_TIME."""
+    return max(size for size in range(1, IMAGES_AT_A_TIME + 1) if images % size == 0)
+
+
+# Kernels in groups.
+
+
+def group_by_group(function: Callable[..., Array], groups: int) -> Callable[..., Array]:
+    """`function` of one group, applied to each: channels are the last axis of all its arrays."""
+
+    def apply(*arrays: Array, **numbers: int) -> Array:
+        parts = zip(*(jnp.split(array, groups, -1) for array in arrays), strict=True)
+        return jnp.concatenate([function(*part, **numbers) for part in parts], -1)
+
+    return apply
+
+
 def is_depthwise(kernel: Array, groups: int) -> bool:
     """Whether every channel has a kernel [k, k] of its own."""
     _, _, inputs, outputs = kernel.shape
-    return inputs == 1 and outputs == groups
+    return groups > 1 and inputs == 1 and outputs == groups
 
 
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
@@ -145,96 +244,11 @@ def depthwise_input_gradient(x: Array, kernel: Array, dy: Array, stride: int) ->
     return depthwise(spread, kernel[::-1, ::-1], 1)
 
 
-def input_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int) -> Array:
-    """Derivative by x, one phase of x beside the other: pixels that lie `stride` apart.
+def depthwise_kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Array:
+    """Derivative by the kernel: f32[k, k, 1, C]."""
 
-    Each phase sees dy through taps of its own, so one convolution of dy as it is gives all of them
-    as channels. To spread dy by the stride instead would multiply mostly by zeros.
-    """
-    k, _, inputs, outputs = kernel.shape
-    pad, (height, width) = k // 2, x.shape[1:3]
-    # Pixel stride * p + u of x gets kernel[u + pad - stride * a] of dy[p + a], a = first ... last.
-    first, last = -((k - 1 - pad) // stride), (stride - 1 + pad) // stride
-    taps = last - first + 1
-    before = stride * last - pad
-    around = (before, taps * stride - k - before)
-    spread = jnp.pad(kernel, (around, around, (0, 0), (0, 0)))
-    spread = spread.reshape(taps, stride, taps, stride, inputs, groups, outputs // groups)
-    # [-a, u, -b, v, input, group, output] -> [a, b, output, (group, u, v, input)]
-    phases = spread[::-1, :, ::-1].transpose(0, 2, 6, 5, 1, 3, 4)
-    phases = phases.reshape(taps, taps, outputs // groups, -1)
-    dx = lax.conv_general_dilated(
-        dy,
-        phases,
-        (1, 1),
-        ((-first, last), (-first, last)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-    images, down, across, _ = dx.shape
-    dx = dx.reshape(images, down, across, groups, stride, stride, inputs)
-    dx = dx.transpose(0, 1, 4, 2, 5, 3, 6)
-    dx = dx.reshape(images, down * stride, across * stride, x.shape[-1])
-    return dx[:, :height, :width]
+    def products(x: Array, dy: Array) -> Array:
+        seen = taps(x, kernel.shape[0], stride)
+        return jnp.stack([jnp.sum(part * dy, (0, 1, 2), jnp.float32) for _, part in seen])
 
-
-def kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int) -> Array:
-    """Derivative by the kernel [k, k, I, O], summed over chunks of images in float32."""
-    k, _, inputs, outputs = kernel.shape
-    size = images_at_a_time(len(x))
-    chunks = tuple(part.reshape(-1, size, *part.shape[1:]) for part in (x, dy))
-    if k == 1:
-        product = point_products
-    elif is_depthwise(kernel, groups):
-        product = depthwise_sums
-    else:
-        product = tap_products
-
-    def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + product(*chunk, k, stride, groups), None
-
-    zeros = jnp.zeros((inputs, k, k, outputs), jnp.float32)
-    total, _ = lax.scan(add, zeros, chunks)
-    return total.transpose(1, 2, 0, 3).astype(kernel.dtype)
-
-
-def tap_products(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
-    """[I, k, k, O]: a convolution of x with dy in which images are the channels to sum over.
-
-    Input channels take the place of images, and dy, spread by the stride, that of the kernel.
-    """
-    images, height, width, _ = x.shape
-    x = x.reshape(images, height, width, groups, -1).transpose(4, 1, 2, 3, 0)
-    x = x.reshape(-1, height, width, groups * images)
-    pad, padding = k // 2, []
-    for size, out in zip((height, width), dy.shape[1:3], strict=True):
-        padding.append((pad, stride * (out - 1) + k - size - pad))
-    return lax.conv_general_dilated(
-        x,
-        dy.transpose(1, 2, 0, 3),
-        (1, 1),
-        padding,
-        rhs_dilation=(stride, stride),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-        preferred_element_type=jnp.float32,
-    )
-
-
-def point_products(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
-    """[I, 1, 1, O]: `tap_products` of a 1x1 kernel, which are one matrix product per group."""
-    seen, dy = x[:, ::stride, ::stride].reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    seen, dy = (part.reshape(len(part), groups, -1).transpose(1, 0, 2) for part in (seen, dy))
-    products = jnp.matmul(seen.mT, dy, preferred_element_type=jnp.float32)
-    return products.transpose(1, 0, 2).reshape(-1, k, k, groups * dy.shape[-1])
-
-
-def depthwise_sums(x: Array, dy: Array, k: int, stride: int, groups: int) -> Array:
-    """[1, k, k, groups]: `tap_products` of a depthwise kernel, where I and O / groups are 1."""
-    sums = [jnp.sum(seen * dy, (0, 1, 2), jnp.float32) for _, seen in taps(x, k, stride)]
-    return jnp.stack(sums).reshape(1, k, k, groups)
-
-
-def images_at_a_time(images: int) -> int:
-    """The largest divisor of `images` that is no more than IMAGES_AT_A_TIME."""
-    return max(size for size in range(1, IMAGES_AT_A_TIME + 1) if images % size == 0)
+    return sum_over_chunks(products, x, dy).reshape(kernel.shape)
