@@ -10,18 +10,26 @@ network, and the tables of the repository's README that stand between the lines
 import argparse
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
-from experiments import charts, page, plans, probe, protocol, record, scores, statistics
-from experiments.page import Aside, Caption, Chart, Download, Field, Grid, Heading, Part, Text
-from experiments.plans import Cell, Claim, Table
-from experiments.record import DONE, METRICS, Network, listed
-from experiments.statistics import NOT_RUN, Finding, Scores, Summary
+from experiments import charts, page, plans, probe, protocol, record, statistics
+from experiments.page import Aside, Chart, Download, Field, Grid, Heading, Part, Text
+from experiments.plans import Cell, Claim
+from experiments.record import DONE, Network, listed
+from experiments.statistics import NOT_RUN, Finding
+from experiments.tables import (
+    Filled,
+    budget,
+    counted,
+    fill,
+    logs,
+    scores_of,
+    table_parts,
+    told,
+)
 from sskd_jax.main import fail
 from sskd_jax.system.console import console
 from sskd_jax.types import UserError
-from sskd_jax.workdir.files import read_rows
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 MARKDOWN, HTML = "README.md", "report.html"
@@ -32,33 +40,6 @@ deviation over n seeds. The last epoch is the result. The best epoch, picked on 
 stands beside it because published numbers are such; "held out" is the accuracy on the test images
 of the epoch that was best on training images held out for it. One seed is no result. Networks
 differ in what decides them, not in the name of their run."""
-SHADES = """Cells are shaded by the distance from the published number in standard errors of the
-seeds (1, 2, 3 and more), best epoch against best epoch; where nothing is published, by the distance
-of the last epoch from that of the column {yardstick}."""
-
-
-class Filled(NamedTuple):
-    """A cell of a table with what is recorded of it, one network per seed."""
-
-    cell: Cell
-    networks: Sequence[Network]
-    failures: Sequence[Network] = ()
-
-    def scores(self, pick: Callable[[Network], float | None]) -> list[float]:
-        """In per cent, of those networks that have this score."""
-        return [100 * score for one in self.networks if (score := pick(one)) is not None]
-
-    @property
-    def last(self) -> Summary | None:
-        return statistics.summary(self.scores(lambda network: network.last))
-
-    @property
-    def best(self) -> Summary | None:
-        return statistics.summary(self.scores(lambda network: network.best))
-
-    @property
-    def held_out(self) -> Summary | None:
-        return statistics.summary(self.scores(lambda network: network.held_out))
 
 
 def by_experiment(networks: Iterable[Network]) -> dict[str, dict[int, Network]]:
@@ -67,31 +48,6 @@ def by_experiment(networks: Iterable[Network]) -> dict[str, dict[int, Network]]:
     for network in sorted(networks, key=lambda one: one.status == DONE):
         found.setdefault(network.experiment, {})[network.seed] = network
     return found
-
-
-def fill(
-    cell: Cell, known: Mapping[str, Mapping[int, Network]], of_teacher: bool = False
-) -> Filled:
-    """A cell, or its teacher, if it has one, with its records."""
-    config = protocol.as_json(protocol.load(cell.config, cell.changes))
-    if of_teacher and "teacher" not in config:
-        return Filled(cell, ())
-    stage = "teacher" if of_teacher else protocol.last_stage(config)
-    own = known.get(protocol.identify(config, stage), {})
-    done = [network for _, network in sorted(own.items()) if network.status == DONE]
-    return Filled(cell, done, [network for network in own.values() if network.status != DONE])
-
-
-def scores_of(filled: Iterable[Filled]) -> Scores:
-    """The last epochs by row and column."""
-    return {
-        (one.cell.row, one.cell.column): one.scores(lambda network: network.last)
-        for one in filled
-        if one.networks
-    }
-
-
-# ------------------------------------------------------------ claims
 
 
 def findings(tables: Mapping[str, Sequence[Filled]]) -> list[tuple[str, Claim, Finding]]:
@@ -122,10 +78,6 @@ def verdict(found: Sequence[tuple[str, Claim, Finding]], networks: Sequence[Netw
     return Text(" ".join(sentences))
 
 
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def told_difference(finding: Finding) -> str:
     return f"{abs(finding.difference):.2f} ± {finding.error:.2f}"
 
@@ -146,224 +98,6 @@ def claims_grid(found: Sequence[tuple[str, Claim, Finding]]) -> Grid:
 
 
 # ------------------------------------------------------------ a table
-
-
-def shade(one: Filled, yardstick: Filled | None) -> tuple[int | None, str]:
-    """(shade of a cell, what it says in words)."""
-    if one.cell.paper is not None:
-        other, ours, what = one.cell.paper, one.best, "the published number"
-    elif yardstick is not None and yardstick.cell is not one.cell:
-        other, ours, what = yardstick.last, one.last, yardstick.cell.column
-    else:
-        return None, ""
-    distance = statistics.distance(ours, other)
-    if distance is None:
-        return None, ""
-    steps = min(3, int(abs(distance)))
-    side = "above" if distance > 0 else "below"
-    return steps if distance > 0 else -steps, f"{abs(distance):.1f} standard errors {side} {what}"
-
-
-def told(found: Summary | None) -> str:
-    return "" if found is None else f"{found} ({found.n})"
-
-
-def overview(table: Table, filled: Sequence[Filled]) -> Grid:
-    """Rows by columns, last epochs."""
-    places = {(one.cell.row, one.cell.column): one for one in filled}
-    rows, columns = (list(dict.fromkeys(place[axis] for place in places)) for axis in (0, 1))
-    lines = []
-    for row in rows:
-        line = [Field(row)]
-        for column in columns:
-            one = places.get((row, column))
-            line.append(Field("") if one is None else main_field(table, one, places))
-        lines.append(line)
-    return Grid(("last epoch (n)", *columns), lines)
-
-
-def main_field(table: Table, one: Filled, places: Mapping[tuple[str, str], Filled]) -> Field:
-    """A cell of the overview."""
-    if one.last is None:
-        return Field("failed" if one.failures else "not run", faint=True)
-    found, hint = shade(one, places.get((one.cell.row, table.yardstick)))
-    is_few = one.last.n < len(table.seeds)
-    return Field(told(one.last), found, hint, faint=one.last.n == 1 or is_few)
-
-
-def details(table: Table, filled: Sequence[Filled], teachers: Sequence[Filled]) -> Grid:
-    """A line per cell that was run: paper, ours, budget and logs; the teachers first."""
-    places = {(one.cell.row, one.cell.column): one for one in filled}
-    lines = [detail(one, "teacher", None, None) for one in teachers if one.networks]
-    for one in filled:
-        if one.networks or one.failures:
-            yardstick = places.get((one.cell.row, table.yardstick))
-            lines.append(detail(one, one.cell.column, one.cell.paper, yardstick))
-    columns = ("row", "method", "paper", "ours, last", "ours, best", "held out", "n", "budget")
-    return Grid((*columns, "log of seed"), lines)
-
-
-def detail(one: Filled, method: str, paper: float | None, yardstick: Filled | None) -> list[Field]:
-    """The line of a cell."""
-    reason = one.failures[0].reason if one.failures else ""
-    found, hint = shade(one, yardstick) if method != "teacher" else (None, "")
-    n = one.last.n if one.last else 0
-    return [
-        Field(one.cell.row),
-        Field(method),
-        Field("" if paper is None else f"{paper:.2f}"),
-        Field(str(one.last) if one.last else "failed", found, hint or reason, faint=n < 2),
-        Field(str(one.best) if one.best else "", faint=n < 2),
-        Field(str(one.held_out) if one.held_out else "", faint=n < 2),
-        Field(str(n)),
-        Field(budget(one.networks)),
-        Field(logs(one.networks) or reason),
-    ]
-
-
-def logs(networks: Sequence[Network]) -> str:
-    """Links to the rows of the epochs, by seed."""
-    return ", ".join(f"[{one.seed}]({one.run}/{METRICS})" for one in networks)
-
-
-def budget(networks: Sequence[Network]) -> str:
-    """What a network was trained with: epochs, views and operations."""
-    if not networks:
-        return ""
-    done = networks[0].protocol
-    if done["epochs"] == "given":
-        return "given"
-    text = f"{counted(done['epochs'], 'epoch')} x {counted(done['views'], 'view')}"
-    return f"{text}, {told_cost(done['teraflop'])}" if done["teraflop"] else text
-
-
-def told_cost(teraflop: float) -> str:
-    return f"{teraflop:,.0f} Tflop" if teraflop >= 100 else f"{teraflop:.3g} Tflop"
-
-
-def likelihoods(filled: Sequence[Filled]) -> Grid | None:
-    """The probability of improvement of every method over every other; None of fewer than two."""
-    scores = scores_of(filled)
-    columns = list(dict.fromkeys(column for _, column in scores))
-    lines, useful = [], False
-    for ours in columns:
-        line = [Field(ours)]
-        for other in columns:
-            likely = statistics.improvement(scores, ours, other) if ours != other else None
-            useful = useful or likely is not None
-            line.append(Field("" if likely is None else chance(likely), hint=interval(likely)))
-        lines.append(line)
-    return Grid(("P(row beats column)", *columns), lines) if useful else None
-
-
-def chance(likely: statistics.Improvement) -> str:
-    return f"{likely.probability:.2f}"
-
-
-def interval(likely: statistics.Improvement | None) -> str:
-    if likely is None:
-        return ""
-    rows = counted(likely.rows, "row")
-    return f"95 %: {likely.low:.2f} to {likely.high:.2f}, {rows}, n = {likely.n}"
-
-
-# ------------------------------------------------------------ charts
-
-
-def curve(network: Network, results: pathlib.Path) -> dict[float, float]:
-    """Held-out accuracy in per cent by epoch."""
-    rows = read_rows(results / network.run / METRICS)
-    return {
-        row["epoch"]: 100 * score
-        for row in rows
-        if row["stage"] == network.stage
-        for name, score in row.items()
-        if name in ("test/top1", "validation/top1")
-    }
-
-
-def curve_charts(filled: Sequence[Filled], results: pathlib.Path) -> list[Chart]:
-    """Accuracy by epoch, a chart per row of a table that has been run."""
-    rows: dict[str, list[charts.Line]] = {}
-    for one in filled:
-        points = charts.band([curve(network, results) for network in one.networks])
-        if points:
-            rows.setdefault(one.cell.row, []).append(charts.Line(one.cell.column, points))
-    title = "{}: accuracy by epoch, mean and range of the seeds"
-    return [
-        Chart(title.format(row), charts.lines(drawn, "epoch", "top-1, %"))
-        for row, drawn in rows.items()
-    ]
-
-
-def with_error(x: float, found: Summary) -> tuple[float, float, float, float]:
-    """A point with a standard error to both sides; with none of one seed."""
-    error = found.error if found.n > 1 else 0.0
-    return x, found.mean, found.mean - error, found.mean + error
-
-
-def axis_chart(table: Table, filled: Sequence[Filled]) -> list[Chart]:
-    """Accuracy by what the rows are numbers of."""
-    columns: dict[str, list] = {}
-    for one in filled:
-        if table.axis and one.last:
-            x = float(one.cell.row.split()[0])
-            columns.setdefault(one.cell.column, []).append(with_error(x, one.last))
-    drawn = [charts.Line(name, sorted(points)) for name, points in columns.items()]
-    picture = charts.lines(drawn, f"{table.axis}, %", "top-1, %")
-    title = f"Accuracy by {table.axis}, with standard errors"
-    return [Chart(title, picture)] if picture else []
-
-
-def cost_chart(filled: Sequence[Filled]) -> list[Chart]:
-    """Accuracy against the operations of the networks in training."""
-    columns: dict[str, list] = {}
-    for one in filled:
-        operations = one.networks[0].protocol["teraflop"] if one.networks else None
-        if operations and one.last:
-            points = columns.setdefault(one.cell.column, [])
-            points.append(with_error(operations, one.last))
-    drawn = [charts.Line(name, points) for name, points in columns.items()]
-    picture = charts.lines(drawn, "Tflop of training", "top-1, %", joined=False, log=True)
-    title = "Accuracy against cost, with standard errors"
-    return [Chart(title, picture)] if len(drawn) > 1 else []
-
-
-# ------------------------------------------------------------ the page
-
-
-def table_parts(
-    name: str, filled: Sequence[Filled], teachers: Sequence[Filled], results: pathlib.Path
-) -> list[Part]:
-    """All about a table."""
-    table = plans.TABLES[name]
-    ran = sum(bool(one.networks) for one in filled)
-    typed = f"`python -m experiments.launch {name}`"
-    state = f"{ran} of {len(filled)} cells run, {len(table.seeds)} seeds each; {typed}."
-    parts: list[Part] = [Heading(table.title), Text(table.protocol), Text(state)]
-    if ran or any(one.failures for one in filled):
-        shades = SHADES.format(yardstick=table.yardstick)
-        parts += [overview(table, filled), Caption(" ".join(shades.split()))]
-        parts += [details(table, filled, teachers)]
-        cells = [(*one.cell[:2], one.networks) for one in filled]
-        if others := scores.grid(table.scores, cells, results):
-            parts += [Text("Other scores of the last epoch, in per cent (n):"), others]
-        if likely := likelihoods(filled):
-            parts += [Text("Probability of improvement, over rows and seeds:"), likely]
-        parts += axis_chart(table, filled) + curve_charts(filled, results) + cost_chart(filled)
-    return [*parts, Aside("every cell, with its command", [commands(name, filled)])]
-
-
-def commands(name: str, filled: Sequence[Filled]) -> Grid:
-    """What fills each cell."""
-    lines = []
-    for one in filled:
-        cell = one.cell
-        paper = "" if cell.paper is None else f"{cell.paper:.2f}"
-        typed = f'`python -m experiments.launch {name} --only "{cell.row}" "{cell.column}"`'
-        state = told(one.last) or ("failed" if one.failures else "not run")
-        lines.append([Field(text) for text in (cell.row, cell.column, paper, state, typed)])
-    return Grid(("row", "column", "paper", "ours, last (n)", "command"), lines)
 
 
 def environments(networks: Sequence[Network]) -> Grid:

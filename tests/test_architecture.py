@@ -179,7 +179,7 @@ def test_one_file_maps_and_one_takes_gradients():
     } == {f"{PACKAGE}.engine.step"}
 
 
-@pytest.mark.parametrize("path", (*SOURCES, *CONFIGS), ids=module_name)
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
 def test_files_are_short(path):
     assert len(path.read_text().splitlines()) <= 400
 

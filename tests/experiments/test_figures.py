@@ -5,16 +5,17 @@ import pytest
 from PIL import Image
 
 from experiments import figures
+from experiments.scene import CHOSEN, TURNS, perform
 
 
 @pytest.fixture(scope="module")
 def scene():
-    return figures.perform(steps=8)
+    return perform(steps=8)
 
 
 def test_every_image_is_shown_as_it_is_and_in_three_rotations(scene):
     for views in scene.image:
-        for turn in range(figures.TURNS):
+        for turn in range(TURNS):
             np.testing.assert_array_equal(views[turn], np.rot90(views[0], turn))
 
 
@@ -22,9 +23,9 @@ def test_predictions_and_similarities_are_such(scene):
     for chances in (scene.certain, scene.teacher, scene.student):
         np.testing.assert_allclose(np.sum(chances, -1), 1, rtol=1e-5)
     for similarity in (scene.teacher_similarity, scene.student_similarity):
-        assert similarity.shape == (3 * len(figures.CHOSEN), len(figures.CHOSEN))
+        assert similarity.shape == (3 * len(CHOSEN), len(CHOSEN))
         assert np.abs(similarity).max() < 1 + 1e-5
-    assert scene.kept.shape == (3 * len(figures.CHOSEN),) and scene.kept.any()
+    assert scene.kept.shape == (3 * len(CHOSEN),) and scene.kept.any()
 
 
 def test_it_draws_a_small_file(scene, tmp_path):
