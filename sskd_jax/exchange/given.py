@@ -29,7 +29,7 @@ def load_given(job: Job) -> Params:
         about = {key: value for key, value in job.about.items() if key not in ("image", "steps")}
         folder = find_stage(path, job.name, about)
         about = read_json(folder / "stage.json")
-        check_pixels(job, folder, about.get("normalisation", {}), about["image"])
+        check_pixels(job, folder, about.get("normalisation", {}), about.get("image"))
         return load_folder(folder)
     if not all(comes_as_weights(job, net) for net in learned):
         raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
