@@ -215,22 +215,14 @@ def matrix(
                     )
                 )
         if kept is not None and not kept[row]:
-            axes.add_patch(
-                Rectangle(
-                    (x - 1, top),
-                    width * len(image) + 2,
-                    height,
-                    facecolor=PAPER,
-                    alpha=0.8,
-                    edgecolor="none",
-                    zorder=4,
-                )
-            )
-            axes.plot(
-                [x - 1, x + width * len(image) + 1],
-                [top + height / 2] * 2,
-                color=INK,
-                linewidth=1.1,
-                zorder=5,
-            )
+            strike_out(axes, x - 1, top, width * len(image) + 2, height)
     return y + height * len(similarity) + 3 * (len(image) - 1)
+
+
+def strike_out(axes: Axes, x: float, y: float, width: float, height: float) -> None:
+    """Fades a row, and draws a line through it."""
+    axes.add_patch(
+        Rectangle((x, y), width, height, facecolor=PAPER, alpha=0.8, edgecolor="none", zorder=4)
+    )
+    middle = y + height / 2
+    axes.plot([x, x + width], [middle, middle], color=INK, linewidth=1.1, zorder=5)

@@ -155,9 +155,7 @@ def compare(workdir: epath.Path) -> dict[str, Any]:
 
     def ask(kind: str, variables: Params, pixels: Array) -> Answers:
         module = MODELS[config[kind]["model"]](num_classes=data.num_classes)
-        own = config[kind]
-        module = adapted(module, optics, optics.own(own), own.get("size", 0))
-        return answers(module, variables, pixels)
+        return answers(adapted(module, optics, config[kind]), variables, pixels)
 
     teacher = stage_variables(workdir, config, "teacher")["teacher"]
     theirs = ask("teacher", teacher, plain)

@@ -293,8 +293,7 @@ def module_of(run: Run, net: Net) -> nn.Module:
     module = build(net.module, models, run.data.num_classes, run.dtype)
     if part:
         return module
-    optics, own = optics_of(run.config.data), run.config[section]
-    return adapted(module, optics, optics.own(own), own.get("size", 0))
+    return adapted(module, optics_of(run.config.data), run.config[section])
 
 
 def normalisations(config: ConfigDict, stage: Stage) -> dict[str, Row]:

@@ -44,14 +44,12 @@ from sskd_jax.workdir.logbook import NoLogbook
 CHANNELS_LAST = flags.DEFINE_bool(
     "channels_last", False, "Have the peer lay images out with channels last, as we do."
 )
-# What the peer knows, by the terms of the last stage.
+# What the peer knows: methods by the terms of their last stage, and networks.
 KNOWN = {
     "sskd": {"ce", "kd", "tf", "ss"},
     "kd": {"ce", "kd"},
     "der": {"ce", "distil", "replay"},  # DER++
 }
-
-
 NETWORKS = re.compile(r"resnet(8|14|20|32|44|56|110|8x4|32x4)|wrn_[0-9]+_[0-9]+|ShuffleV1")
 
 

@@ -60,10 +60,9 @@ def evaluate(
     record = classifier.record
     optics = Optics(False, 0, tuple(record["mean"]), tuple(record["std"]))
     size, *_ = record.get("image", images.shape)
-    size = 0 if size == images.shape[0] else size
     task = Task(
         stage=supervised("network"),
-        modules={"network": adapted(classifier.module, optics, optics, size)},
+        modules={"network": adapted(classifier.module, optics, {"size": size})},
         weights={},
         optimizer=None,
         optics=optics,

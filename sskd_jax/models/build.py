@@ -88,12 +88,13 @@ class Adapted:
         return pixels * scale + shift
 
 
-def adapted(module: nn.Module, data: Optics, own: Optics, size: int = 0) -> nn.Module | Adapted:
-    """A network that was trained with the mean and deviation of `own`, given pixels of `data`.
+def adapted(module: nn.Module, data: Optics, section: Mapping[str, Any]) -> nn.Module | Adapted:
+    """A network that was trained on other pixels than those of `data`, which it is given.
 
-    Its images had `size` pixels a side, or with 0 as many as it is given. Where nothing differs, it
-    is the module itself.
+    The `section` of the config has their mean, std and size, as far as they are its own. Where
+    nothing differs, it is the module itself.
     """
+    own, size = data.own(section), section.get("size", 0)
     if (data.mean, data.std, size) == (own.mean, own.std, 0):
         return module
     # (level - mean) / std becomes (level - own mean) / own std.

@@ -12,6 +12,7 @@ from jax.nn.initializers import Initializer
 from sskd_jax.layers.convolution import Conv
 from sskd_jax.layers.initializers import bias_uniform, fan_in_uniform
 from sskd_jax.layers.norm import BatchNorm
+from sskd_jax.layers.pooling import global_mean
 from sskd_jax.types import Array, Outputs
 
 Layer = Callable[..., nn.Module]
@@ -112,11 +113,6 @@ def apply_parts(parts: Iterable[Part], layers: Layers, x: Array) -> Pair:
     for part in parts:
         x, preact = part.apply(layers, part.name, x)
     return x, preact
-
-
-def global_mean(x: Array) -> Array:
-    """Global average pooling [B, H, W, C] -> f32[B, C], in float32 whatever the dtype of x."""
-    return x.astype(jnp.float32).mean((1, 2))
 
 
 class Network(nn.Module):

@@ -3,11 +3,10 @@
 from functools import partial
 
 from flax import linen as nn
-from jax import lax
 from jax import numpy as jnp
 
-from sskd_jax.layers.convolution import convolution
 from sskd_jax.layers.initializers import fan_out_normal
+from sskd_jax.layers.pooling import halved
 from sskd_jax.models.network import (
     Initializers,
     Layer,
@@ -36,21 +35,6 @@ def stem(layers: Layers, image: Array) -> Pair:
     return x, x
 
 
-def pooled(x: Array) -> Array:
-    """The means of 3x3 pixels, two apart, of x [B, H, W, C] padded by zeros."""
-
-    def by_windows(x: Array) -> Array:
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return nn.avg_pool(padded, window_shape=(3, 3), strides=(2, 2))
-
-    def as_convolution(x: Array) -> Array:
-        channels = x.shape[-1]
-        return convolution(x, jnp.full((3, 3, 1, channels), 1 / 9, x.dtype), 2, channels)
-
-    # XLA has no fast gradient of the former on the CPU.
-    return lax.platform_dependent(x, cpu=as_convolution, default=by_windows)
-
-
 class BlockV1(nn.Module):
     """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1.
 
@@ -76,7 +60,7 @@ class BlockV1(nn.Module):
         out = self.conv(width, 1, groups=self.groups, name="conv3")(out)
         out = self.norm(name="bn3")(out)
         if self.stride == 2:
-            preact = jnp.concatenate([out, pooled(x)], -1)
+            preact = jnp.concatenate([out, halved(x)], -1)
         else:
             preact = out + x
         return nn.relu(preact), preact

@@ -55,22 +55,23 @@ def test_branches_of_a_net():
 
 def test_a_network_may_see_pixels_by_a_mean_and_deviation_of_its_own():
     data = Optics(False, 0, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    own = data.own({"mean": (0.1, 0.2, 0.3), "std": ()})
+    section = {"mean": (0.1, 0.2, 0.3), "std": ()}
+    own = data.own(section)
     assert own == Optics(False, 0, (0.1, 0.2, 0.3), (0.2, 0.3, 0.4))
     module, key = Tiny(), jax.random.key(0)
-    taught = adapted(module, data, own)
+    taught = adapted(module, data, section)
     image = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
     variables = taught.init(key, normalise(image, data))
     found = taught.apply(variables, normalise(image, data)).logits
     expected = module.apply(variables, normalise(image, own)).logits
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.abs(found - module.apply(variables, normalise(image, data)).logits).max() > 1e-3
-    assert taught.dtype == jnp.float32 and hash(taught) == hash(adapted(Tiny(), data, own))
+    assert taught.dtype == jnp.float32 and hash(taught) == hash(adapted(Tiny(), data, section))
 
 
 def test_the_datas_mean_and_deviation_leave_nothing_to_do():
     data = Optics(True, 4, (0.5,) * 3, (0.2,) * 3)
-    assert adapted(module := Tiny(), data, data.own({"mean": [0.5] * 3})) is module
+    assert adapted(module := Tiny(), data, {"mean": [0.5] * 3}) is module
 
 
 def test_a_network_may_see_images_of_a_size_of_its_own():
@@ -78,7 +79,7 @@ def test_a_network_may_see_images_of_a_size_of_its_own():
     optics = Optics(False, 0, (0.0,) * 3, (1.0,) * 3)
     row = jnp.asarray([0.0, 1.0])
     pixels = jnp.broadcast_to(row[None, None, :, None], (5, 2, 2, 3))
-    taught = adapted(Tiny(), optics, optics, size=4)
+    taught = adapted(Tiny(), optics, {"size": 4})
     expected = np.broadcast_to(np.float32([0, 0.25, 0.75, 1])[None, None, :, None], (5, 4, 4, 3))
     np.testing.assert_allclose(taught.own(pixels), expected, atol=1e-6)
     variables = taught.init(jax.random.key(0), pixels)

@@ -1,0 +1,30 @@
+"""Pooling of maps [B, H, W, C]."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from sskd_jax.layers.convolution import convolution
+from sskd_jax.types import Array
+
+
+def global_mean(x: Array) -> Array:
+    """Global average pooling [B, H, W, C] -> f32[B, C], in float32 whatever the dtype of x."""
+    return x.astype(jnp.float32).mean((1, 2))
+
+
+def halved(x: Array) -> Array:
+    """The means of 3x3 pixels, two apart, of x padded by zeros, which count: [B, H / 2, W / 2, C].
+
+    On the CPU it is a depthwise convolution: XLA has no fast gradient of the other form there.
+    """
+
+    def by_windows(x: Array) -> Array:
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return nn.avg_pool(padded, window_shape=(3, 3), strides=(2, 2))
+
+    def as_convolution(x: Array) -> Array:
+        channels = x.shape[-1]
+        return convolution(x, jnp.full((3, 3, 1, channels), 1 / 9, x.dtype), 2, channels)
+
+    return lax.platform_dependent(x, cpu=as_convolution, default=by_windows)
