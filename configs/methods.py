@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from configs.common import learning_rate, sgd
+from configs.standardized import DKD_LS, KD_LS, MLKD_LS_LESS, Pair, by_name
 from sskd_jax.types import UserError, choose, find
 
-Pair = tuple[str, str]  # teacher, student
 Schedules = dict[str, dict[str, object]]
 
 
@@ -170,6 +170,12 @@ METHODS = {
         imagenet_numbers={"temperature": 1.0},
         imagenet_weights={"ce": 0.5, "kd": 0.5, "class": 0.5, "batch": 0.5},
     ),
+    "dot": Entry(
+        {"temperature": 4.0, "momentum_offset": 0.075, **LOGITS},
+        {"code": {"ce": 0.1, "kd": 0.9}},
+        imagenet_numbers={"temperature": 1.0, "momentum_offset": 0.09},
+        imagenet_weights={"ce": 0.5, "kd": 0.5},
+    ),
     # The released example, wrn_40_2 -> wrn_16_2; for other pairs it says alpha 1.5 and mutual .05,
     # and TTM's authors 1.5 and 1.
     "itrd": Entry({"alpha": 1.01}, {"code": {"ce": 1.0, "correlation": 2.0, "mutual": 1.0}}),
@@ -262,39 +268,6 @@ def with_kd(entry: Entry) -> Entry:
     """The method with Hinton's KD beside, at the weight 1."""
     weights = {preset: own | {"kd": 1.0} for preset, own in entry.weights.items()}
     return entry._replace(weights=weights)
-
-
-# Logit standardization, from its released code and logs, by pair: temperature and weight of KD ...
-KD_LS = {
-    ("resnet110", "resnet20"): (4.0, 12.0),
-    ("vgg13", "vgg8"): (3.0, 9.0),
-    ("vgg13", "MobileNetV2"): (3.0, 9.0),
-    ("ResNet50", "MobileNetV2"): (3.0, 1.0),
-    ("resnet32x4", "wrn_16_2"): (3.0, 9.0),
-    ("resnet32x4", "wrn_40_2"): (3.0, 9.0),
-    ("wrn_40_2", "MobileNetV2"): (3.0, 9.0),
-}
-# ... and temperature, weight of tckd and weight of nckd.
-DKD_LS = {
-    ("wrn_40_2", "wrn_16_2"): (2.0, 12.0, 24.0),
-    ("wrn_40_2", "wrn_40_1"): (2.0, 12.0, 24.0),
-    ("resnet56", "resnet20"): (3.0, 18.0, 36.0),
-    ("resnet110", "resnet20"): (2.0, 15.0, 30.0),
-    ("resnet110", "resnet32"): (2.0, 15.0, 30.0),
-    ("vgg13", "vgg8"): (2.0, 15.0, 30.0),
-    ("vgg13", "MobileNetV2"): (3.0, 9.0, 18.0),
-    ("ResNet50", "MobileNetV2"): (2.0, 15.0, 30.0),
-    ("resnet32x4", "wrn_16_2"): (2.0, 9.0, 18.0),
-    ("wrn_40_2", "resnet8x4"): (2.0, 18.0, 36.0),
-    ("wrn_40_2", "MobileNetV2"): (2.0, 15.0, 30.0),
-}
-# Where MLKD counts 6, not 9.
-MLKD_LS_LESS = (("vgg13", "vgg8"), ("vgg13", "MobileNetV2"), ("resnet32x4", "ShuffleV2"))
-
-
-def by_name(table: Mapping[Pair, tuple[float, ...]], *names: str) -> dict[Pair, dict[str, float]]:
-    """The rows of a table with a name for each of their columns."""
-    return {pair: dict(zip(names, row, strict=True)) for pair, row in table.items()}
 
 
 STANDARDIZED = {"temperature": 2.0, "standardize": True}

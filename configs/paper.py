@@ -97,6 +97,9 @@ LATER = {
              70.57, 71.04, None, None, 78.44, None),
     "mlkd+ls": (76.95, 75.56, 72.33, 72.27, 74.32, 78.28, 75.22,
                 70.94, 71.19, None, None, 78.76, None),
+    # The table of DOT's authors.
+    "dot": (None, None, None, None, None, 75.12, 73.77,
+            None, None, None, None, 75.55, None),
 }
 # fmt: on
 for _name, _scores in LATER.items():
@@ -140,6 +143,7 @@ PAIRS["resnet34", "resnet18"] = {
     "dist": 72.07,
     "reviewkd": 71.61,
     "wttm": 72.19,
+    "dot": 71.72,
     "ctkd": 71.32,
     "itrd": 71.68,
     "srd": 71.87,

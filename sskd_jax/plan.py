@@ -7,29 +7,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import linen as nn
 from ml_collections import ConfigDict
 
-from sskd_jax import settings
+from sskd_jax import sections, settings
 from sskd_jax.data import sources
 from sskd_jax.data.scenarios import hold_out, scenario
 from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
-from sskd_jax.engine import optim
 from sskd_jax.engine.begin import Sketch, sketch
 from sskd_jax.engine.evaluate import batch_scores
 from sskd_jax.engine.loop import Job, epoch_order, variables
 from sskd_jax.engine.order import stage_key
 from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.layers.norm import folded
-from sskd_jax.models.build import adapted, build
 from sskd_jax.settings import Recipe
-from sskd_jax.types import Net, Params, Stage, UserError, choose, shuffled
-from sskd_jax.views import Optics
+from sskd_jax.types import Params, Stage, UserError, choose, shuffled
 from sskd_jax.workdir.checkpoint import checksum
 
-MOST_STEPS = 2**31  # of a stage: a step is an int32
 Row = dict[str, Any]
 Origins = Mapping[str, tuple[str, str]]  # (job, net) by net: where its variables come from
 
@@ -145,29 +139,27 @@ def make_job(
     """A stage of a method, traced with what the jobs before it will leave."""
     config, section, stage = run.config, run.config[kind], recipe.method[kind]
     images = scenario(run.train, config.seed, **section.images)
-    steps = steps_per_epoch(kind, section, stage, images, run.devices)
-    schedule = schedule_of(section, steps)
+    steps = sections.steps_per_epoch(kind, section, stage, images, run.devices)
+    schedule = sections.schedule_of(section, steps)
     task = Task(
         stage=stage,
-        modules={net: module_of(run, own) for net, own in stage.nets.items()},
+        modules={
+            net: sections.module_of(config, own, run.data.num_classes, run.dtype)
+            for net, own in stage.nets.items()
+        },
         weights=recipe.weights_of(kind),
-        optimizer=optim.sgd(
-            schedule,
-            momentum=section.momentum,
-            weight_decay=section.weight_decay,
-            nesterov=section.nesterov,
-        ),
-        optics=optics_of(config.data),
+        optimizer=sections.optimizer_of(kind, section, stage, schedule),
+        optics=sections.optics_of(config.data),
         num_classes=run.data.num_classes,
         steps_per_epoch=steps,
-        counts=partial(class_counts, images, run.data.num_classes),
+        counts=partial(sections.class_counts, images, run.data.num_classes),
     )
     blank = {net: blank_variables(jobs, *origin) for net, origin in origins.items()}
     resident = images.resident(labelled=stage.memory is not None)
     frozen = Frozen(stage_key(config.seed, kind), **resident, nets={})
     frozen, start = supplied(task, frozen, blank)
     found = sketch(task, frozen, start)
-    networks = networks_of(config, stage)
+    networks = sections.networks_of(config, stage)
     about = {
         "num_classes": run.data.num_classes,
         "image": list(images.shape),
@@ -199,7 +191,7 @@ def make_job(
         remarks=remarks_of(config, recipe, kind, name),
         beside={
             "classes": list(run.data.classes),
-            "normalisation": normalisations(config, stage),
+            "normalisation": sections.normalisations(config, stage),
         },
     )
 
@@ -220,92 +212,6 @@ def check_start(
                 f"the {net} goes on from the stage {before}, so {kind}.start_from would leave that "
                 f"without effect: give {before}.start_from, or {before}.checkpoint, too"
             )
-
-
-def steps_per_epoch(
-    kind: str, section: ConfigDict, stage: Stage, images: Split | Stream, devices: int
-) -> int:
-    """The steps of an epoch, of whole batches that the devices divide."""
-    size = section.batch_size
-    visited = len(stage.order(np.random.default_rng(0), images, 0))
-    if size % devices:
-        fitting = max(1, round(size / devices)) * devices
-        raise UserError(
-            f"{devices} devices do not divide {kind}.batch_size={size}: "
-            f"use --config.{kind}.batch_size={fitting}"
-        )
-    if size > visited:
-        raise UserError(
-            f"{kind}.batch_size={size} is more than the {visited} training images: "
-            "use a smaller one"
-        )
-    steps = visited // size
-    if section.epochs * steps >= MOST_STEPS:
-        raise UserError(
-            f"{kind}.epochs={section.epochs} of {steps} steps are more than can be counted "
-            f"({MOST_STEPS - 1:,}): use fewer epochs or a larger batch_size"
-        )
-    return steps
-
-
-def class_counts(images: Split | Stream, num_classes: int) -> np.ndarray:
-    """How many images each class has, i64[K]."""
-    return np.bincount(images.label, minlength=num_classes)
-
-
-def schedule_of(section: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate of a stage by step; its milestones are shares of its epochs."""
-    return optim.milestone_schedule(
-        section.learning_rate,
-        [share * section.epochs for share in section.milestones],
-        section.decay,
-        steps_per_epoch,
-        warmup_epochs=section.warmup_epochs,
-        epochs=section.epochs,
-        cooldown_epochs=section.cooldown_epochs,
-        cosine=section.cosine,
-    )
-
-
-def optics_of(data: ConfigDict) -> Optics:
-    return Optics(data.flip, data.pad, tuple(data.mean), tuple(data.std))
-
-
-def networks_of(config: ConfigDict, stage: Stage) -> dict[str, str]:
-    """The architectures of a stage by net, of those nets that are networks or parts of one.
-
-    The branches of a resnet8 are "resnet8.branches".
-    """
-    found = {}
-    for name, net in stage.nets.items():
-        if isinstance(net.module, str):
-            section, dot, part = net.module.partition(".")
-            found[name] = config[section].model + dot + part
-    return found
-
-
-def module_of(run: Run, net: Net) -> nn.Module:
-    """A net's module; "teacher" is the network of that section, "teacher.branches" a part of it."""
-    if not isinstance(net.module, str):
-        return net.module
-    section, _, part = net.module.partition(".")
-    models = {section: settings.section(run.config, section).model}
-    module = build(net.module, models, run.data.num_classes, run.dtype)
-    if part:
-        return module
-    return adapted(module, optics_of(run.config.data), run.config[section])
-
-
-def normalisations(config: ConfigDict, stage: Stage) -> dict[str, Row]:
-    """Mean, deviation and size, if it is their own, of what a stage's learning networks see."""
-    found = {}
-    for name, net in stage.nets.items():
-        if net.learns and isinstance(net.module, str) and "." not in net.module:
-            optics = optics_of(config.data).own(config[net.module])
-            found[name] = {"mean": list(optics.mean), "std": list(optics.std)}
-            if size := config[net.module].get("size"):
-                found[name]["image"] = [size, size, 3]
-    return found
 
 
 def remarks_of(config: ConfigDict, recipe: Recipe, kind: str, name: str) -> Row:

@@ -187,6 +187,8 @@ class Stage(NamedTuple):
       order: (rng, images, epoch) -> i64[M'], which images an epoch visits. `images` have `size`
         and `label`; M' is the same in all epochs.
       shared: trained once for all methods of a run.
+      momentum_offset: what the momentum of the first term's gradient is lower by, and that of the
+        other terms' higher; 0: the whole gradient has one momentum. See `methods/dot.py`.
     """
 
     terms: tuple[str, ...]
@@ -196,6 +198,7 @@ class Stage(NamedTuple):
     memory: Callable[[Array, Facts], Any] | None = None
     order: Callable[[np.random.Generator, Any, int], np.ndarray] = shuffled
     shared: bool = False
+    momentum_offset: float = 0.0
 
 
 Method = Mapping[str, Stage]

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tiny import small_config, tiny_network
 
 from configs import cifar
-from sskd_jax import plan, settings
+from sskd_jax import plan, sections, settings
 from sskd_jax.axis import everywhere, share
 from sskd_jax.engine.devices import Mapped
 from sskd_jax.losses import cross_entropy
@@ -442,7 +442,7 @@ def test_a_stage_that_has_no_scores_is_fine():
 def test_milestones_hold_for_any_number_of_epochs(epochs):
     section = cifar.get_config().student
     section.epochs = epochs
-    rate = plan.schedule_of(section, steps_per_epoch=10)
+    rate = sections.schedule_of(section, steps_per_epoch=10)
     shares = (0, 0.62, 0.63, 0.74, 0.76, 0.87, 0.88, 0.99)
     found = [rate(round(share * epochs * 10)) for share in shares]
     np.testing.assert_allclose(found, [0.05] * 2 + [5e-3] * 2 + [5e-4] * 2 + [5e-5] * 2, rtol=1e-5)

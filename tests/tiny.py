@@ -13,8 +13,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from configs import quickstart
-from sskd_jax import plan, settings
-from sskd_jax.engine import optim
+from sskd_jax import plan, sections, settings
 from sskd_jax.engine.begin import Sketch, sketch
 from sskd_jax.engine.devices import run_once
 from sskd_jax.engine.loop import Job
@@ -77,7 +76,8 @@ def make_task(
         for name, net in stage.nets.items()
     }
     weights = weights or dict.fromkeys(stage.terms, 1.0)
-    optimizer = optim.sgd(lambda step: 0.05, momentum=0.9, weight_decay=5e-4)
+    numbers = ConfigDict({"momentum": 0.9, "weight_decay": 5e-4, "nesterov": False})
+    optimizer = sections.optimizer_of("", numbers, stage, lambda step: 0.05)
     return Task(stage, modules, weights, optimizer, optics, CLASSES, steps_per_epoch, class_counts)
 
 

@@ -17,9 +17,9 @@ from sskd_jax.engine.task import (
     Task,
     TrainState,
     complete,
+    objective,
     traced_once,
     viewer,
-    weighted_sum,
 )
 from sskd_jax.types import Array, Batch, Facts, Losses, Params, Stage, UserError, choose
 
@@ -33,8 +33,8 @@ def begin(
 
 def trace_loss(
     task: Task, shape: tuple[int, ...], key: Array, label: Array, nets: Params, start: Params
-) -> tuple[TrainState, Array]:
-    """Step 0 and its loss on two black images: what a net is first given shapes its parameters.
+) -> tuple[TrainState, Array | tuple[Array, Array]]:
+    """Step 0 and its objective on two black images: what a net is first given decides its shapes.
 
     Raises:
       UserError: a net is called, but not declared, or declared and never called; the terms are
@@ -86,7 +86,7 @@ def trace_loss(
         sums={name: jnp.zeros(()) for name in names},
         first_nonfinite={name: jnp.zeros((), jnp.int32) for name in (*names, "gradient")},
     )
-    return state, weighted_sum(task, losses)
+    return state, objective(task, losses)
 
 
 def check_loss(stage: Stage, losses: Losses, called: Mapping[str, bool]) -> None:
@@ -125,11 +125,15 @@ def sketch(task: Task, frozen: Frozen, start: Params) -> Sketch:
     jaxpr, shapes = jax.make_jaxpr(program, return_shape=True)(
         frozen.key, frozen.label, frozen.nets, start
     )
-    *outputs, loss = jaxpr.jaxpr.outvars
-    needed, state = depends_on(jaxpr.jaxpr, [loss]), shapes[0]
-    # Every parameter is an output of the program, so the loss depends on it if on that output.
+    state, parts = shapes
+    outputs, count = jaxpr.jaxpr.outvars, len(jax.tree.leaves(parts))
+    needed = [depends_on(jaxpr.jaxpr, [part]) for part in outputs[-count:]]
+    # Every parameter is an output of the program, so a part depends on it if on that output.
     # (Only the zeros among the outputs are literals.)
-    found = [isinstance(var, Var) and var in needed for var in outputs]
+    found = [
+        frozenset(i for i, inputs in enumerate(needed) if isinstance(var, Var) and var in inputs)
+        for var in outputs[:-count]
+    ]
     reached = jax.tree.unflatten(jax.tree.structure(state), found)
     nets = task.stage.nets
     return Sketch(state, {name: reached.params[name] for name in nets if nets[name].learns})

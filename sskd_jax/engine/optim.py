@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.extend.core import Jaxpr, JaxprEqn, Var
@@ -50,14 +51,55 @@ def milestone_schedule(
 
 def sgd(
     schedule: optax.Schedule, *, momentum: float, weight_decay: float, nesterov: bool = False
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """torch.optim.SGD: before momentum, decay is added to the gradient of every parameter.
 
     Those of batch norms and biases are no exception. With `nesterov`, a step goes along the
     gradient plus `momentum` times the buffer, into which that gradient went already.
     """
     sgd = optax.sgd(schedule, momentum, nesterov)
-    return optax.chain(optax.add_decayed_weights(weight_decay), sgd)
+    decayed = optax.chain(optax.add_decayed_weights(weight_decay), sgd)
+    return optax.with_extra_args_support(decayed)
+
+
+class Momenta(NamedTuple):
+    """The state of `two_momenta`: steps done, and a buffer per parameter for each of the parts."""
+
+    count: jax.Array
+    buffers: tuple[Any, Any]
+
+
+def two_momenta(
+    schedule: optax.Schedule, *, momentum: float, offset: float, weight_decay: float
+) -> optax.GradientTransformationExtraArgs:
+    """SGD on the gradients of two parts of a loss; see `methods/dot.py`.
+
+    The momentum is `offset` less for the first part, and as much more for the second; it is
+    neither for a parameter that only one of them depends on. Decay goes with the first part that
+    does; with the second, as in the released code, it begins with the second step.
+    """
+
+    def init(params: Any) -> Momenta:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return Momenta(jnp.zeros((), jnp.int32), (zeros, zeros))
+
+    def update(grads: Any, state: Momenta, params: Any, *, reached: Any) -> tuple[Any, Momenta]:
+        def moved(part: int, own_momentum: float, own_decay: Any) -> Any:
+            def one(reached: frozenset[int], param: Any, buffer: Any, gradient: Any) -> Any:
+                kept = own_momentum if len(reached) == 2 else momentum
+                decay = own_decay if part == min(reached, default=0) else 0.0
+                return kept * buffer + gradient + decay * param
+
+            return jax.tree.map(one, reached, params, state.buffers[part], grads[part])
+
+        later_decay = jnp.where(state.count > 0, weight_decay, 0.0)
+        first = moved(0, momentum - offset, weight_decay)
+        second = moved(1, momentum + offset, later_decay)
+        rate = schedule(state.count)
+        updates = jax.tree.map(lambda one, two: -rate * (one + two), first, second)
+        return updates, Momenta(state.count + 1, (first, second))
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def depends_on(jaxpr: Jaxpr, outputs: Iterable[Any]) -> set[Var]:

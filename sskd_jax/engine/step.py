@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -25,8 +26,8 @@ from sskd_jax.engine.task import (
     TrainState,
     gather_examples,
     net_functions,
+    objective,
     viewer,
-    weighted_sum,
 )
 from sskd_jax.types import Array, Batch, Params, Streamed
 
@@ -56,7 +57,7 @@ def train_step(
     learned = {name: own for name, own in state.params.items() if nets[name].learns}
     batch = make_batch(task, state, frozen, index)
 
-    def objective(learned: Params) -> tuple[Array, tuple[Params, Any, dict[str, Array]]]:
+    def loss(learned: Params) -> tuple[Any, tuple[Params, Any, dict[str, Array]]]:
         params = state.params | learned
         variables = {
             name: {"params": params[name], "batch_stats": state.batch_stats[name]}
@@ -64,13 +65,15 @@ def train_step(
         }
         functions, stats = net_functions(task, {**frozen.nets, **variables}, train=True)
         losses = task.stage.loss(functions, batch)
-        loss = weighted_sum(task, losses)
-        values = {"loss": loss, **losses.terms, **losses.figures}
-        return loss, ({name: stats[name] for name in params}, losses.memory, values)
+        parts = objective(task, losses)
+        values = {"loss": sum(jax.tree.leaves(parts)), **losses.terms, **losses.figures}
+        return parts, ({name: stats[name] for name in params}, losses.memory, values)
 
-    grads, (batch_stats, memory, values) = jax.grad(objective, has_aux=True)(learned)
+    grads, (batch_stats, memory, values) = gradients(loss, learned)
     grads, values = mean_over_devices((grads, values))
-    updates, opt_state = task.optimizer.update(grads, state.opt_state, learned)
+    updates, opt_state = task.optimizer.update(
+        grads, state.opt_state, learned, reached=task.reached
+    )
     params = state.params | apply_updates(learned, updates, task.reached)
     for name, net in nets.items():
         if net.follows:
@@ -91,10 +94,19 @@ def train_step(
     )
 
 
-def apply_updates(params: Params, updates: Params, reached: Any) -> Params:
-    """params + updates where `reached`, a tree of bools or one of their prefixes, is True."""
+def gradients(loss: Callable[[Params], tuple[Any, Any]], learned: Params) -> tuple[Any, Any]:
+    """The gradient of a loss, or of each of its parts in the part's place, and what is beside."""
+    parts, pull_back, beside = jax.vjp(loss, learned, has_aux=True)
+    form = jax.tree.structure(parts)
+    one_by_one = np.eye(form.num_leaves, dtype=np.float32)
+    found = [pull_back(jax.tree.unflatten(form, one))[0] for one in one_by_one]
+    return jax.tree.unflatten(form, found), beside
 
-    def apply(is_reached: bool, params: Params, updates: Params) -> Params:
+
+def apply_updates(params: Params, updates: Params, reached: Any) -> Params:
+    """params + updates where something stands in `reached`, such a tree or one of its prefixes."""
+
+    def apply(is_reached: Any, params: Params, updates: Params) -> Params:
         return optax.apply_updates(params, updates) if is_reached else params
 
     return jax.tree.map(apply, reached, params, updates)

@@ -35,16 +35,16 @@ class Task(NamedTuple):
       steps_per_epoch: after which the running sums begin anew.
       counts: () -> i64[K], how many training images each class has. Labels of a streamed dataset
         are read for it, so only a stage that asks pays for that.
-      reached: True or False in the place of every parameter of the nets that learn: whether the
-        loss depends on it. What it does not depend on is neither updated nor decayed, as
-        PyTorch's optimizers pass over it.
+      reached: in the place of every parameter of the nets that learn, which parts of the
+        objective depend on it, by their number. What none depends on is neither updated nor
+        decayed, as PyTorch's optimizers pass over it.
       scores: names of the stage's scores, in its order.
     """
 
     stage: Stage
     modules: Mapping[str, nn.Module]
     weights: Mapping[str, float]
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     optics: Optics
     num_classes: int
     steps_per_epoch: int
@@ -177,6 +177,14 @@ def gather_examples(frozen: Frozen, index: Array | Streamed) -> Streamed:
     return Streamed(frozen.image[index], frozen.label[index], index)
 
 
-def weighted_sum(task: Task, losses: Losses) -> Array:
-    """What a step minimises: every term times its weight."""
-    return sum(task.weights[name] * term for name, term in losses.terms.items())
+def objective(task: Task, losses: Losses) -> Array | tuple[Array, Array]:
+    """What a step minimises: every term times its weight.
+
+    It has two parts, the first term and the others, where their gradients have momenta of their
+    own.
+    """
+    weighted = {name: task.weights[name] * term for name, term in losses.terms.items()}
+    if not task.stage.momentum_offset:
+        return sum(weighted.values())
+    first = weighted.pop(task.stage.terms[0])
+    return first, sum(weighted.values())

@@ -1,0 +1,124 @@
+"""What the sections of a config mean to a stage: networks, optics, steps, schedule, optimizer."""
+
+from typing import Any
+
+import numpy as np
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from sskd_jax import settings
+from sskd_jax.data.sources import Split
+from sskd_jax.data.stream import Stream
+from sskd_jax.engine import optim
+from sskd_jax.models.build import adapted, build
+from sskd_jax.types import Net, Stage, UserError
+from sskd_jax.views import Optics
+
+MOST_STEPS = 2**31  # of a stage: a step is an int32
+
+
+def optics_of(data: ConfigDict) -> Optics:
+    return Optics(data.flip, data.pad, tuple(data.mean), tuple(data.std))
+
+
+def networks_of(config: ConfigDict, stage: Stage) -> dict[str, str]:
+    """The architectures of a stage by net, of those nets that are networks or parts of one.
+
+    The branches of a resnet8 are "resnet8.branches".
+    """
+    found = {}
+    for name, net in stage.nets.items():
+        if isinstance(net.module, str):
+            section, dot, part = net.module.partition(".")
+            found[name] = config[section].model + dot + part
+    return found
+
+
+def module_of(config: ConfigDict, net: Net, num_classes: int, dtype: Any) -> nn.Module:
+    """A net's module; "teacher" is the network of that section, "teacher.branches" a part of it."""
+    if not isinstance(net.module, str):
+        return net.module
+    section, _, part = net.module.partition(".")
+    models = {section: settings.section(config, section).model}
+    module = build(net.module, models, num_classes, dtype)
+    if part:
+        return module
+    return adapted(module, optics_of(config.data), config[section])
+
+
+def normalisations(config: ConfigDict, stage: Stage) -> dict[str, dict[str, Any]]:
+    """Mean, deviation and size, if it is their own, of what a stage's learning networks see."""
+    found = {}
+    for name, net in stage.nets.items():
+        if net.learns and isinstance(net.module, str) and "." not in net.module:
+            optics = optics_of(config.data).own(config[net.module])
+            found[name] = {"mean": list(optics.mean), "std": list(optics.std)}
+            if size := config[net.module].get("size"):
+                found[name]["image"] = [size, size, 3]
+    return found
+
+
+def steps_per_epoch(
+    kind: str, section: ConfigDict, stage: Stage, images: Split | Stream, devices: int
+) -> int:
+    """The steps of an epoch, of whole batches that the devices divide."""
+    size = section.batch_size
+    visited = len(stage.order(np.random.default_rng(0), images, 0))
+    if size % devices:
+        fitting = max(1, round(size / devices)) * devices
+        raise UserError(
+            f"{devices} devices do not divide {kind}.batch_size={size}: "
+            f"use --config.{kind}.batch_size={fitting}"
+        )
+    if size > visited:
+        raise UserError(
+            f"{kind}.batch_size={size} is more than the {visited} training images: "
+            "use a smaller one"
+        )
+    steps = visited // size
+    if section.epochs * steps >= MOST_STEPS:
+        raise UserError(
+            f"{kind}.epochs={section.epochs} of {steps} steps are more than can be counted "
+            f"({MOST_STEPS - 1:,}): use fewer epochs or a larger batch_size"
+        )
+    return steps
+
+
+def class_counts(images: Split | Stream, num_classes: int) -> np.ndarray:
+    """How many images each class has, i64[K]."""
+    return np.bincount(images.label, minlength=num_classes)
+
+
+def schedule_of(section: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate of a stage by step; its milestones are shares of its epochs."""
+    return optim.milestone_schedule(
+        section.learning_rate,
+        [share * section.epochs for share in section.milestones],
+        section.decay,
+        steps_per_epoch,
+        warmup_epochs=section.warmup_epochs,
+        epochs=section.epochs,
+        cooldown_epochs=section.cooldown_epochs,
+        cosine=section.cosine,
+    )
+
+
+def optimizer_of(
+    kind: str, section: ConfigDict, stage: Stage, schedule: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    """What moves the parameters of a stage."""
+    numbers = {"momentum": section.momentum, "weight_decay": section.weight_decay}
+    offset = stage.momentum_offset
+    if not offset:
+        return optim.sgd(schedule, nesterov=section.nesterov, **numbers)
+    if section.nesterov:
+        raise UserError(
+            f"{kind}.nesterov: momenta that differ by term have no such form: use False"
+        )
+    if not offset <= section.momentum < 1 - offset:
+        raise UserError(
+            f"{kind}.momentum is {section.momentum}: with method.momentum_offset={offset} give a "
+            f"number from {offset} on, below {1 - offset:g}"
+        )
+    return optim.two_momenta(schedule, offset=offset, **numbers)
