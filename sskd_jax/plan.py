@@ -139,21 +139,7 @@ def make_job(
     """A stage of a method, traced with what the jobs before it will leave."""
     config, section, stage = run.config, run.config[kind], recipe.method[kind]
     images = scenario(run.train, config.seed, **section.images)
-    steps = sections.steps_per_epoch(kind, section, stage, images, run.devices)
-    schedule = sections.schedule_of(section, steps)
-    task = Task(
-        stage=stage,
-        modules={
-            net: sections.module_of(config, own, run.data.num_classes, run.dtype)
-            for net, own in stage.nets.items()
-        },
-        weights=recipe.weights_of(kind),
-        optimizer=sections.optimizer_of(kind, section, stage, schedule),
-        optics=sections.optics_of(config.data),
-        num_classes=run.data.num_classes,
-        steps_per_epoch=steps,
-        counts=partial(sections.class_counts, images, run.data.num_classes),
-    )
+    task = make_task(run, recipe, kind, images)
     blank = {net: blank_variables(jobs, *origin) for net, origin in origins.items()}
     resident = images.resident(labelled=stage.memory is not None)
     frozen = Frozen(stage_key(config.seed, kind), **resident, nets={})
@@ -163,7 +149,7 @@ def make_job(
     about = {
         "num_classes": run.data.num_classes,
         "image": list(images.shape),
-        "steps": section.epochs * steps,
+        "steps": section.epochs * task.steps_per_epoch,
         "terms": list(stage.terms),
     }
     if start_from := section.get("start_from", ""):
@@ -184,7 +170,7 @@ def make_job(
         held_out_name="validation" if config.data.validation else "test",
         epochs=section.epochs,
         batch_size=section.batch_size,
-        learning_rate=schedule,
+        learning_rate=sections.schedule_of(section, task.steps_per_epoch),
         seed=config.seed,
         checkpoint=section.get("checkpoint", ""),
         start_from=start_from,
@@ -193,6 +179,26 @@ def make_job(
             "classes": list(run.data.classes),
             "normalisation": sections.normalisations(config, stage),
         },
+    )
+
+
+def make_task(run: Run, recipe: Recipe, kind: str, images: Split | Stream) -> Task:
+    """What a stage's programs are made of, but for what only a trace tells."""
+    config, section, stage = run.config, run.config[kind], recipe.method[kind]
+    steps = sections.steps_per_epoch(kind, section, stage, images, run.devices)
+    schedule = sections.schedule_of(section, steps)
+    return Task(
+        stage=stage,
+        modules={
+            net: sections.module_of(config, own, run.data.num_classes, run.dtype)
+            for net, own in stage.nets.items()
+        },
+        weights=recipe.weights_of(kind),
+        optimizer=sections.optimizer_of(kind, section, stage, schedule),
+        optics=sections.optics_of(config.data),
+        num_classes=run.data.num_classes,
+        steps_per_epoch=steps,
+        counts=partial(sections.class_counts, images, run.data.num_classes),
     )
 
 
