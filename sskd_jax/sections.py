@@ -112,6 +112,8 @@ def optimizer_of(
     offset = stage.momentum_offset
     if not offset:
         return optim.sgd(schedule, nesterov=section.nesterov, **numbers)
+    if len(stage.terms) < 2:
+        raise UserError(f"{kind}: a momentum_offset parts two terms or more, not {stage.terms[0]}")
     if section.nesterov:
         raise UserError(
             f"{kind}.nesterov: momenta that differ by term have no such form: use False"

@@ -75,3 +75,12 @@ def test_momenta_that_cannot_be_are_refused(changes, message):
     section = {"momentum": 0.9, "weight_decay": 0.0, "nesterov": False} | changes
     with pytest.raises(UserError, match=message):
         optimizer_of("student", ConfigDict(section), STAGE, lambda step: 0.1)
+
+
+def test_a_single_term_has_no_two_momenta():
+    section, stage = (
+        ConfigDict({"momentum": 0.9, "weight_decay": 0.0}),
+        STAGE._replace(terms=("ce",)),
+    )
+    with pytest.raises(UserError, match="a momentum_offset parts two terms or more"):
+        optimizer_of("student", section, stage, lambda step: 0.1)
