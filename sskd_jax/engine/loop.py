@@ -20,6 +20,7 @@ from sskd_jax.engine.devices import (
     local_positions,
     max_over_processes,
     replicated,
+    run_once,
     unreplicate,
 )
 from sskd_jax.engine.evaluate import evaluation
@@ -307,7 +308,7 @@ def train(
             progress.evaluating()
             scores = evaluate(variables(state), held_out, job.held_out)
             figures = epoch_figures(job, state, scores)
-            rate = {"learning_rate": float(job.learning_rate(step - 1))}
+            rate = {"learning_rate": float(run_once(job.learning_rate, step - 1))}
             place = {"stage": job.name, "epoch": epoch + 1, "step": step}
             session.book.write(place | rate | figures)
             save(job, step, state, checkpoints, session, headline(scores, figures))
