@@ -12,6 +12,7 @@ from quick import QUICK
 from tiny import CLASSES, TinyNet, images, make_task, part_of
 
 from configs.methods import METHODS as ENTRIES
+from sskd_jax.engine.begin import sketch
 from sskd_jax.engine.devices import run_once
 from sskd_jax.engine.step import initial_state
 from sskd_jax.engine.task import Frozen, Task, TrainState
@@ -221,4 +222,7 @@ def begin(
     state = state._replace(
         params=params, batch_stats=batch_stats, opt_state=task.optimizer.init(learned)
     )
-    return Beginning(task, frozen._replace(nets=still), state)
+    frozen = frozen._replace(nets=still)
+    if stage.momentum_offset:  # its optimizer asks what each of the two parts reaches
+        task = task._replace(reached=sketch(task, frozen, {}).reached)
+    return Beginning(task, frozen, state)

@@ -209,12 +209,12 @@ def test_what_is_told_of_a_job_before_it_starts(quickstart):
     assert teacher == {
         "stage": "teacher",
         "network": "tiny",
-        "parameters": 5266,
+        "parameters": 2178,
         "images": 109,
         "work": "2 epochs, 6 steps of 32",
     }
-    assert student["network"] == "tiny, head" and student["parameters"] == 5266 + 2 * 17 * 16
-    assert plan.parameters(quickstart[1][-1], "student") == 5266
+    assert student["network"] == "tiny, head" and student["parameters"] == 2178 + 2 * 17 * 16
+    assert plan.parameters(quickstart[1][-1], "student") == 2178
 
 
 def test_a_teacher_with_pixels_of_its_own_has_them_wherever_it_is_called(quickstart):

@@ -205,7 +205,7 @@ def test_two_that_teach_each_other_are_both_in_the_table(others):
     (last,) = (row for row in rows(workdir) if row["stage"] == "hssakd/student")
     assert "net" not in student and peer["net"] == "peer"
     for row, prefix in ((student, "test/"), (peer, "test/peer_")):
-        assert row["network"] == "tiny" and row["parameters"] == 5266
+        assert row["network"] == "tiny" and row["parameters"] == 2178
         for name in ("top1", "top5", "loss", "best_top1"):
             expected = last[prefix + name.removeprefix("best_")]
             np.testing.assert_allclose(row[name], expected, rtol=1e-5)

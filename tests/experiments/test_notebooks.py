@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 from pathlib import Path
 
@@ -28,7 +29,11 @@ QUICKSTART_FLAGS = ("--config.seeds=1 --config.teacher.model=resnet8 "
                     "--config.teacher.epochs=2 --config.head.epochs=1 --config.student.epochs=2")
 """
 SMALL_TOUR = """
-REPOSITORY, WORKDIR, TEACHER, STUDENT = "", {workdir!r}, "resnet8", "resnet8"
+from functools import partial
+import tiny
+from sskd_jax.models import MODELS
+MODELS["tiny"] = partial(tiny.TinyNet, blocks=(1, 1, 1), widths=(8, 8, 16, 16))
+REPOSITORY, WORKDIR, TEACHER, STUDENT = "", {workdir!r}, "tiny", "tiny"
 TEACHER_EPOCHS, STUDENT_EPOCHS, FIT_STEPS = 1, 2, 0
 """
 BLIND = ("sskd, head", "hsakd, branches", "hsakd_joint, teacher")  # stages without the student
@@ -54,7 +59,10 @@ def execute(path: Path, parameters: str, folder: Path, more: str = "") -> nbform
     notebook.cells.append(nbformat.v4.new_code_cell(more))
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     cell.source = parameters.format(workdir=str(folder / "runs"))
-    env = quick_environment(1) | {"JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS}
+    env = quick_environment(1) | {
+        "JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS,
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
+    }
     return notebooks.execute(notebook, env, timeout=300)
 
 
