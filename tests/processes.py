@@ -31,7 +31,7 @@ def start(workdir: Path, devices: int, *flags: str, **variables: str) -> subproc
         os.environ
         | variables
         | quick_environment(devices)
-        | {"JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS}
+        | {"JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS, "PYTHONPATH": str(ROOT / "tests")}
     )
     command = [sys.executable, "-m", "sskd_jax.main", f"--workdir={workdir}", *flags]
     return subprocess.Popen(

@@ -22,7 +22,8 @@ from sskd_jax.types import UserError
 SMALL = (
     "--config=configs/quickstart.py",
     "--config.methods=('sskd',)",
-    "--config.teacher.model=resnet8",
+    "--config.teacher.model=toys:Small",
+    "--config.student.model=toys:Small",
     # With this seed, no ReLU is so near to 0 that rounding decides whether it passes a gradient.
     "--config.seed=3",
     "--config.seeds=1",
