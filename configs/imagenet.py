@@ -7,8 +7,7 @@ r"""ImageNet, ResNet-34 -> ResNet-18: teacher (90 epochs), self-supervision head
 
 Expect (published, ResNet-34 -> ResNet-18, top-1 of the best epoch): teacher 73.31, scratch 69.75,
 SSKD 71.62; the one public attempt at SSKD reached 70.09. In 100 epochs: KD 71.03, KD+LS 71.45 (last
-epoch: 71.26), DKD 71.70, DIST 72.07, WTTM 72.19, DOT 71.72. None of it has been
-run here yet.
+epoch: 71.26), DKD 71.70, DIST 72.07, WTTM 72.19, DOT 71.72. None of it has been run here yet.
 
 The authors released no ImageNet code. They named PyTorch's ImageNet example for the rest: batch
 256, learning rate .1, momentum .9, weight decay 1e-4, 90 epochs, a tenth every 30. What they did

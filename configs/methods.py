@@ -171,7 +171,7 @@ METHODS = {
         imagenet_weights={"ce": 0.5, "kd": 0.5, "class": 0.5, "batch": 0.5},
     ),
     "dot": Entry(
-        {"temperature": 4.0, "momentum_offset": 0.075, **LOGITS},
+        {"temperature": 4.0, "momentum_offset": 0.075},
         {"code": {"ce": 0.1, "kd": 0.9}},
         imagenet_numbers={"temperature": 1.0, "momentum_offset": 0.09},
         imagenet_weights={"ce": 0.5, "kd": 0.5},

@@ -29,7 +29,7 @@ from sskd_jax.views import Optics
 
 
 class PlainBlock(BasicBlock):
-    """One convolution and no skip connection: a third as much to compile."""
+    """One convolution and no skip connection, to compile in a shorter time."""
 
     @nn.compact
     def __call__(self, x: Array) -> Pair:

@@ -1,7 +1,7 @@
 """DOT: A Distillation-Oriented Trainer (Zhao, Cui, Song, Liang, ICCV 2023).
 
-KD's two terms pull the student into different directions, and along their sum neither converges
-well. So each has a momentum of its own, the larger one where the teacher speaks:
+The paper finds that the gradients of KD's two terms conflict, and that their sum is a compromise
+which converges less well. So each has a momentum of its own, the teacher's the larger one:
 
     v_ce <- (mu - offset) v_ce + grad(ce) + decay x
     v_kd <- (mu + offset) v_kd + grad(kd)
@@ -11,11 +11,11 @@ That takes a second backward pass.
 """
 
 from sskd_jax.methods.kd import kd
-from sskd_jax.rules import BelowOne, Flag, Positive
+from sskd_jax.rules import BelowOne, Positive
 from sskd_jax.types import Method
 
 
-def dot(*, temperature: Positive, standardize: Flag, momentum_offset: BelowOne) -> Method:
+def dot(*, temperature: Positive, momentum_offset: BelowOne) -> Method:
     """`kd`, whose terms `ce` and `kd` have momenta that differ by twice `momentum_offset`."""
-    method = kd(temperature=temperature, standardize=standardize)
+    method = kd(temperature=temperature, standardize=False)
     return {**method, "student": method["student"]._replace(momentum_offset=momentum_offset)}

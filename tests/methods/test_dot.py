@@ -15,7 +15,7 @@ from sskd_jax.methods.dot import dot
 from sskd_jax.sections import optimizer_of
 from sskd_jax.types import UserError
 
-STAGE = dot(temperature=4.0, standardize=False, momentum_offset=0.075)["student"]
+STAGE = dot(temperature=4.0, momentum_offset=0.075)["student"]
 REACHED = {"both": frozenset({0, 1}), "task_only": frozenset({0}), "kd_only": frozenset({1})}
 
 
