@@ -1,10 +1,11 @@
-"""The one step holds all that methods need: small ones of each kind, on any number of devices.
+"""The one step holds all that methods need, on any number of devices.
 
 Each is planned, traced and trained as a method is, with stops in the middle.
 """
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 from quick import QUICK
 from tiny import images
-from toys import CLASSES, TOYS, Small, by_shots
+from toys import CLASSES, TOYS, Small
 
 from configs import quickstart
 from sskd_jax import plan, train
@@ -40,14 +41,27 @@ class StopsOften(Interruption):
         return next(self.asked) >= self.dispatches
 
 
-@pytest.fixture(autouse=True)
-def toy_data_and_network(monkeypatch):
-    monkeypatch.setitem(device_programs.RUN_OFTEN, "cpu", QUICK)
+@pytest.fixture(scope="module", autouse=True)
+def toy_data_and_network() -> Iterator[None]:
     train_split = Split(**images(44, classes=CLASSES))
     test_split = Split(**images(20, classes=CLASSES, seed=1))
     dataset = Dataset(train_split, test_split, CLASSES)
-    monkeypatch.setitem(sources.LOADERS, "toy", lambda data_dir: dataset)
-    monkeypatch.setitem(MODELS, "small", Small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(device_programs.RUN_OFTEN, "cpu", QUICK)
+        patch.setitem(sources.LOADERS, "toy", lambda data_dir: dataset)
+        patch.setitem(MODELS, "small", Small)
+        yield
+
+
+@pytest.fixture(scope="module")
+def wholes(toy_data_and_network, tmp_path_factory) -> dict:
+    """By toy, the last checkpoint of every stage of a run without stops on one device."""
+    states = {}
+    for name in TOYS:
+        workdir = tmp_path_factory.mktemp(name)
+        run(name, 1, workdir, Interruption())
+        states[name] = newest(workdir, name)
+    return states
 
 
 def toy_plan(name: str, devices: int) -> tuple[plan.Run, list]:
@@ -84,10 +98,8 @@ def newest(workdir, name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_a_toy_trains_alike_on_any_number_of_devices_and_through_stops(name, tmp_path):
-    run(name, 1, tmp_path / "whole", Interruption())
-    whole = newest(tmp_path / "whole", name)
-    stops = 0
+def test_a_toy_trains_alike_on_any_number_of_devices_and_through_stops(name, wholes, tmp_path):
+    whole, stops = wholes[name], 0
     for _ in range(20):
         try:
             run(name, 1, tmp_path / "stopped", StopsOften(len(whole)))
@@ -109,9 +121,8 @@ def close(found, expected) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_follower_lags_behind_its_leader(tmp_path):
-    run("ssd_lt", 1, tmp_path, Interruption())
-    params = newest(tmp_path, "ssd_lt")["features"]["params"]
+def test_a_follower_lags_behind_its_leader(wholes):
+    params = wholes["ssd_lt"]["features"]["params"]
     kernels = [np.ravel(params[net]["conv"]["kernel"]) for net in ("student", "key")]
     distance = np.abs(kernels[0] - kernels[1]).max()
     assert 0 < distance < np.abs(kernels[0]).max()
@@ -124,26 +135,3 @@ def test_an_order_that_is_no_permutation_is_followed():
     counts = np.bincount(job.images.label[order], minlength=CLASSES)
     assert len(order) == job.images.size and counts.max() - counts.min() <= 2
     assert len(np.unique(order)) < job.images.size
-
-
-def test_scores_over_part_of_the_rows_are_means_over_that_part(tmp_path):
-    this, _ = toy_plan("scored_by_shots", 1)
-    ((job, trained),) = run("scored_by_shots", 2, tmp_path, Interruption())
-    session = Session(tmp_path, jax.devices()[:2], NoLogbook(), Interruption(), math.inf)
-    (found,) = train.measure(job, [trained.last], this.data.test, session)
-    assert list(found) == ["upright", "first", "turned"]
-
-    module, label = job.task.modules["student"], this.data.test.label
-    pixels = this.data.test.image.astype(np.float32) / 255
-    pixels = (pixels - np.float32(job.task.optics.mean)) / np.float32(job.task.optics.std)
-    views = np.stack([np.rot90(pixels, k, (1, 2)) for k in range(4)], 1)
-    right = np.stack(
-        [
-            np.argmax(module.apply(trained.last["student"], views[:, k]).logits, -1) == label
-            for k in range(4)
-        ],
-        1,
-    )
-    expected = right[:, 0].mean(), right[label == 0].mean(), right[:, 1:].mean()
-    np.testing.assert_allclose(list(found.values()), expected, atol=1e-6)
-    assert job.task.stage.scores is by_shots
