@@ -52,9 +52,12 @@ def catches(process: subprocess.Popen, number: int) -> bool:
         ("experiments.record", signal.SIGTERM),
     ],
 )
-def test_a_signal_during_imports_says_that_the_same_command_goes_on(module, number):
+def test_a_signal_during_imports_says_that_the_same_command_goes_on(module, number, tmp_path):
+    """An import that all these commands need waits for it."""
+    (tmp_path / "numpy.py").write_text("import time; time.sleep(300)")
     command = [sys.executable, "-m", module, "--config=nowhere.py"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not catches(process, signal.SIGHUP):
             time.sleep(0.001)
         process.send_signal(number)
