@@ -27,7 +27,7 @@ def command(*flags: str) -> subprocess.CompletedProcess:
         ),
         (
             ("--config=configs/quickstart.py", "--config.student.epochs=many"),
-            "invalid literal for int",
+            "--config.student.epochs=many: give a whole number, such as 40",
         ),
         (("--config=configs/quickstart.py", "--epochs=2"), "type --config.student.epochs=2 (or of"),
         (

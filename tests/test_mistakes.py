@@ -63,7 +63,7 @@ MISTAKES = [
     # the command
     ((), "give --config=configs/quickstart.py"),
     (("--config={folder}/nowhere.py",), "nowhere.py"),
-    (("--config={folder}/empty.py",), "get_config"),
+    (("--config={folder}/empty.py",), "the config file has no function get_config"),
     (("--config={folder}/no_python.py",), "(no_python.py, line 1)"),
     (("--config={folder}/raises.py",), "raises.py, line 5: ZeroDivisionError: division by zero"),
     ((QUICK, "--wrkdir=x"), "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
@@ -88,10 +88,11 @@ MISTAKES = [
     ),
     (
         (QUICK, "--config.student.epochs=many"),
-        "--config.student.epochs=many: invalid literal for int",
+        "--config.student.epochs=many: give a whole number, such as 40",
     ),
-    ((QUICK, "--config.student.epochs=1.5"), "--config.student.epochs=1.5"),
-    ((QUICK, "--config.data.flip=3"), "--config.data.flip=3"),
+    ((QUICK, "--config.student.epochs=1.5"), "--config.student.epochs=1.5: give a whole number"),
+    ((QUICK, "--config.data.flip=3"), "--config.data.flip=3: give True or False"),
+    ((QUICK, "--config.teacher=resnet20"), "teacher is a section, write --config.teacher.KEY="),
     (
         ("--config={folder}/wrong_type.py",),
         "wrong_type.py, line 5: TypeError: Could not override field 'epochs'",

@@ -2,10 +2,14 @@
 
 import contextlib
 import difflib
+import functools
+import operator
 import runpy
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from absl import flags
 
 from sskd_jax.types import UserError
 
@@ -22,6 +26,8 @@ ELSEWHERE = {  # what other programs call these keys
 FIRST = ("student", "teacher", "head")
 SHOWN = 3  # further sections that have the key
 LISTS = "python -m sskd_jax list keys has all keys"
+# What to give for a key, by the type of the value that it has.
+KINDS = {bool: "True or False", int: "a whole number, such as {}", float: "a number, such as {}"}
 
 
 def config_of(argv: Sequence[str]) -> Mapping[str, Any]:
@@ -87,6 +93,19 @@ def typed(argv: Sequence[str], name: str) -> tuple[str, str]:
     return name, "VALUE"
 
 
+def of_another_type(error: flags.IllegalFlagValueError, argv: Sequence[str]) -> str:
+    """--config.student.epochs=many: give a whole number, such as 40."""
+    flag = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
+    key = flag.partition("=")[0].removeprefix("--config.")
+    try:
+        value = functools.reduce(operator.getitem, key.split("."), config_of(argv))
+    except KeyError:  # no key of the config, or the config can't be had
+        return str(error)
+    if type(value) in KINDS:
+        return f"{flag}: give {KINDS[type(value)].format(value)}"
+    return f"{flag}: {key} is a section, write --config.{key}.KEY=VALUE; {LISTS}"
+
+
 def reason(error: BaseException, argv: Sequence[str]) -> str:
     """The user's mistake in words; config_flags wraps it in errors of its own.
 
@@ -102,12 +121,16 @@ def reason(error: BaseException, argv: Sequence[str]) -> str:
             return str(cause)
         if isinstance(cause, OSError):  # of a config file, whose path is in the last line
             return str(cause).splitlines()[-1]
+        if isinstance(cause, AttributeError) and cause.name == "get_config":
+            return "the config file has no function get_config: configs/quickstart.py shows one"
         for frame in traceback.extract_tb(cause.__traceback__):
             if frame.name == "get_config":
                 return f"{frame.filename}, line {frame.lineno}: {type(cause).__name__}: {cause}"
     # ml_collections hands the first error to the second as an argument.
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
+    if isinstance(error, flags.IllegalFlagValueError):
+        return of_another_type(error, argv)
     if isinstance(error, KeyError):
         name, value = typed(argv, str(error.args[0]).split("'")[1])
         return f"unknown config key {name!r}{what_to_type(config_of(argv), name, value)}"

@@ -53,6 +53,26 @@ def test_an_unknown_flag_and_an_unknown_key(tmp_path):
     assert said == f"unknown flag 'epochs'{NONE}"
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("epochs", "1e2", "give a whole number, such as 40"),
+        ("rate", "a: b", "give a number, such as 0.5"),
+        ("cosine", "maybe", "give True or False"),
+        ("images", "3", "student.images is a section, write --config.student.images.KEY=VALUE;"),
+    ],
+)
+def test_a_value_of_another_type(key, value, hint, tmp_path):
+    file = tmp_path / "config.py"
+    student = {"epochs": 40, "rate": 0.5, "cosine": False, "images": {"share": 1.0}}
+    file.write_text(f"def get_config(_):\n    return {{'student': {student}}}\n")
+    flag = f"--config.student.{key}={value}"
+    error = flags.IllegalFlagValueError(f"flag {flag}: wrong: type")
+    error.__context__ = ValueError("wrong: type")
+    assert hints.reason(error, ["main.py", f"--config={file}", flag]).startswith(f"{flag}: {hint}")
+    assert hints.reason(error, ["main.py"]) == str(error)  # the config can't be had
+
+
 def test_flags_that_are_nearly_right_are_told_by_absl():
     error = flags.UnrecognizedFlagError("wrkdir", suggestions=["workdir"])
     assert hints.reason(error, ["main.py", "--wrkdir=x"]).endswith("Did you mean: workdir ?")
