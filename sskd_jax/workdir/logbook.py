@@ -42,6 +42,7 @@ LIBRARIES = (
     "tensorflow-datasets",
     "clu",
 )
+PACKAGE = pathlib.Path(__file__).parents[1]
 LOCK = ".lock"
 TENSORBOARD = "tensorboard"  # the folder of its files
 
@@ -86,11 +87,19 @@ def processor() -> str:
 
 
 def git_revision() -> str | None:
-    """The git revision of this code; None where it is no clone, or git is not installed."""
-    folder = str(pathlib.Path(__file__).parent)
-    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"]
+    """The git revision of this package; None where it is no clone, or git is not installed.
+
+    Behind it stands "-dirty" where files of the package are not those of the revision. Others may
+    be: the config is recorded by itself, and the records of runs lie beside the package.
+    """
+
+    def git(*command: str) -> str:
+        command = ("git", "-C", str(PACKAGE), *command)
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
     with contextlib.suppress(OSError):
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+        changes = git("status", "--porcelain", ".")
+        return git("rev-parse", "HEAD") + "-dirty" * bool(changes) or None
 
 
 def flatten(tree: Row, prefix: str = "") -> Row:

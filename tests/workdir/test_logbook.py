@@ -1,11 +1,19 @@
 import json
+import subprocess
 
 import jax
 import pytest
 from etils import epath
 
 from sskd_jax.types import UserError
-from sskd_jax.workdir.logbook import TIMES, Logbook, environment, flatten, minutes
+from sskd_jax.workdir.logbook import (
+    TIMES,
+    Logbook,
+    environment,
+    flatten,
+    git_revision,
+    minutes,
+)
 
 CONFIG = {"seed": 0, "data": {"mean": (0.5, 0.5, 0.5)}}
 
@@ -217,6 +225,23 @@ def test_every_environment_that_a_run_was_in_is_kept_once(tmp_path, monkeypatch)
         {"version": "1"},
         {"version": "2"},
     ]
+
+
+def test_a_revision_is_that_of_the_package_alone(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr("sskd_jax.workdir.logbook.PACKAGE", package)
+    assert git_revision() is None
+    (package / "code.py").touch()
+    identity = ("-c", "user.name=someone", "-c", "user.email=someone@example.org")
+    for command in (("init",), ("add", "."), (*identity, "commit", "--message=first")):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True, capture_output=True)
+    clean = git_revision()
+    assert len(clean) == 40
+    (tmp_path / "record.json").touch()
+    assert git_revision() == clean
+    (package / "code.py").write_text("changed = True")
+    assert git_revision() == f"{clean}-dirty"
 
 
 def test_a_machine_without_git_has_no_revision(monkeypatch):
