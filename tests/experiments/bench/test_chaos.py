@@ -22,13 +22,14 @@ from sskd_jax.workdir.files import write_json, write_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SEED = 2957  # a kill of either kind, neither behind the end of the run
+QUICK_TO_COMPILE = tuple(f"--config.{part}.model=toys:Small" for part in ("teacher", "student"))
 
 
 def chaos(*flags: str) -> str:
     """What attacks print that must all end well."""
-    programs = {"JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS}
-    env = os.environ | quick_environment(devices=1) | programs
-    command = [sys.executable, "-m", "experiments.bench.chaos", *flags]
+    own = {"JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS, "PYTHONPATH": str(ROOT / "tests")}
+    env = os.environ | quick_environment(devices=1) | own
+    command = [sys.executable, "-m", "experiments.bench.chaos", *flags, *QUICK_TO_COMPILE]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -42,7 +43,7 @@ def test_killed_runs_end_as_one_that_was_never_stopped():
 
 @pytest.mark.slow
 def test_signals_and_damage_change_no_bit():
-    printed = chaos("--signals", "--damage", "--moments=1")
+    printed = chaos("--signals", "--damage", "--moments=1", *runs.TINY)
     assert "2 attacks, 0 mismatches" in printed
     assert "run, SIGTERM" in printed and re.search("(finished|killed) run", printed)
 
