@@ -293,8 +293,8 @@ TABLES = {
     ),
     "family_quarter": Table(
         "A quarter of the images: the same",
-        "As the quarter; HSAKD's branches learn as SSKD's head does. KA and DTD have temperature 8, "
-        "so KD stands beside them with that, too.",
+        "As the quarter; HSAKD's branches learn as SSKD's head does. KA and DTD have temperature "
+        "8, so KD stands beside them with that, too.",
         (
             *(quarter(SMALL, method) for method in FAMILY),
             quarter(SMALL, "kd, temperature 8", "kd", method__temperature=8.0),
