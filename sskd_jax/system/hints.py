@@ -97,13 +97,14 @@ def of_another_type(error: flags.IllegalFlagValueError, argv: Sequence[str]) -> 
     """--config.student.epochs=many: give a whole number, such as 40."""
     flag = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
     key = flag.partition("=")[0].removeprefix("--config.")
-    try:
+    value = None
+    with contextlib.suppress(KeyError):  # no key of the config, or the config can't be had
         value = functools.reduce(operator.getitem, key.split("."), config_of(argv))
-    except KeyError:  # no key of the config, or the config can't be had
-        return str(error)
     if type(value) in KINDS:
         return f"{flag}: give {KINDS[type(value)].format(value)}"
-    return f"{flag}: {key} is a section, write --config.{key}.KEY=VALUE; {LISTS}"
+    if hasattr(value, "keys"):
+        return f"{flag}: {key} is a section, write --config.{key}.KEY=VALUE; {LISTS}"
+    return str(error)
 
 
 def reason(error: BaseException, argv: Sequence[str]) -> str:
