@@ -94,7 +94,7 @@ def typed(argv: Sequence[str], name: str) -> tuple[str, str]:
 
 
 def of_another_type(error: flags.IllegalFlagValueError, argv: Sequence[str]) -> str:
-    """--config.student.epochs=many: give a whole number, such as 40."""
+    """What a key takes in place of a value of another type, which config_flags could not read."""
     flag = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
     key = flag.partition("=")[0].removeprefix("--config.")
     value = None
