@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 from golden import assert_near
-from pairs import compiled, given_losses, outputs
+from pairs import given_losses, outputs
 
 from sskd_jax.methods import hsakd
 from sskd_jax.types import Losses, Stage
@@ -27,7 +27,7 @@ def as_nets(**predictions: hsakd.Predictions) -> dict[str, Any]:
 def value_and_gradient(stage: Stage, label: np.ndarray, given: dict, **learning: Any) -> Any:
     """The losses of a stage, and the gradients of the terms' sum and of ce by what learns."""
 
-    @compiled
+    @jax.jit
     def both(learning: dict) -> tuple[Losses, Any, Any]:
         def losses(learning: dict) -> Losses:
             return given_losses(stage, label, **given, **as_nets(**learning))

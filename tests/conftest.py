@@ -8,27 +8,36 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# XLA's older routines for what it fuses compile in a third of the time. They compute the same, up
+# to the order of a sum.
+QUICKLY = "--xla_cpu_use_fusion_emitters=false"
+
+
+def understood(flags: str) -> str:
+    """Flags if this version of XLA knows them, else none; unknown ones end the process."""
+    start = [sys.executable, "-c", "import jax; jax.devices()"]
+    env = os.environ | {"XLA_FLAGS": flags}
+    is_known = not subprocess.run(start, env=env, capture_output=True, check=False).returncode
+    return flags if is_known else ""
+
+
+# Processes that tests start, and those of pytest-xdist, begin with this one's environment.
+if "SSKD_JAX_TEST_PROGRAMS" not in os.environ:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    own_flags = os.environ.get("XLA_FLAGS", ""), understood(QUICKLY)
+    os.environ["XLA_FLAGS"] = " ".join((*own_flags, "--xla_force_host_platform_device_count=8"))
+    # There are thousands of small programs, each of which runs once.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+    # The same programs are compiled once for all processes.
+    folder = tempfile.TemporaryDirectory()
+    os.environ["SSKD_JAX_TEST_PROGRAMS"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# There are thousands of small programs, each of which runs once.
-jax.config.update("jax_disable_most_optimizations", True)
 jax.devices()  # now, before a test changes the environment for the processes that it starts
-
-# The same programs are compiled once for all tests, and for all processes that share them: those
-# of pytest-xdist begin with this one's environment.
-if "SSKD_JAX_TEST_PROGRAMS" not in os.environ:
-    folder = tempfile.TemporaryDirectory()
-    os.environ["SSKD_JAX_TEST_PROGRAMS"] = folder.name
-PROGRAMS = os.environ["SSKD_JAX_TEST_PROGRAMS"]
-jax.config.update("jax_compilation_cache_dir", PROGRAMS)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,6 +55,14 @@ def forget_programs() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Steps and evaluations are compiled as in a run."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from flax import linen as nn
 from golden import Golden, assert_near
-from quick import QUICK
 from tiny import CLASSES, TinyNet, images, make_task, part_of
 
 from configs.methods import METHODS as ENTRIES
@@ -21,13 +20,12 @@ from sskd_jax.models.network import Branches
 from sskd_jax.types import Batch, Losses, Method, Nets, Outputs, Params, Stage, View
 
 Loss = Callable[..., jax.Array]
-compiled = partial(jax.jit, compiler_options=QUICK)
 
 
 def check_golden(shared, name: str, loss: Loss, rtol: float = 1e-4) -> None:
     """Value and gradient of loss(student, teacher) are the recorded ones."""
     gold = Golden(shared / "golden").under("losses.npz", name)
-    value_and_gradient = compiled(jax.value_and_grad(loss))
+    value_and_gradient = jax.jit(jax.value_and_grad(loss))
     value, gradient = value_and_gradient(gold["in/student"], gold["in/teacher"])
     np.testing.assert_allclose(value, gold["loss"].reshape(()), rtol=rtol)
     np.testing.assert_allclose(
@@ -40,7 +38,7 @@ def check_recent(shared, key: str, term: str, loss: Loss, gradient: str = "grad"
     gold = Golden(shared / "golden").arrays("losses_recent.npz")
     given = "in_k100" if key.partition("/")[0].endswith("_k100") else "in"
     args = [gold[f"{given}/{name}"] for name in ("student", "teacher", "label")]
-    value, found = compiled(jax.value_and_grad(loss))(*args)
+    value, found = jax.jit(jax.value_and_grad(loss))(*args)
     assert_near(value, gold[f"{key}/{term}"], 1e-4)
     assert_near(found, gold[f"{key}/{gradient}/student"], 1e-4)
 
@@ -55,7 +53,7 @@ def check_golden_maps(gold: dict[str, np.ndarray], loss: Loss) -> None:
     if "in/student" in gold:
         maps = [one for (one,) in maps]
         (gradients,) = gradients
-    value, found = compiled(jax.value_and_grad(loss))(*maps)
+    value, found = jax.jit(jax.value_and_grad(loss))(*maps)
     np.testing.assert_allclose(value, gold["loss"].reshape(()), rtol=1e-4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()),
@@ -115,7 +113,7 @@ def check_blind(
     loss: Loss, student: np.ndarray, teacher: np.ndarray, *others: tuple[np.ndarray, np.ndarray]
 ) -> None:
     """The loss of each other pair is that of the first, which is not 0."""
-    loss = compiled(loss)
+    loss = jax.jit(loss)
     base = float(loss(student, teacher))
     assert abs(base) > 1e-8
     for pair in others:
@@ -130,7 +128,7 @@ def check_at_ties(loss: Loss, student: np.ndarray, teacher: np.ndarray) -> None:
     same, zeros = student.copy(), np.zeros_like(student)
     same[1:] = same[:1]
     agreed = [(teacher, teacher)] if student.shape == teacher.shape else []
-    value_and_gradient = compiled(jax.value_and_grad(loss))
+    value_and_gradient = jax.jit(jax.value_and_grad(loss))
     for pair in [
         (zeros, teacher),
         (same, teacher),

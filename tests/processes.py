@@ -6,33 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import conftest
-from quick import QUICK
-
 from sskd_jax.workdir.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def quick_environment(devices: int) -> dict[str, str]:
-    """Has a process find so many devices, and compile in half the time."""
-    flags = [f"--xla_force_host_platform_device_count={devices}"]
-    if "xla_cpu_use_fusion_emitters" in QUICK:
-        flags.append("--xla_cpu_use_fusion_emitters=false")
-    return {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-        "XLA_FLAGS": " ".join(flags),
-    }
+def environment(devices: int) -> dict[str, str]:
+    """Has a process find so many devices, and the networks of the tests; else it is this one's."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path}
 
 
 def start(workdir: Path, devices: int, *flags: str, **variables: str) -> subprocess.Popen:
-    env = (
-        os.environ
-        | variables
-        | quick_environment(devices)
-        | {"JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS, "PYTHONPATH": str(ROOT / "tests")}
-    )
+    env = environment(devices) | variables
     command = [sys.executable, "-m", "sskd_jax.main", f"--workdir={workdir}", *flags]
     return subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -16,7 +16,6 @@ from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.types import Params, Stage
 from sskd_jax.views import Optics
 
-FAST = {"xla_backend_optimization_level": 0}
 # Sums in one go round off more than some tolerances allow.
 OPTIMISED = {"xla_backend_optimization_level": 3}
 # The recorded images are what networks see: divided by 255 and then by this, they stay as they are.
@@ -101,12 +100,12 @@ def first_state(task: Task, variables: Params, memory: Any, names: Sequence[str]
 
 
 def take_steps(
-    task: Task, frozen: Frozen, state: TrainState, count: int, options: Mapping[str, int] = FAST
+    task: Task, frozen: Frozen, state: TrainState, count: int, optimised: bool = False
 ) -> list[TrainState]:
     """The states behind each of `count` steps on all images of `frozen`."""
     device = jax.devices()[:1]
     program = train_program(task, device)
-    program.options = options
+    program.options = OPTIMISED if optimised else {}
     order = np.arange(len(frozen.label), dtype=np.int32)[None, None]
     state, resident = replicated((state, frozen), device)
     states = []

@@ -16,7 +16,7 @@ from sskd_jax.workdir.logbook import NoLogbook
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model,top1", [("resnet20", 0.6883), ("resnet56", 0.7263)])
-def test_top1_of_trained_weights(model, top1, shared, official_cifar100, tmp_path):
+def test_top1_of_trained_weights(model, top1, shared, official_cifar100, tmp_path, optimised):
     """They are given as a teacher's, in a run of a method that has no other stage."""
     config = cifar.get_config(f"teacher={model}")
     weights = shared / "weights" / f"cifar100_{model}.pth"

@@ -8,19 +8,16 @@ import numpy as np
 import pytest
 from pictures import FRAMING, dataset, imagenet_samples
 from processes import ends, start_two, states
-from quick import QUICK
 from tiny import STREAMS, tiny_network
 
 from configs import imagenet, methods
 from sskd_jax import plan, train
 from sskd_jax.data import records, sources
 from sskd_jax.data.prepare import main as prepare
-from sskd_jax.engine import devices
 from sskd_jax.settings import check
 from sskd_jax.system import interruption
 from sskd_jax.types import Stopped
 
-OFTEN = devices.RUN_OFTEN["cpu"]
 STAGES = ("teacher", "head", "student")
 WHOLE = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), size=16, resize=16)
 
@@ -28,7 +25,6 @@ WHOLE = dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), size=16, resize=16)
 @pytest.fixture(scope="module", autouse=True)
 def here(tmp_path_factory):
     with tiny_network() as patch:
-        patch.setitem(devices.RUN_OFTEN, "cpu", devices.RUN_OFTEN["cpu"] | QUICK)
         patch.setattr(records, "CACHE", tmp_path_factory.mktemp("cache"))
         yield
 
@@ -84,9 +80,8 @@ def test_stops_between_steps_change_no_bit(finished, flowers, tmp_path, monkeypa
     assert (tmp_path / "metrics.jsonl").read_text() == (finished[0] / "metrics.jsonl").read_text()
 
 
-def test_streamed_images_train_as_resident_ones_do(flowers, tmp_path, monkeypatch):
+def test_streamed_images_train_as_resident_ones_do(flowers, tmp_path, monkeypatch, optimised):
     """Cut to the whole of a square, an image is the same whatever is drawn: both are one run."""
-    monkeypatch.setitem(devices.RUN_OFTEN, "cpu", OFTEN)  # the quick programs round otherwise
     config = small_config(
         flowers, "scratch", **{f"data.{key}": value for key, value in WHOLE.items()}
     )

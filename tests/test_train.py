@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 import torch_files
-from quick import QUICK
 from tiny import LONG_TAILED, TinyNet, small_config, tiny_network
 
 import sskd_jax
@@ -19,7 +18,6 @@ from configs import cifar, extend
 from sskd_jax import plan, train
 from sskd_jax.commands.evaluate import evaluate
 from sskd_jax.data import sources
-from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.devices import run_once
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.exchange.export import export_network
@@ -31,10 +29,7 @@ STAGES = ("teacher", "scratch/student", "kd/student", "sskd/head", "sskd/student
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_networks() -> Iterator[None]:
-    """All runs here have the same programs, compiled quickly; so bits may be compared."""
-    with tiny_network() as patch:
-        often = device_programs.RUN_OFTEN["cpu"] | QUICK
-        patch.setitem(device_programs.RUN_OFTEN, "cpu", often)
+    with tiny_network():
         yield
 
 

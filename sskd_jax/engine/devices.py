@@ -18,7 +18,8 @@ from sskd_jax.types import UserError
 # On the CPU, XLA gives convolutions of more than 16 channels to a library that uses one core, and
 # products to one that wants them transposed first. To name reductions alone as the library's
 # share leaves both to XLA's own routines. Its last level of optimisation takes half as long again
-# to compile, for a step that is no faster. What runs once is not optimised at all; XLA for GPUs
+# to compile, for a step that is no faster. Whoever asks JAX for few optimisations
+# (JAX_DISABLE_MOST_OPTIMIZATIONS) gets few. What runs once is not optimised at all; XLA for GPUs
 # takes no level below 2.
 RUN_OFTEN = {
     "cpu": {
@@ -110,7 +111,8 @@ class Mapped:
             devices=devices,
             donate_argnums=(0,) if donate else (),
         )
-        self.options = compiler_options(RUN_OFTEN, devices[0].platform)
+        few = jax.config.read("jax_disable_most_optimizations")
+        self.options = {} if few else compiler_options(RUN_OFTEN, devices[0].platform)
         self.sharding, self.executable = stacked(devices), None
         # Where in this process's arrays the part of a device lies, by the device's position.
         local = enumerate(local_positions(devices))

@@ -68,13 +68,21 @@ def test_options_are_the_cpus_alone(wanted):
 @pytest.mark.skipif(
     not compiler_options(RUN_OFTEN, "cpu"), reason="this XLA does not know the option"
 )
-def test_wide_convolutions_are_left_to_xla_on_the_cpu():
+def test_wide_convolutions_are_left_to_xla_on_the_cpu(optimised):
     def program(x, kernel, _):
         return correlate(x, kernel, 1, 1)
 
     arguments = jnp.ones((2, 4, 8, 8, 32)), jnp.ones((2, 3, 3, 32, 32)), jnp.zeros(2)
     assert "ynn" in jax.pmap(program, devices=DEVICES).lower(*arguments).compile().as_text()
     assert "ynn" not in Mapped(program, DEVICES).compile(*arguments).as_text()
+
+
+def test_few_optimisations_where_jax_is_asked_for_few():
+    assert Mapped(lambda *_: None, DEVICES).options == {}
+
+
+def test_else_those_of_what_runs_often(optimised):
+    assert Mapped(lambda *_: None, DEVICES).options == compiler_options(RUN_OFTEN, "cpu")
 
 
 def test_devices_that_are_full_are_the_users_to_help():

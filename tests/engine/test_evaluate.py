@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import QUICK
 from tiny import make_frozen, make_task, sketched, sskd_task, start_state, variables_of
 
 from sskd_jax.data.sources import Split
-from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.devices import replicated
 from sskd_jax.engine.evaluate import evaluation, padded_batches
 from sskd_jax.methods.common import classification_scores, supervised, unscored
@@ -20,11 +18,6 @@ from sskd_jax.types import Streamed, UserError
 from sskd_jax.views import rotated
 
 SIZE, BATCH = 43, 16
-
-
-@pytest.fixture(autouse=True)
-def quick_programs(monkeypatch):
-    monkeypatch.setitem(device_programs.RUN_OFTEN, "cpu", device_programs.RUN_OFTEN["cpu"] | QUICK)
 
 
 @functools.cache

@@ -7,10 +7,8 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from quick import QUICK
 from tiny import planned, small_config, tiny_network
 
-from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.loop import Job, Session, check_finite, epoch_order, run_stage
 from sskd_jax.system.console import show
 from sskd_jax.system.interruption import Interruption
@@ -19,10 +17,8 @@ from sskd_jax.workdir.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_programs():
-    with tiny_network() as patch:
-        often = device_programs.RUN_OFTEN["cpu"] | QUICK
-        patch.setitem(device_programs.RUN_OFTEN, "cpu", often)
+def tiny_networks():
+    with tiny_network():
         yield
 
 

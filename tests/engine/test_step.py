@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from quick import QUICK
 from tiny import (
     call,
     images,
@@ -19,7 +18,13 @@ from tiny import (
     variables_of,
 )
 
-from sskd_jax.engine.devices import Mapped, replicated, unreplicate
+from sskd_jax.engine.devices import (
+    RUN_OFTEN,
+    Mapped,
+    compiler_options,
+    replicated,
+    unreplicate,
+)
 from sskd_jax.engine.step import initial_state, train_program
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.methods.common import supervised, unscored
@@ -32,9 +37,9 @@ TASK = sskd_task(steps_per_epoch=2)
 
 @functools.cache
 def program(devices: int) -> Mapped:
-    """The student's step of SSKD; on several devices it need not be fast."""
+    """The student's step of SSKD; on one device as a run compiles it."""
     made = train_program(TASK, jax.devices()[:devices])
-    made.options = made.options | (QUICK if devices > 1 else {})
+    made.options = compiler_options(RUN_OFTEN, "cpu") if devices == 1 else {}
     return made
 
 
@@ -104,7 +109,7 @@ def test_views_differ_from_step_to_step():
 def test_bfloat16_networks_keep_float32_parameters_statistics_and_losses(on_one_device):
     task, device = sskd_task(steps_per_epoch=2, dtype=jnp.bfloat16), jax.devices()[:1]
     state, frozen = replicated(beginning(), device)
-    quickly = quick_program(task, device)
+    quickly = train_program(task, device)
     state, _ = quickly(state, frozen, ORDER[:, None].swapaxes(0, 1), 0, 1)
     sums = unreplicate(state.sums)
     leaves = jax.tree.leaves((state.params, state.batch_stats, sums))
@@ -113,13 +118,6 @@ def test_bfloat16_networks_keep_float32_parameters_statistics_and_losses(on_one_
         if name in task.weights:
             np.testing.assert_allclose(sums[name], value, rtol=0.05)
             assert sums[name] != value
-
-
-def quick_program(task: Task, devices: list) -> Mapped:
-    """A program that is compiled in less time than it takes to make it fast."""
-    made = train_program(task, devices)
-    made.options = QUICK
-    return made
 
 
 class Parts(nn.Module):
@@ -148,7 +146,7 @@ def partly_used() -> Stage:
 def one_step(task: Task, frozen: Frozen, state: TrainState) -> TrainState:
     """The state behind a step on one device, on the host."""
     device = jax.devices()[:1]
-    made = quick_program(task, device)
+    made = train_program(task, device)
     after, _ = made(*replicated((state, frozen), device), ORDER[None], 0, 1)
     return unreplicate(after)
 

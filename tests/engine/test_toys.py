@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from quick import QUICK
 from tiny import images
 from toys import CLASSES, TOYS, Small
 
@@ -19,7 +18,6 @@ from configs import quickstart
 from sskd_jax import plan, train
 from sskd_jax.data import sources
 from sskd_jax.data.sources import Dataset, Split
-from sskd_jax.engine import devices as device_programs
 from sskd_jax.engine.loop import Session
 from sskd_jax.models import MODELS
 from sskd_jax.settings import Recipe
@@ -47,7 +45,6 @@ def toy_data_and_network() -> Iterator[None]:
     test_split = Split(**images(20, classes=CLASSES, seed=1))
     dataset = Dataset(train_split, test_split, CLASSES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(device_programs.RUN_OFTEN, "cpu", QUICK)
         patch.setitem(sources.LOADERS, "toy", lambda data_dir: dataset)
         patch.setitem(MODELS, "small", Small)
         yield

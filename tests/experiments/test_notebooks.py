@@ -2,16 +2,14 @@
 
 import base64
 import io
-import os
 import re
 from pathlib import Path
 
-import conftest
 import nbformat
 import numpy as np
 import pytest
 from PIL import Image
-from processes import quick_environment
+from processes import environment
 
 from experiments import notebooks
 from sskd_jax.methods import METHODS
@@ -51,19 +49,12 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def execute(path: Path, parameters: str, folder: Path, more: str = "") -> nbformat.NotebookNode:
-    """The notebook with other parameters and its outputs, and with `more` as its last cell.
-
-    XLA's programs are shared with the other tests.
-    """
+    """The notebook with other parameters and its outputs, and with `more` as its last cell."""
     notebook = read(path)
     notebook.cells.append(nbformat.v4.new_code_cell(more))
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     cell.source = parameters.format(workdir=str(folder / "runs"))
-    env = quick_environment(1) | {
-        "JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS,
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
-    }
-    return notebooks.execute(notebook, env, timeout=300)
+    return notebooks.execute(notebook, environment(devices=1), timeout=300)
 
 
 def pictures(cell: nbformat.NotebookNode) -> list[bytes]:

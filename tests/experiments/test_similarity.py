@@ -3,11 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from quick import QUICK
 from tiny import planned, small_config, tiny_network
 
 from experiments import protocol, record, similarity
-from sskd_jax.engine.devices import RUN_OFTEN
 from sskd_jax.engine.loop import first_state
 from sskd_jax.methods.sskd import ProjectionHead
 from sskd_jax.system.paths import locate
@@ -59,8 +57,7 @@ def test_rows_that_are_kept_are_those_of_sskd():
 def untrained(tmp_path_factory):
     """A workdir as KD leaves it that has trained for no step."""
     workdir = tmp_path_factory.mktemp("untrained")
-    with tiny_network() as patch:
-        patch.setitem(RUN_OFTEN, "cpu", RUN_OFTEN["cpu"] | QUICK)
+    with tiny_network():
         config = small_config()
         config.methods = ("kd",)
         for job in planned(config):

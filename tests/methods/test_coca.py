@@ -71,7 +71,7 @@ def test_the_network(golden, names):
     assert sum(sizes) == names["resnet18_16"]["num_params"]
     variables = filled(golden, shapes)
 
-    @partial(jax.jit, compiler_options=recorded.FAST)
+    @jax.jit
     def outputs(image: Array) -> tuple[Array, ...]:
         student = modules["student"].apply(variables["student"], image)
         heads = [modules[name].apply(variables[name], student.embed) for name in list(modules)[1:]]
@@ -258,7 +258,7 @@ def test_steps(golden, names, monkeypatch, case):
     before = recorded.first_state(task, variables, memory, ["accuracy"])
     label = given["in/label"].astype(np.int32)
     frozen = Frozen(np.zeros(2, np.uint32), golden.images(0, 16), label, {})
-    first, second = recorded.take_steps(task, frozen, before, 2, recorded.OPTIMISED)
+    first, second = recorded.take_steps(task, frozen, before, 2, optimised=True)
 
     terms = [*(name for name in TERMS if name in stage.terms), "loss"]
     losses = [[state.sums[name] for name in terms] for state in (first, second)]

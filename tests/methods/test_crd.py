@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden
-from pairs import arrays, check_at_ties, compiled, given_batch, given_nets, outputs
+from pairs import arrays, check_at_ties, given_batch, given_nets, outputs
 
 from sskd_jax.layers.heads import Linear
 from sskd_jax.losses import normalized
@@ -70,7 +70,7 @@ def test_the_references_loss_and_gradient(gold):
         )
         return contrastive_loss(found, memory)
 
-    value, gradient = compiled(jax.value_and_grad(loss))(gold["in/student"])
+    value, gradient = jax.jit(jax.value_and_grad(loss))(gold["in/student"])
     np.testing.assert_allclose(value, gold["loss"].reshape(()), rtol=1e-4)
     np.testing.assert_allclose(
         gradient, gold["grad/student"], rtol=1e-3, atol=1e-4 * np.abs(gradient).max()
@@ -147,7 +147,7 @@ def step(student, teacher, memory: Memory, key: int = 0) -> Losses:
     return STAGE.loss(given_nets(**nets), batch)
 
 
-one_step = compiled(step)
+one_step = jax.jit(step)
 
 
 def test_the_first_memory():

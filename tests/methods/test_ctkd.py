@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from golden import Golden, assert_near
-from pairs import compiled, given_losses, outputs
+from pairs import given_losses, outputs
 
 from sskd_jax.engine import optim
 from sskd_jax.methods.ctkd import ctkd, reversal
@@ -51,7 +51,7 @@ def test_the_authors_values(gold, key):
     # At a temperature of 15.6, float32 loses two hundredths of the derivative by it.
     tolerance = 1e-4 if key == "kd_theta-3" else 5e-2
     theta, student = np.float32(-3 if key == "kd_theta-3" else 1), gold["in/student"]
-    gradient = compiled(jax.value_and_grad(objective(gold, key), (0, 1), has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(objective(gold, key), (0, 1), has_aux=True))
     name = f"ctkd/{key}"
     for i, epoch in enumerate(EPOCHS):
         (loss, (kd, temperature)), (of_student, of_theta) = gradient(student, theta, epoch)
@@ -68,7 +68,7 @@ def test_the_authors_values(gold, key):
 def test_theta_decays_like_the_student(gold, key, start):
     """SGD's steps in three epochs, on the same logits."""
     sgd = optim.sgd(lambda step: 0.05, momentum=0.9, weight_decay=5e-4)
-    gradient = compiled(jax.grad(objective(gold, key), 1, has_aux=True))
+    gradient = jax.jit(jax.grad(objective(gold, key), 1, has_aux=True))
     theta, changes = np.float32(start), []
     state = sgd.init(theta)
     for epoch in EPOCHS:

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 from pairs import STAGES, Beginning, begin, beginning, network
-from quick import QUICK
 
 from sskd_jax.axis import AXIS
 from sskd_jax.engine.devices import replicated, stacked, unreplicate
@@ -47,7 +46,7 @@ def step_and_scores(start: Beginning) -> Iterator[tuple[TrainState, Any]]:
         chosen = jax.devices()[:devices]
         shares = [array.reshape(devices, -1) for array in (INDEX, MASK)]
         args = *replicated((state, frozen), chosen), *jax.device_put(shares, stacked(chosen))
-        return jax.pmap(program, AXIS, devices=chosen).lower(*args).compile(QUICK), args
+        return jax.pmap(program, AXIS, devices=chosen).lower(*args).compile(), args
 
     # Compilation is most of the time, and lets go of Python's lock. (Programs that share devices
     # must not run side by side.)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from golden import Golden, assert_near
-from pairs import arrays, check_at_ties, compiled, given_losses, outputs
+from pairs import arrays, check_at_ties, given_losses, outputs
 
 from sskd_jax.losses import soft_divergence
 from sskd_jax.methods.ka_dtd import confidence_weights, dtd, focal_weights, temperatures
@@ -34,7 +34,7 @@ def test_recorded_values(gold, key):
     weighting, gamma, beta = numbers_of(key)
     stage = dtd(temperature=8.0, weighting=weighting, gamma=gamma, beta=beta)["student"]
 
-    @compiled
+    @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
     def loss(student):
         nets = {"student": outputs(student), "teacher": outputs(gold["in/teacher"])}

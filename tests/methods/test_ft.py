@@ -12,7 +12,6 @@ from pairs import (
     check_at_ties,
     check_blind,
     check_golden_maps,
-    compiled,
     given_losses,
     outputs,
 )
@@ -54,7 +53,7 @@ def modules() -> dict[str, tuple[nn.Module, dict]]:
     translator = method["student"].nets["translator"].module
     assert method["student"].nets["paraphraser"] == frozen(paraphraser, "paraphraser/paraphraser")
 
-    @compiled
+    @jax.jit
     def begin(key):
         factors, first = paraphraser.init_with_output(key, TEACHER)
         return first, decoder.init(key, factors, TEACHER), translator.init(key, STUDENT, factors)
@@ -92,7 +91,7 @@ def test_the_translator_imitates_the_factors_and_the_paraphraser_stays(modules):
     def translator(features, target):
         return module.apply(variables, features, target, train=True, mutable=["batch_stats"])[0]
 
-    @compiled
+    @jax.jit
     def term(features):
         nets = {"paraphraser": partial(factors.apply, given), "translator": translator}
         pair = {"student": outputs(None, None, features), "teacher": outputs(None, None, TEACHER)}

@@ -21,7 +21,6 @@ from sskd_jax.models import MODELS
 from sskd_jax.types import Params
 from sskd_jax.views import Optics
 
-FAST = {"xla_backend_optimization_level": 0}
 WEIGHT_DECAY = 5e-4
 # The recorded images are what networks see: divided by 255 and then by this, they stay as they are.
 OPTICS = Optics(flip=False, pad=0, mean=(0.0,) * 3, std=(1 / 255,) * 3)
@@ -143,7 +142,6 @@ def steps(request, shared) -> Steps:
     before = initial_state(task, jax.random.PRNGKey(0), frozen, learned)
     device = jax.devices()[:1]
     program = train_program(task, device)
-    program.options = FAST
     order = np.arange(len(label), dtype=np.int32)[None, None]
     state, resident = replicated((before, frozen), device)
     states = []
@@ -228,7 +226,7 @@ def predicted(steps: Steps, net: str, variables: Params, train: set[str]) -> lis
         return [outputs.logits[:8], *(logits[:4] for logits in joint)]
 
     given = {name: variables[name] for name in (net, branches)}
-    return jax.jit(both, compiler_options=FAST)(given, rows)
+    return jax.jit(both)(given, rows)
 
 
 def variables_of(steps: Steps, state: TrainState) -> Params:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from golden import Golden, assert_near
-from pairs import arrays, check_at_ties, check_blind, compiled, given_losses, outputs
+from pairs import arrays, check_at_ties, check_blind, given_losses, outputs
 
 from sskd_jax.methods.itrd import correlation_loss, itrd, mutual_loss
 
@@ -31,7 +31,7 @@ def test_the_authors_values(shared, key, alpha):
         return given_losses(stage, np.zeros(16, int), **nets).terms
 
     for term, place in (("correlation", f"alpha{alpha}/"), ("mutual", "")):
-        found = compiled(jax.value_and_grad(lambda *args: terms(*args)[term], (0, 1)))  # noqa: B023
+        found = jax.jit(jax.value_and_grad(lambda *args: terms(*args)[term], (0, 1)))  # noqa: B023
         value, (of_embed, of_params) = found(embed, params)
         np.testing.assert_allclose(value, gold[f"{place}{term}"], rtol=1e-4)
         assert_near(of_embed, gold[f"{place}grad_{term}/student"], 1e-4)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from golden import Golden, assert_near
-from pairs import arrays, check_at_ties, compiled, given_losses, outputs
+from pairs import arrays, check_at_ties, given_losses, outputs
 
 from sskd_jax.losses import compared_logits, shifted
 from sskd_jax.methods import METHODS
@@ -23,7 +23,7 @@ def gold(shared) -> dict[str, np.ndarray]:
 def test_recorded_values(gold, adjustment, key):
     stage = ka(temperature=8.0, adjustment=adjustment, smoothing=0.1)["student"]
 
-    @compiled
+    @jax.jit
     @jax.value_and_grad
     def loss(student):
         nets = {"student": outputs(student), "teacher": outputs(gold["in/teacher"])}

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from golden import Golden, assert_near
-from pairs import arrays, compiled, given_losses, outputs
+from pairs import arrays, given_losses, outputs
 
 from sskd_jax.methods.ka_dtd import ka_dtd
 
@@ -25,7 +25,7 @@ def test_recorded_values(shared, key, weighting, beta):
         gamma=1.0,
     )["student"]
 
-    @compiled
+    @jax.jit
     @jax.value_and_grad
     def loss(student):
         nets = {"student": outputs(student), "teacher": outputs(gold["in/teacher"])}

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from golden import Golden, assert_near
-from pairs import compiled, given_batch, given_nets, outputs
+from pairs import given_batch, given_nets, outputs
 
 from sskd_jax.losses import soft_divergence, standardized
 from sskd_jax.methods.mlkd import batch_distance, class_distance, kept_share, mlkd
@@ -40,7 +40,7 @@ def test_the_authors_values(gold, key):
         [gold[f"in/{who}_{view}"] for view in ("weak", "strong")] for who in ("student", "teacher")
     )
 
-    @compiled
+    @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
     def loss(students):
         terms = losses_on(stage, gold["in/label"], students, teachers).terms

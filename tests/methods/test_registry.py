@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 from pairs import STAGES, Beginning, begin, beginning, configured, network
-from quick import QUICK
 
 from configs.methods import METHODS as ENTRIES
 from sskd_jax.engine.begin import sketch
@@ -63,7 +62,7 @@ def compute(start: Beginning) -> Found:
 
     terms = task.stage.terms
     zeros = dict.fromkeys(terms, np.float32(0))
-    compiled = program.lower(state, zeros).compile(QUICK)
+    compiled = program.lower(state, zeros).compile()
     _, losses, _ = compiled(state, zeros)
     state = state._replace(memory=losses.memory)  # so that the loss finds something there
     found = {name: compiled(state, zeros | {name: np.float32(1)}) for name in terms}

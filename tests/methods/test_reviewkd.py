@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from golden import Golden, assert_near
-from pairs import arrays, check_at_ties, check_blind, compiled, given_losses, outputs
+from pairs import arrays, check_at_ties, check_blind, given_losses, outputs
 
 from sskd_jax.methods.reviewkd import Fusion, Review, context_loss, knowledge, reviewkd, risen
 from sskd_jax.types import Outputs, UserError
@@ -30,7 +30,7 @@ def test_the_context_loss_in_numpy():
 @pytest.mark.parametrize("name", [f"map{i}" for i in range(7)])
 def test_the_context_loss_of_the_authors(shared, name):
     gold = Golden(shared / "golden").under("losses_recent.npz", f"reviewkd_hcl/{name}")
-    found = compiled(jax.value_and_grad(context_loss))(gold["in/student"], gold["in/teacher"])
+    found = jax.jit(jax.value_and_grad(context_loss))(gold["in/student"], gold["in/teacher"])
     for ours, key in zip(found, ("hcl", "grad/student"), strict=True):
         assert_near(ours, gold[key], 1e-4)
 
@@ -70,7 +70,7 @@ def test_the_fusion_of_the_authors(shared):
     stats = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes["batch_stats"])
     assert set(params) == set(flatten_dict(shapes["params"]))
 
-    @compiled
+    @jax.jit
     def value_and_gradients(params, maps):
         def loss(params, maps):
             variables = {"params": params, "batch_stats": stats}
@@ -134,7 +134,7 @@ def test_the_fusion_in_numpy():
     """A map of 4x4 with what 2x2 passed on, for a teacher's map of 8x8."""
     features, deeper, target = arrays(3, 4, 4, 5), arrays(3, 2, 2, 6, seed=1), arrays(3, 8, 8, 7)
     module = Fusion(6)
-    variables = compiled(partial(module.init, train=True))(
+    variables = jax.jit(partial(module.init, train=True))(
         jax.random.key(0), features, deeper, target
     )
     params = jax.tree.map(np.asarray, variables["params"])
@@ -204,7 +204,7 @@ def test_the_term_rises_with_the_epochs_and_maps_may_differ_in_size(sizes):
     module = stage.nets["review"].module
     student, teacher = student._replace(preacts=()), teacher._replace(maps=())
     maps = knowledge(student.maps, student.embed), knowledge(teacher.preacts, teacher.embed)
-    begin = compiled(partial(module.init_with_output, train=True))
+    begin = jax.jit(partial(module.init_with_output, train=True))
     fused, _ = begin(jax.random.key(0), *maps)
     assert [x.shape for x in fused] == [(4, 8, 8, 10), (4, 4, 4, 11), (4, 1, 1, 9)]
     expected = sum(context_loss(*pair) for pair in zip(fused, maps[1], strict=True))
@@ -214,7 +214,7 @@ def test_the_term_rises_with_the_epochs_and_maps_may_differ_in_size(sizes):
             jax.tree.map(np.testing.assert_array_equal, found, wanted)
         return fused
 
-    @compiled
+    @jax.jit
     def term(epoch):
         nets = {"student": student, "teacher": teacher, "review": review}
         return given_losses(stage, np.zeros(4, int), epoch=epoch, **nets).terms["review"]

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 from golden import Golden, assert_near
-from pairs import arrays, check_at_ties, check_blind, compiled, given_losses, outputs
+from pairs import arrays, check_at_ties, check_blind, given_losses, outputs
 
 from sskd_jax.methods.srd import representation_loss, srd
 
@@ -26,7 +26,7 @@ def test_the_authors_values(shared):
         }
         return given_losses(stage, gold["in/label"], **nets).terms
 
-    @compiled
+    @jax.jit
     @partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
     def loss(*args):
         found = terms(*args)

@@ -25,9 +25,6 @@ KNOBS = {
     "ss_ratio": 0.75,
 }
 N, K, D = 6, 5, 7  # images, classes, width
-compiled = partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)  # to save time, once per test
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -204,7 +201,7 @@ def permuted(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
 )  # in between, the order decides which of equally wrong rows are kept
 def test_the_order_of_the_images_does_not_matter(ratio):
     order = np.array([3, 0, 5, 1, 4, 2])
-    values = compiled(partial(terms, tf_ratio=ratio, ss_ratio=ratio))
+    values = jax.jit(partial(terms, tf_ratio=ratio, ss_ratio=ratio))
     moved = (tuple(permuted(rows, order) for rows in pair) for pair in (STUDENT, TEACHER))
     there, back = values(STUDENT, TEACHER, LABELS), values(*moved, LABELS[order])
     for name in WEIGHTS:
@@ -213,19 +210,19 @@ def test_the_order_of_the_images_does_not_matter(ratio):
 
 def test_the_length_of_projections_does_not_matter():
     lengths = np.float32(np.random.default_rng(0).uniform(0.01, 100, (4 * N, 1)))
-    values = compiled(terms)
+    values = jax.jit(terms)
     scaled = values((STUDENT[0], lengths * STUDENT[1]), (TEACHER[0], lengths[::-1] * TEACHER[1]))
     for name, value in values(STUDENT, TEACHER).items():
         np.testing.assert_allclose(scaled[name], value, rtol=1e-4)
 
 
 def test_a_student_like_its_teacher_has_nothing_to_learn_from_it():
-    values = compiled(terms)(TEACHER, TEACHER)
+    values = jax.jit(terms)(TEACHER, TEACHER)
     assert all(abs(values[name]) < 1e-5 for name in ("kd", "tf", "ss")) and values["ce"] > 0.1
 
 
 def test_each_term_sees_its_own_part_of_the_student():
-    gradients = compiled(jax.jacrev(lambda student: terms(student)))(STUDENT)
+    gradients = jax.jit(jax.jacrev(lambda student: terms(student)))(STUDENT)
     views = {
         name: np.abs(logits).reshape(N, 4, K).max((0, 2)) > 0
         for name, (logits, _) in gradients.items()
@@ -244,7 +241,7 @@ def test_each_term_sees_its_own_part_of_the_student():
     ]
 
 
-@compiled
+@jax.jit
 def loss_and_gradients(student: tuple, teacher: tuple) -> tuple:
     def total(student: tuple) -> jax.Array:
         return sum(WEIGHTS[name] * value for name, value in terms(student, teacher).items())
@@ -277,7 +274,7 @@ def rows_of(gradient: np.ndarray) -> np.ndarray:
     return np.abs(np.asarray(gradient).reshape(N, 4, -1)[:, 1:]).reshape(3 * N, -1).max(1) > 0
 
 
-@compiled
+@jax.jit
 def gradients_of_selected(student: tuple) -> tuple:
     def of(name: str) -> tuple:
         return jax.grad(lambda student: terms(student, tf_ratio=0.5, ss_ratio=0.5)[name])(student)
@@ -321,8 +318,8 @@ def losses(own: Params, others: Params, embed: Any) -> Losses:
 def test_the_losses_are_those_of_the_projections():
     own, others = both_heads()
     projected = HEAD.apply(own, STUDENT[1]), HEAD.apply(others, TEACHER[1])
-    expected = compiled(terms)((STUDENT[0], projected[0]), (TEACHER[0], projected[1]))
-    found, figures, _ = compiled(losses)(own, others, TEACHER[1])
+    expected = jax.jit(terms)((STUDENT[0], projected[0]), (TEACHER[0], projected[1]))
+    found, figures, _ = jax.jit(losses)(own, others, TEACHER[1])
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5)
     similarity = cosines(np.asarray(projected[0]))
@@ -333,7 +330,7 @@ def test_the_losses_are_those_of_the_projections():
 
 
 def test_the_students_own_head_learns_from_the_similarities():
-    gradient = compiled(jax.grad(lambda own, *more: losses(own, *more).terms["ss"]))(
+    gradient = jax.jit(jax.grad(lambda own, *more: losses(own, *more).terms["ss"]))(
         *both_heads(), TEACHER[1]
     )
     assert all(gradient["params"][name]["kernel"].any() for name in ("0", "2"))

@@ -13,7 +13,6 @@ from pairs import given_losses
 from sskd_jax.methods import sskd
 from sskd_jax.types import Outputs
 
-FAST = {"xla_backend_optimization_level": 0}  # compiling is most of the cost
 CASES = ["sskd_default", "sskd_half", "sskd_none_wrong", "sskd_all"]
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 TEMPERATURES = {
@@ -36,7 +35,7 @@ def ours(case) -> dict[str, Any]:
         Outputs(case[f"in/{who}_logits"], case[f"in/{who}_proj"]) for who in ("student", "teacher")
     ]
     ratios = {f"{name}_ratio": float(case[f"ratio_{name}"]) for name in ("tf", "ss")}
-    return jax.jit(partial(everything, ratios), compiler_options=FAST)(*inputs, case["label"])
+    return jax.jit(partial(everything, ratios))(*inputs, case["label"])
 
 
 def everything(

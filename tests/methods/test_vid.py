@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 from golden import Golden
-from pairs import arrays, compiled, given_losses, outputs
+from pairs import arrays, given_losses, outputs
 
 from sskd_jax.methods.vid import Prediction, information_loss, vid
 
@@ -23,7 +23,7 @@ def test_the_references_values(shared):
             *Prediction(16, 5.0).apply({"params": params}, student), gold["in/teacher"]
         )
 
-    value, gradient = compiled(jax.value_and_grad(loss))(gold["in/student"])
+    value, gradient = jax.jit(jax.value_and_grad(loss))(gold["in/student"])
     np.testing.assert_allclose(value, gold["loss"], rtol=1e-5)
     np.testing.assert_allclose(gradient, gold["grad/student"], rtol=1e-3, atol=1e-7)
 
@@ -54,7 +54,7 @@ def test_every_map_behind_the_stem_is_predicted():
     teachers = [arrays(2, 8, 8, 4), arrays(2, 4, 4, 4, seed=3), arrays(2, 4, 4, 6, seed=4)]
     stage = vid(first_variance=5.0, kd_temperature=4.0)["student"]
     module = stage.nets["predictions"].module
-    variables = compiled(module.init)(jax.random.key(0), students, teachers)
+    variables = jax.jit(module.init)(jax.random.key(0), students, teachers)
     nets = {
         "student": outputs(None, None, *students),
         "teacher": outputs(None, None, *teachers),

@@ -19,7 +19,6 @@ from sskd_jax.models.network import Network
 from sskd_jax.models.resnet import ResNet
 from sskd_jax.types import Outputs
 
-FAST = {"xla_backend_optimization_level": 0}  # compiling is most of the cost here
 RECORDED = ("wrn_40_2", "wrn_16_2", "vgg13", "resnet8x4", "ShuffleV1", "mobilenetV2")
 THIN = ("wrn_40_1", "resnet56", "resnet20", "resnet32x4", "vgg8", "ShuffleV2", "ResNet50")
 COUNTED = (*RECORDED, *THIN, "resnet18", "resnet34")
@@ -101,7 +100,7 @@ def run(request, gold, specs) -> Run:
         logits, moved_too = network.branches.apply(weights[1], outputs.maps, **options)
         return (outputs, logits), (moved, moved_too)
 
-    program = jax.jit(lambda *args: (evaluate(*args), *train(*args)), compiler_options=FAST)
+    program = jax.jit(lambda *args: (evaluate(*args), *train(*args)))
     results = program(weights, gold.images(0, 8))
     return Run(specs[request.param], gold.under("hsakd.npz", request.param), *results)
 

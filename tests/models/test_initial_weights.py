@@ -16,7 +16,6 @@ from shapes import shapes
 
 from sskd_jax.models import MODELS, mobilenetv2
 
-FAST = {"xla_backend_optimization_level": 0}  # compiling is most of the cost here
 FAN_OUT, FAN_IN = "normal by fan-out", "uniform by fan-in"
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 SMALL = {"blocks": (1, 1), "widths": (8, 32, 64)}
@@ -86,7 +85,7 @@ def begun(request) -> Begun:
         outputs, _ = shapes(network, (32, 32, 3))
         module, like = (network.branches, outputs.maps) if has_branches else (network, IMAGE)
         inputs = jax.tree.map(lambda x: jnp.zeros(x.shape), like)
-        variables = jax.jit(module.init, compiler_options=FAST)(jax.random.key(0), inputs)
+        variables = jax.jit(module.init)(jax.random.key(0), inputs)
     found = {"conv": [], "linear": [], "norm": []}
     for layer in by_layer(variables):
         found[kind_of(layer)].append(layer)

@@ -20,7 +20,6 @@ from sskd_jax.models import MODELS
 from sskd_jax.models.shufflenet import shuffle
 from sskd_jax.types import Outputs
 
-FAST = {"xla_backend_optimization_level": 0}  # compiling is most of the cost here
 # The others are done sooner when compiled layer by layer.
 MANY_SHAPES = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 LEAVES = {
@@ -72,7 +71,7 @@ def run(request, gold) -> Recorded:
         trained, moved = network.apply(variables, image, train=True, mutable=["batch_stats"])
         return evaluated, trained, moved["batch_stats"]
 
-    both = jax.jit(both, compiler_options=FAST) if name in MANY_SHAPES else both
+    both = jax.jit(both) if name in MANY_SHAPES else both
     results = both(variables, gold.images(0, 8))
     spec, values = gold.models[name], gold.under("models.npz", name)
     return Recorded(name, spec, values, variables, *results)
@@ -138,7 +137,7 @@ def test_imagenet_networks_are_torchvisions(name, gold):
     state = {key: gold.fill(key, shape, 0) for key, (_, shape) in places.items()}
     variables = torch_bridge.from_state_dict(name, state)
     image = gold.images(0, 2).repeat(2, 1).repeat(2, 2)
-    network = jax.jit(MODELS[name](num_classes=10).apply, compiler_options=FAST)
+    network = jax.jit(MODELS[name](num_classes=10).apply)
     logits = network(variables, image).logits
     assert_near(logits[:, :3].ravel(), TORCHVISION_LOGITS[name], 1e-4)
 
@@ -169,7 +168,7 @@ def test_a_folded_network_gives_the_same(name, gold):
     network = MODELS[name](num_classes=100)
     variables = torch_bridge.from_state_dict(name, gold.state_dict(name, seed=0))
     constants = {"params": folded(**variables, dtype=jnp.float32)}
-    evaluate = partial(jax.jit(network.apply, compiler_options=FAST), image=gold.images(0, 2))
+    evaluate = partial(jax.jit(network.apply), image=gold.images(0, 2))
     jax.tree.map(partial(assert_near, tolerance=1e-5), evaluate(constants), evaluate(variables))
 
 

@@ -2,7 +2,6 @@ import jax
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from quick import QUICK
 from tiny import TinyNet
 
 from configs import cifar
@@ -15,7 +14,6 @@ def test_what_every_device_needs_in_every_stage(monkeypatch):
     """The machine's own devices in a slice's place: no test environment has a slice's compiler."""
     flags.FLAGS.mark_as_parsed()
     monkeypatch.setitem(MODELS, "tiny", TinyNet)
-    monkeypatch.setitem(ahead.UNTIMED, "cpu", QUICK)
     monkeypatch.setattr(ahead, "devices_of", lambda topology: jax.devices()[:4])
     config = cifar.get_config()
     config.teacher.model = config.student.model = "tiny"

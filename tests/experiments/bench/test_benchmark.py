@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from quick import QUICK
 from tiny import TinyNet
 
 from configs import quickstart
 from experiments.bench import benchmark, workload
-from sskd_jax.engine.devices import RUN_OFTEN
 from sskd_jax.models import MODELS
 from sskd_jax.models.resnet import ResNet
 from sskd_jax.types import UserError
@@ -24,7 +22,6 @@ def tiny(monkeypatch):
     """A config of a tiny network, timed once."""
     flags.FLAGS.mark_as_parsed()
     monkeypatch.setitem(MODELS, "tiny", TinyNet)
-    monkeypatch.setitem(RUN_OFTEN, "cpu", RUN_OFTEN["cpu"] | QUICK)
     config = quickstart.get_config()
     config.teacher.model = config.student.model = "tiny"
     for name in ("teacher", "head", "student"):

@@ -1,17 +1,15 @@
 """A handful of the attacks of `experiments/bench/chaos`, which would see a difference."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
 
-import conftest
 import numpy as np
 import pytest
-from processes import quick_environment
+from processes import environment
 
 from experiments.bench.chaos import runs
 from experiments.bench.chaos.commands import contents, halves
@@ -27,9 +25,8 @@ QUICK_TO_COMPILE = tuple(f"--config.{part}.model=toys:Small" for part in ("teach
 
 def chaos(*flags: str) -> str:
     """What attacks print that must all end well."""
-    own = {"JAX_COMPILATION_CACHE_DIR": conftest.PROGRAMS, "PYTHONPATH": str(ROOT / "tests")}
-    env = os.environ | quick_environment(devices=1) | own
     command = [sys.executable, "-m", "experiments.bench.chaos", *flags, *QUICK_TO_COMPILE]
+    env = environment(devices=1)
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

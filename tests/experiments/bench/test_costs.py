@@ -2,12 +2,10 @@ import jax
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from quick import QUICK
 from tiny import TinyNet
 
 from configs import cifar, quickstart
 from experiments.bench import costs
-from sskd_jax.engine.devices import RUN_OFTEN
 from sskd_jax.models import MODELS
 
 BANKS = 2 * 5000 * 128 * 4  # bytes of CRD's memory of 5000 images
@@ -17,7 +15,6 @@ BANKS = 2 * 5000 * 128 * 4  # bytes of CRD's memory of 5000 images
 def config(monkeypatch):
     flags.FLAGS.mark_as_parsed()
     monkeypatch.setitem(MODELS, "tiny", TinyNet)
-    monkeypatch.setitem(RUN_OFTEN, "cpu", RUN_OFTEN["cpu"] | QUICK)
     found = cifar.get_config()
     found.teacher.model = found.student.model = "tiny"
     size = {"steps": 1, "rounds": 1, "images": 16, "size": 8, "classes": 10}
