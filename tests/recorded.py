@@ -17,7 +17,7 @@ from sskd_jax.types import Params, Stage
 from sskd_jax.views import Optics
 
 # Sums in one go round off more than some tolerances allow.
-OPTIMISED = {"xla_backend_optimization_level": 3}
+OPTIMISED = {"xla_backend_optimization_level": 1}
 # The recorded images are what networks see: divided by 255 and then by this, they stay as they are.
 OPTICS = Optics(flip=False, pad=0, mean=(0.0,) * 3, std=(1 / 255,) * 3)
 LEAVES = {

@@ -12,6 +12,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
+from recorded import OPTIMISED
 
 from sskd_jax.engine import optim
 from sskd_jax.engine.devices import replicated, unreplicate
@@ -23,8 +24,6 @@ from sskd_jax.models import MODELS
 from sskd_jax.types import Params
 from sskd_jax.views import Optics
 
-# Sums in one go round off more than MobileNetV2's tolerances allow.
-OPTIMISED = {"xla_backend_optimization_level": 3}
 SEEDS = {("wrn_40_2", "wrn_16_2"): 10, ("vgg13", "MobileNetV2"): 20}
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 WEIGHT_DECAY = 5e-4

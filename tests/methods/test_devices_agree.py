@@ -51,11 +51,11 @@ def step_and_scores(start: Beginning) -> Iterator[tuple[TrainState, Any]]:
     # Compilation is most of the time, and lets go of Python's lock. (Programs that share devices
     # must not run side by side.)
     with ThreadPoolExecutor(2) as pool:
-        for executable, (state, *args) in pool.map(compiled, DEVICES):
+        for executable, (own, *args) in pool.map(compiled, DEVICES):
             if task.stage.memory:  # so that the step finds something there
-                stepped, _ = executable(state, *args)
-                state = state._replace(memory=stepped.memory)
-            yield unreplicate(executable(state, *args))
+                stepped, _ = executable(own, *args)
+                own = own._replace(memory=stepped.memory)
+            yield unreplicate(executable(own, *args))
 
 
 def check_devices_agree(start: Beginning) -> None:
