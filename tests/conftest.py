@@ -37,6 +37,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# To trace a program makes a million objects that stay: to look through them is a tenth of the time.
+gc.set_threshold(50_000)
 jax.devices()  # now, before a test changes the environment for the processes that it starts
 
 
