@@ -18,13 +18,7 @@ from tiny import (
     variables_of,
 )
 
-from sskd_jax.engine.devices import (
-    RUN_OFTEN,
-    Mapped,
-    compiler_options,
-    replicated,
-    unreplicate,
-)
+from sskd_jax.engine.devices import RUN_OFTEN, Mapped, compiler_options, replicated, unreplicate
 from sskd_jax.engine.step import initial_state, train_program
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.methods.common import supervised, unscored
