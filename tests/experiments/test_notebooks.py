@@ -23,6 +23,7 @@ TAUGHT = [name for name in METHODS if name not in OTHERS]
 SMALL = """
 REPOSITORY, WORKDIR, STOP_AFTER, TRAIN_CIFAR = "", {workdir!r}, 1, False
 QUICKSTART_FLAGS = ("--config.seeds=1 --config.teacher.model=resnet8 "
+                    "--config.methods=\\"('scratch','sskd')\\" "
                     "--config.teacher.epochs=2 --config.head.epochs=1 --config.student.epochs=2")
 """
 SMALL_TOUR = """
