@@ -105,7 +105,8 @@ def take_steps(
     """The states behind each of `count` steps on all images of `frozen`."""
     device = jax.devices()[:1]
     program = train_program(task, device)
-    program.options = OPTIMISED if optimised else {}
+    if optimised:
+        program.options = OPTIMISED
     order = np.arange(len(frozen.label), dtype=np.int32)[None, None]
     state, resident = replicated((state, frozen), device)
     states = []

@@ -33,7 +33,8 @@ TASK = sskd_task(steps_per_epoch=2)
 def program(devices: int) -> Mapped:
     """The student's step of SSKD; on one device as a run compiles it."""
     made = train_program(TASK, jax.devices()[:devices])
-    made.options = compiler_options(RUN_OFTEN, "cpu") if devices == 1 else {}
+    if devices == 1:
+        made.options = compiler_options(RUN_OFTEN, "cpu")
     return made
 
 
