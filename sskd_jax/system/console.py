@@ -1,5 +1,6 @@
 """The lines, tables and progress bars that a person sees while a run goes on."""
 
+import collections
 import contextlib
 import datetime
 import os
@@ -17,6 +18,7 @@ from sskd_jax.types import UserError
 
 QUIET_SECONDS = 5.0  # between two lines about epochs
 LOG_SECONDS = 30.0  # between two lines within an epoch where there is no terminal to draw a bar on
+PACE_DISPATCHES = 1000  # that the pace is a mean of: they take about a quarter of an hour
 IN_PERCENT = ("top1", "top5", "accuracy", "contrastive")
 
 
@@ -125,8 +127,9 @@ class StageProgress:
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task(stage, completed=step, total=total, pace="compiling")
-        # Step and time behind the first dispatch: as that one compiled, the pace counts from there.
-        self.first: tuple[int, float] | None = None
+        # (step, time) behind the newest dispatches. The first one compiled, so the pace counts from
+        # its end; old ones are dropped, so that the pace recovers where the process was suspended.
+        self.dispatches = collections.deque[tuple[int, float]](maxlen=PACE_DISPATCHES)
         self.printed = time.monotonic()
 
     def __enter__(self) -> "StageProgress":
@@ -143,7 +146,7 @@ class StageProgress:
 
     def pace(self) -> str:
         """Images per second and time left, both with evaluations and checkpoints counted in."""
-        first_step, first_time = self.first
+        first_step, first_time = self.dispatches[0]
         steps = self.step - first_step
         if not steps:
             return "compiled"
@@ -154,7 +157,7 @@ class StageProgress:
     def advance(self, step: int) -> None:
         """Shows that the steps before `step` are done."""
         self.step = step
-        self.first = self.first or (step, time.monotonic())
+        self.dispatches.append((step, time.monotonic()))
         self.bar.update(self.task, completed=step, pace=self.pace())
         if not console.is_terminal and time.monotonic() - self.printed > LOG_SECONDS:
             self.print(f"step {step}/{self.total}")

@@ -1,0 +1,21 @@
+"""The pace and the time left that a person sees beside a stage."""
+
+from sskd_jax.system import console
+
+
+def test_the_pace_forgets_an_old_pause(monkeypatch):
+    """Ten steps of 64 images a second, an hour's pause, then ten a second again."""
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(console, "PACE_DISPATCHES", 5)
+    progress = console.StageProgress("student", step=0, total=200, images_per_step=64)
+    progress.advance(10)
+    assert progress.pace() == "compiled"
+    seen = []
+    for second in range(1, 9):
+        clock[0] += 1 + 3600 * (second == 3)
+        progress.advance(10 + 10 * second)
+        seen.append(progress.pace())
+    assert seen[0] == "640 images/s  0:00:18 left"
+    assert seen[2] == "1 images/s  5:20:16 left"  # 160 steps, at 30 in 3,603 seconds
+    assert seen[7] == "640 images/s  0:00:11 left"
