@@ -1,6 +1,8 @@
 """Random access to the serialized examples of a prepared dataset, in either format of tfds."""
 
+import contextlib
 import pathlib
+import resource
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from sskd_jax.types import UserError
 HEADER = 12
 FOOTER = 4
 THREADS = 32  # that wait for a disk or a bucket
+OTHER_FILES = 256  # that a process has open beside those of a split
 
 
 class Records(Protocol):
@@ -133,4 +136,27 @@ def open_files(paths: Sequence[str], form: str, description: str) -> tuple[Recor
         )
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+    allow_open(len(paths), paths[0])  # all of them stay open
     return ArrayRecordDataSource(paths), key
+
+
+def allow_open(count: int, example: str) -> None:
+    """Lets this process open as many files as the system lets it.
+
+    Args:
+      count: of the files that it will keep open.
+      example: the path of one of them.
+
+    Raises:
+      UserError: that is too few.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS takes no more than it says elsewhere
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft != resource.RLIM_INFINITY and soft < count + OTHER_FILES:
+        raise UserError(
+            f"{example} is one of {count} files that stay open, and this process may open {soft}: "
+            f"type ulimit -n {count + OTHER_FILES} first, or prepare the dataset with "
+            "--file_format=tfrecord"
+        )

@@ -21,6 +21,8 @@ LOST = (
     "stopped: another process of this run has ended or is out of reach: start all of them again "
     "with the same command, which goes on from the last checkpoint"
 )
+# How JAX begins what it says of a program or a device of this process, not of a lost connection.
+OWN_FAULTS = ("INVALID_ARGUMENT", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "NOT_FOUND")
 MISSED_SECONDS = 30  # without a sign of life from a process, until it counts as dead
 
 
@@ -52,15 +54,22 @@ def membership() -> Iterator[None]:
     try:
         join()
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
         end(f"error: {error}", 2)
-    except jax.errors.JaxRuntimeError as error:
-        end(f"{LOST} ({str(error).splitlines()[0][:200]})", GO_ON)
     except Stopped:
         raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and may_be_lost(error):
+            end(f"{LOST} ({str(error).splitlines()[0][:200]})", GO_ON)
         traceback.print_exc()
         os._exit(1)
+
+
+def may_be_lost(error: Exception) -> bool:
+    """Whether an error of JAX's may come from another process that has ended."""
+    import jax
+
+    return jax.process_count() > 1 and not str(error).startswith(OWN_FAULTS)
 
 
 def join() -> None:

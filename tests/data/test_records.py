@@ -1,5 +1,6 @@
 """Random access to both of tfds's formats."""
 
+import resource
 import struct
 
 import fsspec
@@ -78,3 +79,15 @@ def test_a_damaged_or_unwritable_copy_is_made_anew(tmp_path):
 def test_array_record_in_a_bucket_says_what_to_do():
     with pytest.raises(UserError, match="prepare the dataset with --file_format=tfrecord"):
         open_files(bucket("array"), "array_record", "indexing")
+
+
+def test_files_that_stay_open_may_be_more_than_a_shell_allows():
+    allowed = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1000), hard))
+        records.allow_open(hard - records.OTHER_FILES, "part-0")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+        with pytest.raises(UserError, match=f"part-0 is one of {hard} files that stay open, and"):
+            records.allow_open(hard, "part-0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)

@@ -120,6 +120,38 @@ def test_a_number_that_is_none_is_told():
         distributed.arguments({"JAX_PROCESS_ID": "first"})
 
 
+@pytest.mark.parametrize(
+    ("processes", "text", "lost"),
+    [
+        (2, "UNKNOWN: Gloo all-reduce failed: Connection closed by peer", True),
+        (2, "RESOURCE_EXHAUSTED: Out of memory allocating 4096 bytes", False),
+        (1, "INTERNAL: the GPU fell off the bus", False),
+    ],
+)
+def test_whose_fault_an_error_is(monkeypatch, processes, text, lost):
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    assert distributed.may_be_lost(jax.errors.JaxRuntimeError(text)) == lost
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device"),
+        (jax.errors.JaxRuntimeError("INTERNAL: lost"), distributed.GO_ON, distributed.LOST),
+        (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: wrong"), 1, None),
+    ],
+)
+def test_how_an_error_ends_the_process(monkeypatch, capfd, error, code, line):
+    monkeypatch.setattr(distributed, "join", lambda: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed.os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended, distributed.membership():
+        raise error
+    assert ended.value.code == code
+    printed = capfd.readouterr().err
+    assert printed.startswith(line or "Traceback")
+
+
 def test_nobody_to_join_is_told():
     done = subprocess.run(
         [sys.executable, "-m", "sskd_jax.main", *SMALL, "--distributed"],
