@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module, _, name = choose(COMMANDS, arguments[0], "command").function.partition(":")
         function = getattr(importlib.import_module(module), name)
         return function(arguments[1:]) or 0
-    except UserError as error:
+    except (UserError, OSError) as error:
         complain(f"error: {error}")
         return 2
 

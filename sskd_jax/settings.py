@@ -160,6 +160,12 @@ def check(config: ConfigDict) -> list[Recipe]:
     check_keys("", config, RUN, allowed=("methods", *NO_STAGE))
     data = section(config, "data")
     check_keys("data.", data, DATA | (STREAMING if "size" in data else {}))
+    if "size" in data and data.size > data.resize:
+        raise UserError(
+            f"data.size is {data.size}, and test images are only resized to data.resize="
+            f"{data.resize} before their centre is cut out: give --config.data.resize={data.size} "
+            "or more"
+        )
     recipes = [recipe(prefix, setting) for prefix, setting in settings(config).items()]
     for name in {kind: None for recipe in recipes for kind in recipe.method}:
         stage = section(config, name)

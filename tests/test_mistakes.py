@@ -348,6 +348,11 @@ MISTAKES = [
     ),
     ((IMAGENET, "--config.data.size=4"), "data.size is 4: give a whole number from 8 on"),
     (
+        (IMAGENET, "--config.data.size=288"),
+        "test images are only resized to data.resize=256 before their centre is cut out: "
+        "give --config.data.resize=288 or more",
+    ),
+    (
         (IMAGENET, "--config.data.scale=(0.5,0.1)"),
         "data.scale is (0.5, 0.1): give two numbers above 0, 1 at most, not",
     ),

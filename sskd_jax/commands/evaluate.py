@@ -30,6 +30,7 @@ from sskd_jax.views import Optics
 from sskd_jax.workdir.files import read_json
 from sskd_jax.workdir.seeds import check_one
 
+BATCH_SIZE = 256  # or a little more, so that all devices have equally many images
 SPLITS = ("test", "train")
 
 
@@ -38,7 +39,6 @@ def evaluate(
     dataset: sources.Dataset,
     split: str,
     devices: Sequence[jax.Device],
-    batch_size: int = 256,
 ) -> dict[str, float]:
     """top1, top5 (in [0, 1]) and loss of a network over the "test" or the "train" split.
 
@@ -46,16 +46,13 @@ def evaluate(
     the number of devices, but for rounding.
 
     Raises:
-      UserError: the network tells another number of classes apart, or the devices don't divide
-        the batch.
+      UserError: the network tells another number of classes apart.
     """
     classes = classifier.record["num_classes"]
     if classes != dataset.num_classes:
         raise UserError(
             f"the network tells {classes} classes apart, and the dataset has {dataset.num_classes}"
         )
-    if batch_size % len(devices):
-        raise UserError(f"{len(devices)} devices do not divide a batch of {batch_size}")
     images = getattr(dataset, split)
     record = classifier.record
     optics = Optics(False, 0, tuple(record["mean"]), tuple(record["std"]))
@@ -72,6 +69,7 @@ def evaluate(
     )
     frozen = Frozen(jax.random.PRNGKey(0), **images.resident(), nets={})
     variables = {"network": classifier.variables}
+    batch_size = -(-BATCH_SIZE // len(devices)) * len(devices)
     run = evaluation(task, devices, batch_size)
     return run(replicated(variables, devices), replicated(frozen, devices), images)
 

@@ -10,6 +10,7 @@ import os
 import pathlib
 import socket
 import threading
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from sskd_jax.data import official
 from sskd_jax.data.cached import cached
 from sskd_jax.data.prepared import (
+    Busy,
     alone,
     damaged,
     first_line,
@@ -30,11 +32,13 @@ from sskd_jax.data.prepared import (
     open_builder,
     root,
 )
+from sskd_jax.system.console import console
 from sskd_jax.system.paths import CACHE, is_remote
 from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import UserError
 
 SPLITS = ("train", "test")
+WAIT_SECONDS = 2.0  # between two looks at what another process downloads
 ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"  # the host that tfds downloads from
 
 Arrays = dict[str, np.ndarray]
@@ -45,6 +49,7 @@ def read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]:
 
     Official files in the folder of datasets are read as they are. What tfds prepared is decoded
     from PNG the first time, which takes half a minute, and afterwards comes from a decoded copy.
+    Where another process downloads it, such as one of the same run, this one waits.
 
     Args:
       name: cifar10 or cifar100.
@@ -59,9 +64,15 @@ def read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]:
     """
     if source := official.find(name, root(data_dir)):
         return _read_official(name, source)
-    builder = open_builder(name, data_dir)
-    if not is_prepared(builder, SPLITS):
-        _download(builder)
+    waiting = False
+    while not is_prepared(builder := open_builder(name, data_dir), SPLITS):
+        try:
+            _download(builder)
+        except Busy:
+            if not waiting:
+                console.print(f"{name}  another process downloads it: waiting")
+            waiting = True
+            time.sleep(WAIT_SECONDS)
     folder = epath.Path(builder.data_dir)
     parent = CACHE / builder.name if is_remote(folder) else pathlib.Path(folder).parent
 
@@ -86,7 +97,8 @@ def _download(builder: Any) -> None:
     """Has tfds download and prepare a dataset, unless its host is out of reach.
 
     Raises:
-      UserError: it can't be downloaded, or another process does so.
+      Busy: another process does so.
+      UserError: it can't be downloaded.
     """
     # tfds itself would retry for minutes where there is no network.
     reason = None if _reachable() else "no network"
@@ -95,7 +107,7 @@ def _download(builder: Any) -> None:
             import_tensorflow()
             with alone(builder):
                 builder.download_and_prepare(file_format="array_record")
-        except UserError:
+        except Busy:
             raise
         except Exception as error:  # network, proxy, disk and checksum errors of four libraries
             reason = first_line(error)

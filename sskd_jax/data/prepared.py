@@ -23,6 +23,10 @@ class Unknown(UserError):
     """Neither tfds's catalogue nor the folder of datasets has a dataset of this name."""
 
 
+class Busy(UserError):
+    """Another process writes a dataset."""
+
+
 def root(data_dir: str | None) -> epath.Path:
     """The folder of tfds datasets: `data_dir`, or else TFDS_DATA_DIR, or else tfds's default."""
     return locate(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
@@ -81,7 +85,7 @@ def alone(builder: Any) -> Iterator[None]:
     has no locks; there nothing is done.
 
     Raises:
-      UserError: another process writes the dataset.
+      Busy: another process writes the dataset.
     """
     parent, generators = pathlib.Path(builder.data_dir).parent, builder._split_generators
     if is_remote(builder.data_dir):
@@ -90,9 +94,7 @@ def alone(builder: Any) -> Iterator[None]:
     parent.mkdir(parents=True, exist_ok=True)
     with open(parent / NOTE, "a+") as note:
         if not take_lock(note):
-            raise UserError(
-                f"another process writes {builder.name} to {home(builder)}: wait for it"
-            )
+            raise Busy(f"another process writes {builder.name} to {home(builder)}: wait for it")
         note.seek(0)
         left = pathlib.Path(note.read()).name
         for folder in parent.glob("incomplete.*"):

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from PIL import Image
 
-from sskd_jax.data.image_file import FORMATS, Unreadable, contents
+from sskd_jax.data.image_file import FORMATS, Unreadable, contents, eight_bits
 from sskd_jax.exchange import export, torch_bridge
 from sskd_jax.models.build import architecture
 from sskd_jax.system.paths import locate
@@ -147,15 +147,19 @@ def classifier(model: str, variables: Params, record: Mapping[str, Any]) -> Clas
 def read_image(path: pathlib.Path, size: int, resize: int) -> np.ndarray:
     """uint8[size, size, 3]: the shorter side becomes `resize` pixels, then the centre is cut out.
 
+    As `data.jpeg.decode_centre` does, with which a network's accuracy is measured.
+
     Raises:
       UserError: there is no such file, or it is no whole image.
     """
     try:
         with Image.open(io.BytesIO(contents(path)), formats=FORMATS) as image:
-            image = image.convert("RGB")
+            image = eight_bits(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Unreadable) as error:
         raise UserError(f"{path} is no image that can be read: {error}") from error
-    scale = resize / min(image.size)
-    image = image.resize([max(resize, round(scale * side)) for side in image.size])
-    left, top = ((side - size) // 2 for side in image.size)
+    shorter = min(image.size)
+    image = image.resize(
+        [side * resize // shorter for side in image.size], Image.Resampling.BILINEAR
+    )
+    left, top = (round((side - size) / 2) for side in image.size)
     return np.asarray(image.crop((left, top, left + size, top + size)))

@@ -180,7 +180,7 @@ def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, A
         "classes": about.get("classes", []),
         "image": image,
         "resize": round(resize),
-        "preprocessing": "shorter side to `resize`, centre cut to `image`; "
+        "preprocessing": "shorter side to `resize` (bilinear, antialiased), centre cut to `image`; "
         "then image / 255, minus mean, over std, by channel (RGB)",
         "mean": own["mean"],
         "std": own["std"],

@@ -210,7 +210,7 @@ class Logbook:
     def environment_index(self, here: Row) -> int:
         """The place of an environment in environments.json, which lists all that the run was in.
 
-        Says so where the run goes on with another number of devices.
+        Says so where the run goes on with other devices.
         """
         file, places = self.workdir / "environments.json", self.places()
         environments = read_json(file) if file.exists() else []
@@ -219,11 +219,18 @@ class Logbook:
             write_json(file, [*environments, here])
             environments.append(here)
         if places and environments[places[-1]] != UNKNOWN:
-            before, now = len(environments[places[-1]]["devices"]), len(here["devices"])
-            if before != now:
+            before = environments[places[-1]]
+            counts = [len(where["devices"]) for where in (here, before)]
+            if before["platform"] != here["platform"]:
                 console.print(
-                    f"devices  {now} in place of {before} before: from here on the run is the "
-                    "same up to rounding, not bit for bit"
+                    f"platform  {here['platform']} in place of {before['platform']} before: where "
+                    "dtype=auto, networks compute in float32 on a CPU and in bfloat16 elsewhere, "
+                    "so from here on the run is another one"
+                )
+            elif counts[0] != counts[1]:
+                console.print(
+                    f"devices  {counts[0]} in place of {counts[1]} before: from here on the run "
+                    "is the same up to rounding, not bit for bit"
                 )
         return environments.index(here)
 

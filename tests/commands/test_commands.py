@@ -66,7 +66,7 @@ def test_lists(what, some, capsys):
 
 
 def test_evaluation_is_the_same_on_any_number_of_devices(workdir, capsys):
-    lines = [said(capsys, "evaluate", workdir, f"--devices={n}")[1] for n in (1, 2)]
+    lines = [said(capsys, "evaluate", workdir, f"--devices={n}")[1] for n in (1, 3)]
     assert "resnet8  digits, 450 test images  top1" in lines[0]
     assert lines[0].split("(")[0] == lines[1].split("(")[0]
     network = sskd_jax.load(workdir)
@@ -89,6 +89,17 @@ def test_predictions(workdir, tmp_path, capsys):
     assert code == 0 and "grey.png" in out and out.count(" %") == 3
 
 
+def test_a_folder_that_takes_no_files_is_told(workdir, monkeypatch, capsys):
+    def full(folder, runs):
+        raise OSError(28, "No space left on device", str(folder / "curves.png"))
+
+    monkeypatch.setattr("sskd_jax.workdir.report.plot_curves", full)
+    row = {"stage": "student", "network": "resnet8", "parameters": 9, "top1": 0.5}
+    (workdir / "results.json").write_text(json.dumps([row]))
+    code, _, err = said(capsys, "report", workdir)
+    assert code == 2 and err.startswith("error: [Errno 28] No space left") and err.count("\n") == 1
+
+
 def test_a_report_is_shown_again(workdir, capsys):
     row = {"stage": "student", "network": "resnet8", "parameters": 9, "top1": 0.5}
     (workdir / "results.json").write_text(json.dumps([row]))
@@ -103,7 +114,6 @@ def test_a_report_is_shown_again(workdir, capsys):
         (["evaluate", "nowhere"], "nowhere is no workdir: give --config=configs/cifar.py"),
         (["evaluate", "{run}", "--stage=teacher"], "unknown stage 'teacher': choose from student"),
         (["evaluate", "{run}", "--devices=99"], "--devices=99: there are 8"),
-        (["evaluate", "{run}", "--devices=3"], "3 devices do not divide a batch of 256"),
         (["evaluate", "{run}", "--config=nowhere.py"], "nowhere.py cannot be read"),
         (["predict", "{run}", "nowhere.png"], "nowhere.png is no image that can be read"),
         (["evaluate", "{empty}/several"], "holds several seeds: give one of them, such as "),

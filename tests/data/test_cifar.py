@@ -1,5 +1,7 @@
 """Reading CIFAR: official files, and tiny datasets that tfds's own builder prepares here."""
 
+import contextlib
+import fcntl
 import shutil
 import socket
 import sys
@@ -229,6 +231,26 @@ def test_downloads_where_there_is_a_network(tmp_path, monkeypatch):
     )
     expect(sources.load("cifar100", str(tmp_path)))
     assert list((tmp_path / "cifar100" / VERSION).glob("*.array_record*"))
+
+
+def test_a_download_of_another_process_is_waited_for(tmp_path, monkeypatch, capsys):
+    """The other one ends during the second pause."""
+    other, pauses = contextlib.ExitStack(), []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            other.close()
+            write(tmp_path)
+
+    monkeypatch.setattr(cifar, "_reachable", lambda: True)
+    monkeypatch.setattr(cifar.time, "sleep", pause)
+    (tmp_path / "cifar100").mkdir()
+    note = other.enter_context((tmp_path / "cifar100" / ".preparing").open("w"))
+    fcntl.flock(note, fcntl.LOCK_EX)
+    expect(sources.load("cifar100", str(tmp_path)))
+    assert len(pauses) == 2
+    assert capsys.readouterr().out.count("cifar100  another process downloads it: waiting\n") == 1
 
 
 def test_failed_download_is_told_in_one_line(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from scipy.stats import ks_2samp
 
 from sskd_jax.data import jpeg
 from sskd_jax.data.stream import Framing
+from sskd_jax.exchange.classifier import read_image
 
 FRAMING = Framing(224, 256, (0.08, 1.0), (3 / 4, 4 / 3))
 CENTRE = {"size": 224, "resize": 256}
@@ -33,11 +34,15 @@ def centre_by_pil(content: bytes, framing: Framing) -> np.ndarray:
 @pytest.mark.parametrize(
     "height,width", [(375, 500), (500, 333), (256, 256), (100, 130), (600, 800)]
 )
-def test_the_centre_is_torchvisions(height, width):
+def test_the_centre_is_torchvisions(height, width, tmp_path):
+    """Where it is evaluated, and where `predict` reads the image."""
     content = encoded(picture(height, height, width))
+    expected = centre_by_pil(content, FRAMING)
     ours = jpeg.decode_centre(content, None, **CENTRE).numpy()
     assert ours.shape == (224, 224, 3) and ours.dtype == np.uint8
-    assert np.abs(ours - centre_by_pil(content, FRAMING)).max() <= 3
+    assert np.abs(ours - expected).max() <= 3
+    (tmp_path / "image.jpg").write_bytes(content)
+    np.testing.assert_array_equal(read_image(tmp_path / "image.jpg", **CENTRE), expected)
 
 
 def test_centres_of_real_images_are_torchvisions(shared):

@@ -55,6 +55,13 @@ def test_the_path_of_an_image_is_that_image_resized(workdir, tmp_path):
     np.testing.assert_allclose(network.logits(tmp_path / "flat.png"), expected, rtol=1e-5)
 
 
+def test_grey_of_16_bits_is_scaled_down(workdir, tmp_path):
+    Image.fromarray(np.full((8, 8), 90 * 257, np.uint16)).save(tmp_path / "deep.png")
+    network = sskd_jax.load(workdir)
+    expected = network.logits(np.full((1, 8, 8, 3), 90, np.uint8))
+    np.testing.assert_allclose(network.logits(tmp_path / "deep.png"), expected, rtol=1e-5)
+
+
 def test_names_of_classes_are_those_of_the_run(tmp_path, variables):
     student(tmp_path, "student", variables)
     about = json.loads((tmp_path / "student" / "stage.json").read_text())

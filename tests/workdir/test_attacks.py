@@ -144,6 +144,16 @@ def test_another_number_of_devices_is_told_once_something_was_trained(tmp_path, 
     assert "devices  2 in place of 4 before: from here on" in capsys.readouterr().out
 
 
+def test_another_platform_is_told(tmp_path, capsys):
+    with open_book(tmp_path) as book:
+        book.saved("teacher", 3)
+    environments = json.loads((tmp_path / "environments.json").read_text())
+    (tmp_path / "environments.json").write_text(json.dumps([environments[0] | {"platform": "gpu"}]))
+    with open_book(tmp_path):
+        pass
+    assert "platform  cpu in place of gpu before: where dtype=auto" in capsys.readouterr().out
+
+
 def test_places_of_environments_that_were_deleted_are_not_given_away(tmp_path):
     for devices in (1, 2):
         with open_book(tmp_path, devices) as book:
