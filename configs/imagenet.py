@@ -66,17 +66,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Silent: how long the head is trained, and methods' other stages. As on CIFAR-100, the head
     # takes a quarter of the student's epochs, with drops at a half and at three quarters, and the
     # others an eighth.
+    epochs = common.whole(args["epochs"], "epochs")
+    long = {
+        "epochs": epochs,
+        "milestones": tuple(start / epochs for start in range(30, epochs, 30)),
+    }
     own = {
         "head": {"epochs": 24, "milestones": (12 / 24, 18 / 24)},
         # HSAKD's, as released.
         "branches": {"epochs": 100, "milestones": (0.3, 0.6, 0.9)},
+        "features": long,  # SSD-LT's: a network, as the student is one
     }
     for name in methods.own_stages(names, student):
         config[name] = stage(args["batch"], **own.get(name, {"epochs": 12, "milestones": ()}))
-    epochs = common.whole(args["epochs"], "epochs")
-    every_30 = tuple(epoch / epochs for epoch in range(30, epochs, 30))
-    schedule = stage(args["batch"], epochs=epochs, milestones=every_30)
-    config.student = {"model": student, **schedule}
+    config.student = {"model": student, **stage(args["batch"], **long)}
     if args["dataset"] == "imagenet2012":
         config.paper = paper(names, teacher, student)
     return config

@@ -227,6 +227,29 @@ def test_the_long_tail_compares_methods_under_one_augmentation():
     assert config.settings.ldam.method.deferred_epochs == 16
     assert config.settings.ssd_lt.method.jitter == 0  # the others have no such view
     assert config.features.to_dict() | {"model": "resnet32"} == config.student.to_dict()
+    config.student.epochs = 60
+    assert config.settings.ldam.method.deferred_epochs == 48
+
+
+def test_imagenet_lt_has_the_released_schedule():
+    config = long_tail.get_config("dataset=imagenet_lt")
+    settings.check(config)
+    for name, epochs, batch, rate in (
+        ("features", 135, 256, 0.1),
+        ("scales", 5, 512, 0.2),
+        ("student", 135, 256, 0.1),
+    ):
+        stage = config[name]
+        assert (stage.epochs, stage.batch_size, stage.learning_rate) == (epochs, batch, rate)
+        assert (stage.weight_decay, stage.cosine, stage.warmup_epochs) == (5e-4, True, 0.0)
+        assert stage.images.imbalance == 1 and not stage.milestones
+    assert config.settings.ssd_lt.method.queue_length == 115712 and config.data.size == 224
+
+
+def test_every_dataset_has_its_colours():
+    found = [cifar.get_config(f"dataset={name}").data.mean for name in ("cifar10", "cifar100")]
+    assert found == [(0.4914, 0.4822, 0.4465), (0.5071, 0.4866, 0.4409)]
+    assert long_tail.get_config("dataset=cifar10").data.mean == found[0]
 
 
 def test_streams_of_tasks():
@@ -236,7 +259,7 @@ def test_streams_of_tasks():
     assert config.student.epochs == 10 * 3 and config.student.momentum == 0
     weights = {name: dict(recipe.weights) for name, recipe in recipes.items()}
     assert weights["finetune"] == {"ce": 1.0} and weights["er"] == {"ce": 1.0, "replay": 0.5}
-    assert weights["der"] == {"ce": 1.0, "distil": 0.2}
+    assert weights["der"] == {"ce": 1.0, "distil": 0.3}
     assert weights["derpp"] == {"ce": 1.0, "distil": 0.2, "replay": 0.5}
     assert weights["coca"] == weights["coca_free"] == weights["derpp"] | {"supcon": 0.3, "rot": 0.3}
     assert continual.get_config("dataset=cifar100,task_classes=5").student.epochs == 20 * 50

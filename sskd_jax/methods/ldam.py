@@ -27,8 +27,13 @@ class Cosines(nn.Module):
     @nn.compact
     def __call__(self, embed: Array, logits: Array, train: bool = False) -> Array:
         shape = (logits.shape[-1], embed.shape[-1])
-        vectors = self.param("kernel", nn.initializers.normal(), shape)
+        vectors = self.param("kernel", unit_vectors, shape)
         return product(normalized(embed), normalized(vectors).T)
+
+
+def unit_vectors(key: Array, shape: tuple[int, ...]) -> Array:
+    """Rows of length 1 [K, E], of numbers that were uniform in [-1, 1]."""
+    return normalized(jax.random.uniform(key, shape, minval=-1.0, maxval=1.0))
 
 
 def margins(counts: np.ndarray, largest: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Variational Information Distillation for Knowledge Transfer (Ahn et al., CVPR 2019)."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +11,11 @@ from sskd_jax.layers.convolution import Conv
 from sskd_jax.layers.initializers import fan_in_uniform
 from sskd_jax.losses import map_pairs, same_size
 from sskd_jax.methods.common import with_kd
-from sskd_jax.rules import Positive
+from sskd_jax.rules import Positive, number
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
 
 EPSILON = 1e-5  # the least variance
+Variance = Annotated[float, number(lambda value: value > EPSILON, f"a number above {EPSILON}")]
 
 
 class Prediction(nn.Module):
@@ -30,7 +32,9 @@ class Prediction(nn.Module):
         for i in (0, 2, 4):  # the places of the convolutions in the reference's sequence
             layer = Conv(self.width, 1, kernel_init=fan_in_uniform, name=f"regressor.{i}")
             features = layer(nn.relu(features) if i else features)
-        start = np.log(np.expm1(self.first_variance - EPSILON))
+        # What softplus makes first_variance - EPSILON of, without an overflow.
+        wanted = self.first_variance - EPSILON
+        start = wanted + np.log(-np.expm1(-wanted))
         log_scale = self.param("log_scale", nn.initializers.constant(start), (self.width,))
         return features, nn.softplus(log_scale).reshape(1, 1, 1, -1) + EPSILON
 
@@ -60,7 +64,7 @@ def information_loss(mean: Array, variance: Array, teacher: Array) -> Array:
     return jnp.mean(jnp.square(mean - teacher) / variance + jnp.log(variance)) / 2
 
 
-def vid(*, first_variance: Positive, kd_temperature: Positive) -> Method:
+def vid(*, first_variance: Variance, kd_temperature: Positive) -> Method:
     """The sum over all maps behind the stem."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:

@@ -6,7 +6,7 @@ import numpy as np
 from pairs import arrays, given_batch, given_nets, outputs
 
 from sskd_jax.methods import METHODS
-from sskd_jax.methods.ldam import Cosines, class_weights, margin_loss, margins
+from sskd_jax.methods.ldam import Cosines, class_weights, margin_loss, margins, unit_vectors
 
 COUNTS = np.array([500, 100, 20, 5])
 LABEL = np.array([0, 1, 2, 3, 0, 3], np.int32)
@@ -45,6 +45,12 @@ def test_weights_come_later():
         batch = given_batch(LABEL, epoch=jnp.int32(epoch), counts=lambda: COUNTS)
         found = stage.loss(nets, batch).terms["ldam"]
         np.testing.assert_allclose(found, expected_loss(cosine, weight), rtol=1e-4)
+
+
+def test_vectors_begin_with_length_1():
+    vectors = unit_vectors(jax.random.key(1), (200, 8))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    assert np.abs(vectors.mean(0)).max() < 0.1  # no direction is preferred
 
 
 def test_gradients_are_finite_where_embeddings_are_zero():

@@ -4,9 +4,11 @@ from functools import partial
 
 import jax
 import numpy as np
+import pytest
 from golden import Golden
 from pairs import arrays, given_losses, outputs
 
+from sskd_jax import settings
 from sskd_jax.methods.vid import Prediction, information_loss, vid
 
 
@@ -69,3 +71,16 @@ def test_every_map_behind_the_stem_is_predicted():
         mean, variance = Prediction(theirs.shape[-1], 5.0).apply(own, features)
         expected += information_loss(mean, variance, theirs)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variance", [2e-5, 5.0, 1000.0])
+def test_the_first_variance_is_the_one_that_is_asked_for(variance):
+    module = Prediction(2, variance)
+    (_, found), _ = module.init_with_output(jax.random.key(0), arrays(1, 2, 2, 3))
+    np.testing.assert_allclose(found, variance, rtol=1e-4)
+    assert not settings.numbers_of(vid)["first_variance"].advice(variance)
+
+
+def test_a_first_variance_that_cannot_be():
+    advice = settings.numbers_of(vid)["first_variance"].advice(1e-5)
+    assert advice == "a number above 1e-05"
