@@ -306,7 +306,8 @@ def load(
     """(training images, test images, number of classes, their names) of a prepared dataset.
 
     Args:
-      name: of any dataset of tfds with JPEG images and one label each.
+      name: of any dataset of tfds with one label per image, which is kept as a JPEG. Most of its
+        catalogue's do not say of what format images are, so the first one is looked at.
       data_dir: the folder of datasets; None: that of tfds.
       test_split: the split to test on, such as "validation".
       **framing: the fields of `Framing`.
@@ -315,6 +316,8 @@ def load(
       UserError: the dataset is absent, not whole, or of another kind.
     """
     import_tensorflow()  # before tfds does, and as it should be
+    import tensorflow_datasets as tfds
+
     builder = prepared.open_builder(name, data_dir)
     if not prepared.is_prepared(builder, ("train",)):
         raise UserError(
@@ -322,17 +325,27 @@ def load(
             f"{prepared.command(name, prepared.home(builder))}"
         )
     choose(builder.info.splits, test_split, f"test_split of {name}")
-    features = dict(builder.info.features.items())
-    kind = getattr(features.get("image"), "_encoding_format", None)
-    if kind != "jpeg" or not hasattr(features.get("label"), "num_classes"):
-        raise UserError(
-            f"{name} has no JPEG `image` and class `label`: only such datasets can be streamed"
-        )
-    label = features["label"]
+    image, label = map(dict(builder.info.features.items()).get, ("image", "label"))
+    unfit = UserError(
+        f"{name} has no JPEG `image` and class `label`: only such datasets can be streamed"
+    )
+    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
+        raise unfit
     train, test = (
         open_stream(builder, split, label.num_classes, framing) for split in ("train", test_split)
     )
+    if not begins_with_jpeg(train.records):
+        raise unfit
     return train, test, label.num_classes, tuple(label.names)
+
+
+def begins_with_jpeg(records: Records) -> bool:
+    """Whether the first of serialized examples has a JPEG file as its image."""
+    from sskd_jax.data import jpeg
+
+    (record,) = records.__getitems__([0])
+    content, *_ = jpeg.parse(record)
+    return content.numpy().startswith(b"\xff\xd8")
 
 
 def open_stream(builder: Any, split: str, num_classes: int, framing: dict[str, Any]) -> Stream:

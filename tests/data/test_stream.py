@@ -1,6 +1,8 @@
 """Images that are decoded as they are needed: the right ones, and the same again anywhere."""
 
+import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -49,6 +51,16 @@ def test_sizes_classes_and_labels(flowers):
     assert (data.train.size, data.test.size, data.num_classes) == (24, 9, 3)
     assert data.train.shape == (16, 16, 3)
     assert np.bincount(data.train.label).tolist() == [8, 8, 8]
+
+
+def test_a_format_that_is_not_named_is_looked_up(flowers, tmp_path):
+    """As in most datasets of tfds's catalogue, whose images are kept as they came."""
+    copy = shutil.copytree(flowers, tmp_path / "data")
+    (file,) = copy.rglob("features.json")
+    named = json.loads(file.read_text())
+    assert named["featuresDict"]["features"]["image"]["image"].pop("encodingFormat") == "jpeg"
+    file.write_text(json.dumps(named))
+    assert open_flowers(copy).train.size == 24
 
 
 def test_test_images_are_all_there_cut_at_the_centre(flowers):
