@@ -38,12 +38,12 @@ class Measures(NamedTuple):
 
 
 def measures(accuracy: np.ndarray, untrained: np.ndarray) -> Measures:
-    """Of the accuracy [T, T] on task i behind task t, and an untrained network's [T].
+    """Of the accuracy [T, T] on task i after task t, and an untrained network's [T].
 
     The upper triangle beyond its first diagonal is not read, and may be nan.
     """
     own, last = np.diag(accuracy), accuracy[-1]
-    best = np.nan_to_num(accuracy).max(0)
+    best = np.tril(np.nan_to_num(accuracy)).max(0)
     return Measures(
         mean=float(last.mean()),
         forgetting=float((best - last)[:-1].mean()),

@@ -288,7 +288,7 @@ TABLES = {
     ),
     "family": Table(
         "Digits: SSKD beside what came of it, and beside better supervision",
-        "As the digits.",
+        "As the digits. KD and SSKD are of other runs than the rest, with teachers of their own.",
         digit_cells(*FAMILY, "hsakd_joint", "hssakd"),
     ),
     "family_quarter": Table(
@@ -340,7 +340,7 @@ def continual() -> Table:
     return Table(
         "Streams of tasks: Seq-CIFAR-10, buffer 200, small",
         "configs/continual.py with ResNet18 at a quarter of its width and one epoch per task for "
-        "all methods, where 50 are usual; batches, rates and weights as released. Behind the last "
+        "all methods, where 50 are usual; batches, rates and weights as released. After the last "
         "task; top-1 is among all classes (class-IL).",
         (*cells, Cell(STREAM, "coca without rot", f"{config}coca", without)),
         yardstick="derpp",

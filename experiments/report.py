@@ -38,8 +38,10 @@ TITLE = "Results"
 ABOUT = """All figures are top-1 accuracies on the test images in per cent, as mean ± standard
 deviation over n seeds. The last epoch is the result. The best epoch, picked on the test images,
 stands beside it because published numbers are such; "held out" is the accuracy on the test images
-of the epoch that was best on training images held out for it. One seed is no result. Networks
-differ in what decides them, not in the name of their run."""
+of the epoch that was best on training images held out for it. Differences between methods stand
+with their standard error. One seed is no result. Runs whose configs differ in the seed alone are of
+one experiment, whatever they are called; where several have one seed, the last by name is shown.
+"""
 
 
 def by_experiment(networks: Iterable[Network]) -> dict[str, dict[int, Network]]:
@@ -93,8 +95,8 @@ def claims_grid(found: Sequence[tuple[str, Claim, Finding]]) -> Grid:
         texts = (claim.text, finding.verdict, name, difference, chance)
         counts = (str(finding.rows), str(finding.n)) if ran else ("", "")
         rows.append([Field(text, faint=not ran) for text in (*texts, *counts)])
-    columns = ("claim", "verdict", "table", "difference", "P(better) [95 %]", "rows", "n")
-    return Grid(columns, rows)
+    figures = ("difference ± standard error", "P(better) [95 %]", "rows", "n")
+    return Grid(("claim", "verdict", "table", *figures), rows)
 
 
 # ------------------------------------------------------------ a table

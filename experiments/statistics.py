@@ -123,8 +123,9 @@ class Finding(NamedTuple):
 def finding(scores: Scores, claim: Claim) -> Finding:
     """Whether a claim is seen in the scores of a table.
 
-    That one is better is seen where the interval of the probability of improvement lies above one
-    half; that a lead is larger, where it is so by two standard errors.
+    That one is better is seen where it leads by two standard errors, and the interval of the
+    probability of improvement lies above one half; that a lead is larger, where it is so by two
+    standard errors.
     """
     names = [claim.row, claim.than] if claim.than else [claim.row] if claim.row else rows_of(scores)
     leads = [lead for row in names if (lead := lead_in(scores, row, claim))]
@@ -139,9 +140,10 @@ def finding(scores: Scores, claim: Claim) -> Finding:
         return Finding(verdict, difference, error, None, n, 2)
     chosen = {key: own for key, own in scores.items() if key[0] in names}
     likely = improvement(chosen, claim.better, claim.worse)
-    verdict = SEEN if likely.low > 0.5 else NOT_SEEN
     difference = statistics.mean(lead.mean for lead in leads)
-    return Finding(verdict, difference, error / len(leads), likely, n, len(leads))
+    error /= len(leads)
+    verdict = SEEN if likely.low > 0.5 and difference > 2 * error else NOT_SEEN
+    return Finding(verdict, difference, error, likely, n, len(leads))
 
 
 class Lead(NamedTuple):

@@ -24,8 +24,9 @@ class Filled(NamedTuple):
     failures: Sequence[Network] = ()
 
     def scores(self, pick: Callable[[Network], float | None]) -> list[float]:
-        """In per cent, of those networks that have this score."""
-        return [100 * score for one in self.networks if (score := pick(one)) is not None]
+        """In per cent, of those networks that have this score; a given one is of no seed."""
+        networks = self.networks[:1] if is_given(self.networks) else self.networks
+        return [100 * score for one in networks if (score := pick(one)) is not None]
 
     @property
     def last(self) -> Summary | None:
@@ -51,6 +52,11 @@ def fill(
     own = known.get(protocol.identify(config, stage), {})
     done = [network for _, network in sorted(own.items()) if network.status == DONE]
     return Filled(cell, done, [network for network in own.values() if network.status != DONE])
+
+
+def is_given(networks: Sequence[Network]) -> bool:
+    """Whether they are one network that was trained elsewhere."""
+    return bool(networks) and networks[0].protocol["epochs"] == "given"
 
 
 def scores_of(filled: Iterable[Filled]) -> Scores:
@@ -147,9 +153,9 @@ def budget(networks: Sequence[Network]) -> str:
     """What a network was trained with: epochs, views and operations."""
     if not networks:
         return ""
-    done = networks[0].protocol
-    if done["epochs"] == "given":
+    if is_given(networks):
         return "given"
+    done = networks[0].protocol
     text = f"{counted(done['epochs'], 'epoch')} x {counted(done['views'], 'view')}"
     return f"{text}, {told_cost(done['teraflop'])}" if done["teraflop"] else text
 
@@ -254,11 +260,11 @@ def table_parts(
 ) -> list[Part]:
     """All about a table."""
     table = plans.TABLES[name]
-    ran = sum(bool(one.networks) for one in filled)
-    typed = f"`python -m experiments.launch {name}`"
-    state = f"{ran} of {len(filled)} cells run, {len(table.seeds)} seeds each; {typed}."
+    ran = sum(len(one.networks) >= len(table.seeds) for one in filled)
+    typed, seeds = f"`python -m experiments.launch {name}`", counted(len(table.seeds), "seed")
+    state = f"{ran} of {len(filled)} cells run with {seeds} each; {typed}."
     parts: list[Part] = [Heading(table.title), Text(table.protocol), Text(state)]
-    if ran or any(one.failures for one in filled):
+    if any(one.networks or one.failures for one in filled):
         shades = SHADES.format(yardstick=table.yardstick)
         parts += [overview(table, filled), Caption(" ".join(shades.split()))]
         parts += [details(table, filled, teachers)]
