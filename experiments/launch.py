@@ -172,11 +172,15 @@ def show(runs: Mapping[str, Run], states: Mapping[str, str], place: Place) -> No
         # What a head takes is a part of what its students take.
         if states[name] in (LEFT, RUNNING) and run.told:
             own.append(hours(run, networks, place.workdirs / name))
-    rows = [[label, ", ".join(told[label]), told_hours(left[label])] for label in told]
+    rows = [
+        [label, ", ".join(told[label]), told_hours(left[label]) if left[label] else ""]
+        for label in told
+    ]
     table("Runs", ["what", "states and seeds", "hours left"], rows)
     counts = {state: list(states.values()).count(state) for state in (DONE, RUNNING, LEFT, FAILED)}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items())
-    console.print(f"runs     {summary}; hours left: {told_hours(sum(left.values(), []))}")
+    total = told_hours(sum(left.values(), []))
+    console.print(f"runs     {summary}; hours left, at the pace of what is recorded: {total}")
 
 
 def told_hours(estimates: Sequence[float | None]) -> str:
