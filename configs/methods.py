@@ -321,6 +321,10 @@ def own_entry(name: str) -> Entry:
         if value is inspect.Parameter.empty:
             raise UserError(f"the method {name!r}: give its number {key} a default")
     method = factory(**numbers)
+    if not isinstance(method, Mapping):
+        raise UserError(
+            f"the method {name!r} returns a {type(method).__name__}, not a dict of stages by name"
+        )
     *_, last = method.values()
     stages = {kind: head(kind)["head"] for kind in method if kind not in ("teacher", "student")}
     return Entry(numbers, {"code": dict.fromkeys(last.terms, 1.0)}, lambda student: stages)

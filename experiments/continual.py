@@ -91,7 +91,9 @@ def read(workdir: epath.Path) -> dict[tuple[str, str], tuple[np.ndarray, Measure
     rows, found = read_rows(workdir / METRICS), {}
     for stage, numbers in methods_of(read_json(workdir / "config.json")).items():
         own = [row for row in rows if row["stage"] == stage]
-        if "task_epochs" not in numbers or not own:
+        if not own:
+            continue
+        if "task_epochs" not in numbers:
             raise UserError(f"{workdir}: {stage} has no tasks: give a run of configs/continual.py")
         for score in SCORES:
             accuracy = accuracies(own, score, numbers["task_epochs"])
@@ -121,7 +123,7 @@ def draw(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]], path: epa
     )
     for axis, ((stage, score), (accuracy, _)) in zip(axes.T.flat, found.items(), strict=True):
         image = axis.imshow(accuracy, vmin=0, vmax=100)
-        axis.set(title=f"{stage}\n{score}", xlabel="accuracy on task", ylabel="behind task")
+        axis.set(title=f"{stage}\n{score}", xlabel="accuracy on task", ylabel="after task")
     figure.colorbar(image, ax=axes, label="%")
     with path.open("wb") as file:
         figure.savefig(file, format="png")
@@ -129,7 +131,7 @@ def draw(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]], path: epa
 
 
 def main(arguments: Sequence[str]) -> int:
-    if len(arguments) != 1:
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         print("usage: python -m experiments.continual WORKDIR", file=sys.stderr)
         return 2
     workdir = locate(arguments[0])

@@ -18,7 +18,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from experiments import plans, protocol, record
 from experiments.runs import (
@@ -99,7 +99,9 @@ def wait(interruption: Interruption) -> None:
 
 
 def keep(run: Run, place: Place, reason: str = "") -> None:
-    """Records what came out of a run of a teacher or a student, or why it failed."""
+    """Records what came out of a run of a teacher or a student, or why it failed; no head is."""
+    if not run.told:
+        return
     folder, workdir = place.results / run.name, place.workdirs / run.name
     if reason:
         config = protocol.as_json(protocol.load(run.config, run.changes))
@@ -124,12 +126,13 @@ def attempt(run: Run, failed: Mapping[str, str], place: Place, interruption: Int
     try:
         if not reason:
             execute(run, place, interruption)
-    except Failure as failure:
+            keep(run, place)
+    except (Failure, UserError) as failure:
         reason = str(failure)
         if BUSY in reason:  # it began there while we looked elsewhere
             wait(interruption)
             return ""
-    if run.told:
+    if reason:
         keep(run, place, reason)
     console.print(f"failed   {run.name}: {reason}" if reason else f"done     {run.name}")
     return reason
@@ -215,9 +218,9 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Row]:
     return arguments, typed_changes(typed)
 
 
-def check_weights(runs: Mapping[str, Run]) -> None:
+def check_weights(runs: Iterable[Run]) -> None:
     """Raises a `UserError` where the file of a given teacher is not there."""
-    for run in runs.values():
+    for run in runs:
         path = run.changes.get("teacher.checkpoint", "")
         if path.endswith(protocol.GIVEN) and not pathlib.Path(path).exists():
             raise UserError(f"there is no {path}: give --weights=DIR, the folder that it lies in")
@@ -231,9 +234,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         folders = (arguments.workdirs, arguments.results, arguments.weights)
         place = Place(*(pathlib.Path(folder).resolve() for folder in folders))
         runs: dict[str, Run] = {}
-        for name in arguments.table:
-            found = plans.table(name)
-            cells = chosen(found.cells, arguments.only)
+        tables = {name: plans.table(name) for name in arguments.table}
+        wanted = chosen([cell for found in tables.values() for cell in found.cells], arguments.only)
+        for name, found in tables.items():
+            cells = [cell for cell in found.cells if cell in wanted]
             # What several tables have in common is called as in the first one.
             own = runs_of(cells, arguments.seeds or found.seeds, typed, place)
             runs |= {
@@ -243,7 +247,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             }
         runs = shard(runs, arguments.shard)
         if not arguments.dry_run:
-            check_weights(runs)
+            states = states_of(runs, place)
+            check_weights(run for name, run in runs.items() if states[name] == LEFT)
             with Interruption(arguments.time_limit, deferring=True) as interruption:
                 work(runs, place, interruption, arguments.retry)
         states = states_of(runs, place)

@@ -73,7 +73,8 @@ def probe(classifier: Classifier, data: Dataset) -> float:
 
 def stages_of(workdir: pathlib.Path) -> list[str]:
     """The stages of a workdir that end with a network."""
-    folders = (folder.relative_to(workdir) for folder in stage_folders(locate(workdir)))
+    workdir = locate(workdir)
+    folders = (folder.relative_to(workdir) for folder in stage_folders(workdir))
     return sorted(str(name) for name in folders if name.name in ("student", "teacher"))
 
 

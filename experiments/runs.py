@@ -119,7 +119,7 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str) -
     """
     path, _, arguments = config.partition(":")
     kept = [part for part in arguments.split(",") if not part.startswith("student=")]
-    sections = ("data", "dtype", "seed", *SHARED[: SHARED.index(kind) + 1])
+    sections = ("data", "dtype", "seed", "seeds", *SHARED[: SHARED.index(kind) + 1])
     own = {
         key: value
         for key, value in changes.items()
@@ -150,7 +150,10 @@ def typed_changes(typed: Iterable[str]) -> Row:
     for text in typed:
         key, equals, value = text.removeprefix("--config.").partition("=")
         if not equals or not text.startswith("--config."):
-            raise UserError(f"{text!r} is no flag of this command: write --config.KEY=VALUE")
+            raise UserError(
+                f"{text!r} is no flag of this command, which --help lists; a key of the config is "
+                "written --config.KEY=VALUE"
+            )
         try:
             found[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -159,12 +162,14 @@ def typed_changes(typed: Iterable[str]) -> Row:
 
 
 def chosen(cells: Sequence[plans.Cell], only: Sequence[str]) -> list[plans.Cell]:
-    """The cells in the rows and columns that `only` names; all rows where it names none, likewise.
+    """The cells of the tables in the rows and columns that `only` names.
+
+    They are those of all rows where it names none, likewise of all columns.
 
     Raises:
       UserError: a word is no row and no column.
     """
-    rows, columns = ({cell[axis]: None for cell in cells} for axis in (0, 1))
+    rows, columns = (dict.fromkeys(cell[axis] for cell in cells) for axis in (0, 1))
     for word in only:
         choose(columns | rows, word, "row or column")
     rows, columns = (names & set(only) or set(names) for names in (rows.keys(), columns.keys()))

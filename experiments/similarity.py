@@ -40,6 +40,7 @@ from sskd_jax.system.paths import locate, stage_folders, write_bytes
 from sskd_jax.types import Array, Params, UserError
 from sskd_jax.views import Optics, normalise, rotated
 from sskd_jax.workdir.files import read_json
+from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import load_stage
 
 BATCH = 500  # images
@@ -187,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("workdir", nargs="+", type=pathlib.Path, help="of a finished run")
     try:
         for workdir in parser.parse_args(argv).workdir:
+            check_run(locate(workdir))
             path = locate(workdir) / record.SIMILARITY
             write_bytes(path, json.dumps(compare(locate(workdir))).encode())
             console.print(f"written  {path}")

@@ -66,10 +66,14 @@ def usage() -> str:
     """The flags, and all names and keys that a config may have."""
     from sskd_jax import names
 
-    own = (CONFIG, WORKDIR, DISTRIBUTED)
-    lines = [f"--{flag.name}: {flags.FLAGS[flag.name].help}" for flag in own]
+    program = sys.modules["__main__"].__doc__ or __doc__  # this one, or a benchmark
+    own = [flags.FLAGS[flag.name] for flag in (CONFIG, WORKDIR, DISTRIBUTED)]
+    for module, others in flags.FLAGS.flags_by_module_dict().items():
+        if module == sys.argv[0] or module.startswith("experiments."):
+            own += [flag for flag in others if flag not in own]
+    lines = [f"--{flag.name}: {flag.help}" for flag in own]
     texts = [textwrap.fill(line, 80, subsequent_indent="  ") for line in lines]
-    return "\n".join([f"usage: {__doc__}", *texts, "", names.overview()])
+    return "\n".join([f"usage: {program}", *texts, "", names.overview()])
 
 
 def default_workdir() -> str:

@@ -1,6 +1,9 @@
 """What a run will do: all stages of all methods, traced and checked before anything is trained."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -144,8 +147,9 @@ def make_job(
     resident = images.resident(labelled=stage.memory is not None)
     frozen = Frozen(stage_key(config.seed, kind), **resident, nets={})
     frozen, start = supplied(task, frozen, blank)
-    found = sketch(task, frozen, start)
     networks = sections.networks_of(config, stage)
+    with blamed(name, [recipe.name, *networks.values()]):
+        found = sketch(task, frozen, start)
     about = {
         "num_classes": run.data.num_classes,
         "image": list(images.shape),
@@ -180,6 +184,26 @@ def make_job(
             "normalisation": sections.normalisations(config, stage),
         },
     )
+
+
+@contextlib.contextmanager
+def blamed(job: str, names: Iterable[str]) -> Iterator[None]:
+    """A context in which an error of code that is one's own, "my_code:Net", is told in a line."""
+    own = [name for name in names if ":" in name]
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # any, as the code is the user's
+        if not own:
+            raise
+        files = {sys.modules[name.partition(":")[0]].__file__ for name in own}
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f", {one.filename}, line {one.lineno}" for one in frames if one.filename in files]
+        where, text = "".join(places[-1:]), (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{job} with {' and '.join(own)}{where}: {type(error).__name__}: {text}"
+        ) from error
 
 
 def make_task(run: Run, recipe: Recipe, kind: str, images: Split | Stream) -> Task:

@@ -222,6 +222,15 @@ def settings(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
         return {"": config}
     check_keys("", {"methods": config.methods}, {"methods": NAMES})
     known = section(config, "settings")
+    for name in config.methods:
+        if "," in name:
+            listed = ",".join(repr(one.strip(" ()'")) for one in name.split(","))
+            raise UserError(f'methods is {name!r}: type --config.methods="({listed})"')
+        if ":" in name:
+            raise UserError(
+                f"this config has no settings of {name!r}: name a method of your own behind "
+                f"another one, as in --config=configs/cifar.py:method=kd,{name}"
+            )
     return {f"{name}/": choose(known, name, "method") for name in config.methods}
 
 

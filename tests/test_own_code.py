@@ -73,3 +73,86 @@ def test_what_cannot_be_imported_is_told(code, name, message, tmp_path, monkeypa
     monkeypatch.delitem(sys.modules, "broken", raising=False)
     with pytest.raises(UserError, match=message):
         find({"net": object}, name, "architecture")
+
+
+BROKEN = """
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sskd_jax.methods.common import with_kd
+from sskd_jax.types import Losses, Outputs
+
+
+class NoTrain(nn.Module):
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    def __call__(self, pixels): ...
+
+
+class NoType(nn.Module):
+    num_classes: int
+
+    def __call__(self, pixels, train: bool = False): ...
+
+
+class Bare(nn.Module):
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixels, train: bool = False):
+        return nn.Dense(self.num_classes)(pixels.mean((1, 2)))
+
+
+def vector():
+    def own(nets, batch, student, teacher):
+        return Losses({"near": (student.logits - teacher.logits) ** 2})
+
+    return with_kd(("near",), own, kd_temperature=4.0)
+
+
+def odd():
+    def own(nets, batch, student, teacher):
+        return Losses({"near": student.logits @ teacher.logits})
+
+    return with_kd(("near",), own, kd_temperature=4.0)
+
+
+def nothing(): ...
+
+
+def pair(data_dir):
+    return 1, 2
+
+
+def fails(data_dir):
+    return {}["images"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "data", "message"),
+    [
+        ("student=broken:NoTrain", "", "'broken:NoTrain' is called without train=: a linen module"),
+        ("student=broken:NoType", "", "'broken:NoType' is made without dtype=: a linen module"),
+        ("student=broken:vector", "", "'broken:vector' is made without num_classes=: a linen"),
+        ("student=broken:Bare", "", "student with broken:Bare: AttributeError: "),
+        ("method=broken:vector", "", r"'near' of the loss has the shape \[2, 10\], not that of a"),
+        ("method=broken:odd", "", r"student with broken:odd, .*broken.py, line 40: TypeError: "),
+        ("method=broken:nothing", "", "the method 'broken:nothing' returns a NoneType, not a dict"),
+        ("", "broken:pair", "the dataset 'broken:pair' is a tuple, in place of a Dataset"),
+        ("", "broken:fails", "the dataset 'broken:fails': KeyError: 'images'"),
+    ],
+)
+def test_mistakes_in_it_are_told_before_anything_is_trained(
+    arguments, data, message, tmp_path, monkeypatch
+):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    with pytest.raises(UserError, match=message):
+        config = cifar.get_config(f"method=kd,teacher=resnet8,student=resnet8,{arguments}")
+        config.data.name = data or "digits"
+        train.run(config, str(tmp_path / "run"))
+    assert not list(tmp_path.glob("run/**/stage.json"))

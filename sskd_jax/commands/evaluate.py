@@ -28,7 +28,7 @@ from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.views import Optics
 from sskd_jax.workdir.files import read_json
-from sskd_jax.workdir.seeds import check_one
+from sskd_jax.workdir.seeds import check_run
 
 BATCH_SIZE = 256  # or a little more, so that all devices have equally many images
 SPLITS = ("test", "train")
@@ -83,7 +83,7 @@ def data_section(source: str, config: str | None) -> ConfigDict:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         return section(made, "data")
-    check_one(locate(source))
+    check_run(locate(source))
     file = locate(source) / "config.json"
     if not file.exists():
         raise UserError(

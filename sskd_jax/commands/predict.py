@@ -10,6 +10,8 @@ import numpy as np
 
 from sskd_jax.exchange.classifier import Classifier, load
 from sskd_jax.system.console import table
+from sskd_jax.system.paths import locate
+from sskd_jax.types import UserError
 
 SHOWN = 3  # of the most probable classes
 
@@ -32,6 +34,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, help="likewise, the side of its images in pixels")
     args = parser.parse_args(argv)
     normalisation = {"mean": args.mean, "std": args.std, "size": args.size}
+    given = [f"--{name}" for name, value in normalisation.items() if value]
+    if given and locate(args.source).is_dir():
+        raise UserError(f"{given[0]} is of a file; {args.source} is a workdir, which knows its own")
     classifier = load(args.source, stage=args.stage, **normalisation)
     rows = [[path, *most_probable(classifier, path)] for path in args.images]
     columns = ["image", *(f"class {place}" for place in range(1, len(rows[0])))]

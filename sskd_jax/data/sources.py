@@ -82,10 +82,29 @@ def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
     """
     if streaming:
         return Dataset(*stream.load(name, data_dir, **streaming))
-    dataset = find(LOADERS, name, "dataset")(data_dir)
+    loader = find(LOADERS, name, "dataset")
+    dataset = own_dataset(name, loader, data_dir) if ":" in name else loader(data_dir)
     check(f"{name}, train", dataset.train, dataset.num_classes)
     check(f"{name}, test", dataset.test, dataset.num_classes)
     return dataset
+
+
+def own_dataset(
+    name: str, loader: Callable[[str | None], Dataset], data_dir: str | None
+) -> Dataset:
+    """What a function of one's own gives; a `UserError` where it fails, or gives no `Dataset`."""
+    try:
+        found = loader(data_dir)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # any, as the function is the user's
+        raise UserError(f"the dataset {name!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Dataset):
+        raise UserError(
+            f"the dataset {name!r} is a {type(found).__name__}, in place of a Dataset of "
+            "sskd_jax.data.sources"
+        )
+    return found
 
 
 def check(where: str, split: Split, num_classes: int) -> None:

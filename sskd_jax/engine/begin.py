@@ -101,6 +101,12 @@ def check_loss(stage: Stage, losses: Losses, called: Mapping[str, bool]) -> None
             f"the stage names the terms {', '.join(stage.terms)}, but its loss returns "
             f"{', '.join(losses.terms) or 'none'}: name just those"
         )
+    for name, value in (losses.terms | dict(losses.figures)).items():
+        if jnp.shape(value):
+            raise UserError(
+                f"{name!r} of the loss has the shape {list(jnp.shape(value))}, not that of a "
+                "number: take its mean"
+            )
 
 
 class Sketch(NamedTuple):

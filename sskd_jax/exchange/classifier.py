@@ -120,6 +120,10 @@ def load(
         known.
     """
     path = locate(source)
+    if path.is_dir() and network:
+        raise UserError(f"--network is of a file, and {path} is a workdir, which knows its own")
+    if stage and path.is_file():
+        raise UserError(f"--stage is of a workdir, and {path} is a file of one network")
     if path.is_dir():
         stage = export.find_stage(path, stage)
         record, variables = export.describe(path, stage), export.load_network(path, stage)
@@ -133,9 +137,10 @@ def load(
         raise UserError(
             f"{path} has no {beside.name} beside it, which says how images are normalised: give "
             + " and ".join(f"{key}=(R, G, B)" for key in missing)
+            + " (as flags: --mean R G B --std R G B)"
         )
     name = network or record.get("model") or torch_bridge.identified(state)
-    variables, num_classes = torch_bridge.load_weights(path, name)
+    variables, num_classes = torch_bridge.load_weights(path, name, section="")
     return classifier(name, variables, record | {"num_classes": num_classes})
 
 

@@ -32,7 +32,7 @@ from sskd_jax.types import Array, Params, UserError, choose
 from sskd_jax.views import Optics, normalise
 from sskd_jax.workdir.checkpoint import read_step
 from sskd_jax.workdir.files import METRICS, existing_rows, read_json, write_json
-from sskd_jax.workdir.seeds import check_one
+from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import check_description, load_stage
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -76,8 +76,8 @@ def onnx(record: Record, variables: Params) -> bytes:
             import onnxruntime
         except ImportError as error:
             raise UserError(
-                "an ONNX file needs jax2onnx: pip install 'jax2onnx>=0.13', or give another "
-                f"--format ({error})"
+                "an ONNX file needs jax2onnx: pip install '.[onnx]' in a clone of this repository, "
+                f"or give another --format ({error})"
             ) from error
         network = partial(logits, record, variables)
         names = {"input_names": ["image"], "output_names": ["logits"]}
@@ -150,7 +150,7 @@ def find_stage(workdir: epath.Path, stage: str | None) -> str:
     Raises:
       UserError: there is no such stage, or there are several students to choose from.
     """
-    check_one(workdir)
+    check_run(workdir)
     folders = {str(path.relative_to(workdir)): path for path in stage_folders(workdir)}
     found = sorted(name for name, path in folders.items() if path.name in NETWORKS)
     students = [name for name in found if folders[name].name == "student"]
@@ -256,21 +256,22 @@ def export_network(
       workdir: of the run that trained it.
       kind: one of `FORMATS`.
       stage: such as "sskd/student" or "teacher"; None: the only student.
-      out: the file; None: one in the workdir.
+      out: the file, or a folder for it; None: the workdir.
       best: the weights behind the best epoch in place of the last one.
 
     Returns:
       The line that tells the user what was written.
 
     Raises:
-      UserError: there is no such stage, it is not finished, or the file can't be written.
+      UserError: there is no such stage, it is not finished, or the file can't be written, or is
+        one of the user's.
     """
     folder = locate(workdir)
     stage = find_stage(folder, stage)
     record = describe(folder, stage, best)
     network = load_network(folder, stage, best)
-    name = stage.replace("/", "-") + "-best" * best
-    path = locate(out) if out else folder / f"{name}.{kind}"
+    name = f"{stage.replace('/', '-')}{'-best' * best}.{kind}"
+    path = file_to_write(out, folder, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, FORMATS[kind](record, network))
@@ -282,6 +283,28 @@ def export_network(
         f"wrote {stage}, a {record['model']}, to {path}; {path.name}.json says what it expects and "
         f"what it reached; {card}"
     )
+
+
+def file_to_write(out: str | None, workdir: epath.Path, name: str) -> epath.Path:
+    """The file for --out, which may be a folder: there, or in the workdir, it has its usual name.
+
+    Raises:
+      UserError: its ending is not that of the usual name, or it is no earlier export.
+    """
+    path = locate(out) if out else workdir
+    if path.is_dir() or str(out).endswith("/"):
+        path = path / name
+    kind = name.rpartition(".")[2]
+    if path.suffix != f".{kind}":
+        other = path.suffix.removeprefix(".")
+        advice = f"--format={other}, or " if other in FORMATS else ""
+        raise UserError(f"--out={out} is to be a {kind} file: give {advice}--out=NAME.{kind}")
+    if path.exists() and not path.with_name(f"{path.name}.json").exists():
+        raise UserError(
+            f"{path} is there already, and no export, as no {path.name}.json is beside it: give "
+            "another --out, or delete it"
+        )
+    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -297,7 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--stage", help="such as sskd/student or teacher; default: the only student"
     )
     parser.add_argument("--best", action="store_true", help="the best epoch, not the last one")
-    parser.add_argument("--out", help="the file; default: in the workdir")
+    parser.add_argument("--out", help="the file, or a folder for it; default: the workdir")
     args = parser.parse_args(argv)
     try:
         print(export_network(args.workdir, args.format, args.stage, args.out, args.best))

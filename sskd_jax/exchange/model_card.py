@@ -86,7 +86,7 @@ def write(file: epath.Path, record: Mapping[str, Any], known: Mapping[str, Any])
     A README.md that is not ours stays as it is.
     """
     path = file.with_name("README.md")
-    if path.exists() and MARK not in path.read_text():
+    if path.exists() and MARK.encode() not in path.read_bytes():
         return f"{path} is not of ours and stays: no model card is written"
     write_bytes(path, card(file, record, known).encode())
     return f"{path.name} is its model card"

@@ -66,7 +66,8 @@ def load_weights(
     Args:
       path: of the file.
       name: of the architecture, one of `MODELS`, or with ".branches" behind it: of its branches.
-      section: of the config that names the architecture, which an error tells.
+      section: of the config that names the architecture, which an error tells; "" where the flag
+        --network does.
 
     Raises:
       UserError: the file can't be read, or holds another network.
@@ -87,6 +88,8 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       UserError: the file can't be read, asks for code to be run, or holds no named tensors.
     """
+    if str(path).endswith((".stablehlo", ".onnx")):
+        raise UserError(f"{path} is a program: give the .pth or .safetensors file of the network")
     if str(path).endswith(".safetensors"):
         return _unwrapped(_read_safetensors(path))
     return _unwrapped(torch_file.read_tensors(path))
@@ -203,6 +206,10 @@ def _variables(name: str, state: StateDict, section: str = "teacher") -> dict[st
     return unflatten_dict({place.path: _to_flax(key, state[key]) for key, place in places.items()})
 
 
+def _flag(section: str) -> str:
+    return f"--config.{section}.model" if section else "--network"
+
+
 def _own_entries(name: str, state_dict: StateDict, section: str = "teacher") -> StateDict:
     """The entries of an architecture, or of its branches, by their own names.
 
@@ -216,7 +223,7 @@ def _own_entries(name: str, state_dict: StateDict, section: str = "teacher") -> 
         if is_other and any(key.startswith(prefix) for key in state):
             raise UserError(
                 f"the {prefix[:-1]} in it tells that its stem has another stride than that of "
-                f"{model}: use --config.{section}.model={mobilenet}"
+                f"{model}: use {_flag(section)}={mobilenet}"
             )
     if _is_part(name):
         if branches := _under(BRANCHES, state):
@@ -276,7 +283,7 @@ def _fitting_places(name: str, state: StateDict, section: str = "teacher") -> di
     if misfit := _misfit(places, state):
         hint, part = "", name.removeprefix(_model(name))
         if other := _fitting_model(state, part):
-            hint = f"; this file holds a {other}: use --config.{section}.model={other}"
+            hint = f"; this file holds a {other}: use {_flag(section)}={other}"
         raise UserError(f"this is not a {name}: {misfit}{hint}")
     return places
 

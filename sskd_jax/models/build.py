@@ -1,6 +1,7 @@
 """From the name of an architecture, or of a net, to its module."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,12 +41,32 @@ def build(
     section, _, part = net.partition(".")
     name = choose(models, section, "network")
     make = architecture(name, f"{section} architecture")
+    check_own(name, make)
     module = make(num_classes=num_classes, dtype=dtype)
     if not part:
         return module
     if not isinstance(module, Network):
         raise UserError(f"the {section} architecture {name!r} has no stages to branch")
     return choose({"branches": module.branches}, part, f"part of the {section} architecture")
+
+
+def check_own(name: str, make: Callable[..., nn.Module]) -> None:
+    """Refuses a network of one's own, such as "my_code:Net", that can't be made or called here."""
+    if ":" not in name:
+        return
+    wanted = [(make, ("num_classes", "dtype"))]
+    if isinstance(make, type):
+        wanted.append((make.__call__, ("train",)))
+    for function, arguments in wanted:
+        takes = inspect.signature(function).parameters
+        any_keyword = any(own.kind is own.VAR_KEYWORD for own in takes.values())
+        missing = [argument for argument in arguments if argument not in takes]
+        if missing and not any_keyword:
+            where = "is made" if function is make else "is called"
+            raise UserError(
+                f"the architecture {name!r} {where} without {missing[0]}=: a linen module with "
+                "num_classes and dtype, whose __call__ takes train=False, is wanted"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ ELSEWHERE = {  # what other programs call these keys
 # Sections whose keys are the likeliest to be meant, in order.
 FIRST = ("student", "teacher", "head")
 SHOWN = 3  # further sections that have the key
-LISTS = "python -m sskd_jax list keys has all keys"
+LISTS = "python -m sskd_jax list keys has those of all runs, list methods a method's"
 # What to give for a key, by the type of the value that it has.
 KINDS = {bool: "True or False", int: "a whole number, such as {}", float: "a number, such as {}"}
 
@@ -56,6 +56,8 @@ def keys_below(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def likely_keys(config: Mapping[str, Any], name: str) -> list[str]:
     """The keys that somebody means who types `name`, the likeliest first."""
     *sections, last = name.replace("-", "_").split(".")
+    if not sections and last in config and "model" in getattr(config[last], "keys", tuple)():
+        return [f"{last}.model"]
     keys = list(keys_below(config))
     names = sorted({key.rpartition(".")[2] for key in keys})
     last = ELSEWHERE.get(last, last)
@@ -85,12 +87,16 @@ def what_to_type(config: Mapping[str, Any], name: str, value: str) -> str:
 
 
 def typed(argv: Sequence[str], name: str) -> tuple[str, str]:
-    """(all of the name, value) of the flag on a command line that `name` is a part of."""
+    """(all of the name, value) of the flag on a command line that `name` is a part of.
+
+    Of several, it is the first that is no key of the config.
+    """
+    found, known = [], set(keys_below(config_of(argv)))
     for argument in argv:
         flag, _, value = argument.lstrip("-").partition("=")
         if f".{name}." in f".{flag}.":
-            return flag.removeprefix("config."), value or "VALUE"
-    return name, "VALUE"
+            found.append((flag.removeprefix("config."), value or "VALUE"))
+    return next((one for one in found if one[0] not in known), (found or [(name, "VALUE")])[0])
 
 
 def of_another_type(error: flags.IllegalFlagValueError, argv: Sequence[str]) -> str:
@@ -136,7 +142,8 @@ def reason(error: BaseException, argv: Sequence[str]) -> str:
         name, value = typed(argv, str(error.args[0]).split("'")[1])
         return f"unknown config key {name!r}{what_to_type(config_of(argv), name, value)}"
     text, flag = str(error), getattr(error, "flagname", None)  # absl's, of an unknown one
-    if flag and "did you mean" not in text.lower():
+    likely = flag and likely_keys(config_of(argv), flag)
+    if flag and (likely or "did you mean" not in text.lower()):
         name, value = typed(argv, flag)
         return f"unknown flag {flag!r}{what_to_type(config_of(argv), name, value)}"
     return text

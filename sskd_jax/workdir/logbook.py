@@ -128,11 +128,15 @@ def shared_parts(config: Row, other: Row) -> Row:
 
 
 def united(stored: Row, config: Row) -> Row:
-    """A comparison's config with the sections and settings that only the stored one has."""
+    """A comparison's config with the methods, sections and settings of the stored one, too."""
     if "settings" not in config:
         return config
     missing = {key: value for key, value in stored.items() if key not in config}
-    return config | missing | {"settings": stored["settings"] | config["settings"]}
+    both = {
+        "settings": stored["settings"] | config["settings"],
+        "methods": list(dict.fromkeys([*stored["methods"], *config["methods"]])),
+    }
+    return config | missing | both
 
 
 def differences(stored: Row, config: Row) -> list[str]:

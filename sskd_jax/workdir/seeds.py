@@ -17,6 +17,20 @@ def folders(workdir: epath.Path) -> list[epath.Path]:
     return [folder_of(workdir, seed) for seed in sorted(map(int, filter(str.isdecimal, numbers)))]
 
 
+def check_run(workdir: epath.Path) -> None:
+    """Raises a `UserError` where the workdir of one run is asked for, and a path is something else.
+
+    It is not there, a stage of a run, or has several seeds.
+    """
+    if not workdir.exists():
+        raise UserError(f"there is no {workdir}")
+    for run in workdir.parents[:2]:
+        if (workdir / "stage.json").exists() and (run / "config.json").exists():
+            stage = workdir.relative_to(run)
+            raise UserError(f"{workdir} is a stage of a run: give {run}, and --stage={stage}")
+    check_one(workdir)
+
+
 def check_one(workdir: epath.Path) -> None:
     """Raises a `UserError` where one run is asked for, and a workdir has several seeds."""
     if found := folders(workdir):
@@ -26,8 +40,11 @@ def check_one(workdir: epath.Path) -> None:
 def check_free(workdir: epath.Path, several: bool) -> None:
     """Raises a `UserError` where a workdir has one run, and several seeds are to go there.
 
-    Or the other way.
+    Or the other way, or where it lies in the workdir of another run.
     """
+    for run in workdir.parents[:2]:
+        if (run / "config.json").exists():
+            raise UserError(f"{workdir} lies in {run}, which is a run itself: give another place")
     if several and (workdir / "config.json").exists():
         raise UserError(
             f"{workdir} holds a run of one seed: give --config.seeds=1 to go on with it, or "

@@ -177,9 +177,28 @@ def test_the_hub_reads_the_model_card(with_best):
 
 
 def test_a_readme_of_somebody_else_stays(workdir):
-    (workdir / "README.md").write_text("# Mine\n")
+    (workdir / "README.md").write_bytes(b"# Mine, \xe9\n")  # in Latin-1
     assert "is not of ours and stays" in export_network(str(workdir), "pth")
-    assert (workdir / "README.md").read_text() == "# Mine\n"
+    assert (workdir / "README.md").read_bytes() == b"# Mine, \xe9\n"
+
+
+def test_where_a_file_goes(workdir, tmp_path):
+    """A folder gets a file of the usual name; a file of the user's is never written over."""
+    (tmp_path / "there").mkdir()
+    for out in (f"{tmp_path}/there", f"{tmp_path}/new/"):
+        export_network(str(workdir), "pth", out=out)
+        assert (tmp_path / out / "sskd-student.pth").stat().st_size
+        export_network(str(workdir), "pth", out=out)  # over an earlier export
+    mine = tmp_path / "mine.pth"
+    mine.write_bytes(b"mine")
+    for out, message in (
+        (mine, "mine.pth is there already, and no export, as no mine.pth.json is beside it"),
+        (tmp_path / "README.md", "README.md is to be a pth file: give --out=NAME.pth"),
+        (tmp_path / "net.onnx", "is to be a pth file: give --format=onnx, or --out=NAME.pth"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export_network(str(workdir), "pth", out=str(out))
+    assert mine.read_bytes() == b"mine" and not (tmp_path / "README.md").exists()
 
 
 def test_mistakes_are_one_line(workdir, variables, tmp_path_factory, capsys):

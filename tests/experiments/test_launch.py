@@ -73,7 +73,15 @@ def test_a_given_teacher_is_not_trained(place):
     for run in found.values():
         assert run.changes["teacher.checkpoint"] == str(place.weights / "vgg13.pth")
     with pytest.raises(UserError, match="vgg13.pth: give --weights=DIR"):
-        launch.check_weights(found)
+        launch.check_weights(found.values())
+
+
+def test_every_run_has_one_seed(place):
+    """Its workdir would hold several runs otherwise, which no record is made of."""
+    for name in ("digits", "family", "similar"):
+        found = planned(place, (0, 1), plans.TABLES[name].cells)
+        for run in found.values():
+            assert protocol.as_json(protocol.load(run.config, run.changes))["seeds"] == 1, run.name
 
 
 def test_parts_of_a_table(place):
@@ -96,7 +104,7 @@ def test_typed_values():
     typed = ["--config.student.epochs=2", "--config.data.data_dir=/a/b", "--config.head.x=()"]
     expected = {"student.epochs": 2, "data.data_dir": "/a/b", "head.x": ()}
     assert runs.typed_changes(typed) == expected
-    with pytest.raises(UserError, match="write --config.KEY=VALUE"):
+    with pytest.raises(UserError, match="is written --config.KEY=VALUE"):
         runs.typed_changes(["--sheds=3"])
 
 

@@ -11,13 +11,13 @@ CONFIG = ConfigDict(
         "seed": 0,
         "methods": ("kd", "sskd"),
         "settings": {name: {"weights": {"kd": 1.0}} for name in ("ab", "kd", "sskd")},
-        "teacher": {"epochs": 12, "learning_rate": 0.05},
+        "teacher": {"model": "resnet20", "epochs": 12, "learning_rate": 0.05},
         "head": {"epochs": 6, "learning_rate": 0.05},
         "student": {"epochs": 40, "learning_rate": 0.05, "images": {"share": 0.1}},
     }
 )
 ALL = " (or of teacher, head in place of student)"
-NONE = ": write --config.SECTION.KEY=VALUE; python -m sskd_jax list keys has all keys"
+NONE = f": write --config.SECTION.KEY=VALUE; {hints.LISTS}"
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,7 @@ NONE = ": write --config.SECTION.KEY=VALUE; python -m sskd_jax list keys has all
         ("seed", ": type --config.seed=2"),
         ("weights.kd", ": type --config.settings.kd.weights.kd=2"),
         ("student.colour", NONE),
+        ("teacher", ": type --config.teacher.model=2"),
     ],
 )
 def test_the_likeliest_key(name, hint):
@@ -49,6 +50,9 @@ def test_an_unknown_flag_and_an_unknown_key(tmp_path):
     argv[-1] = "--config.student.epoch=2"
     said = hints.reason(ValueError(KeyError("'epoch'")), argv)
     assert said == "unknown config key 'student.epoch': type --config.student.epochs=2"
+    argv[-1:] = ["--config.student.epochs=2", "--config.epochs=3"]
+    said = hints.reason(ValueError(KeyError("'epochs'")), argv)
+    assert said == "unknown config key 'epochs': type --config.student.epochs=3"
     said = hints.reason(flags.UnrecognizedFlagError("epochs"), ["main.py"])
     assert said == f"unknown flag 'epochs'{NONE}"
 
@@ -71,6 +75,14 @@ def test_a_value_of_another_type(key, value, hint, tmp_path):
     error.__context__ = ValueError("wrong: type")
     assert hints.reason(error, ["main.py", f"--config={file}", flag]).startswith(f"{flag}: {hint}")
     assert hints.reason(error, ["main.py"]) == str(error)  # the config can't be had
+
+
+def test_a_key_goes_before_what_absl_suggests(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text("def get_config(_):\n    return {'student': {'model': 'resnet8'}}\n")
+    error = flags.UnrecognizedFlagError("student", suggestions=["stderrthreshold"])
+    said = hints.reason(error, ["main.py", f"--config={file}", "--student=resnet20"])
+    assert said == "unknown flag 'student': type --config.student.model=resnet20"
 
 
 def test_flags_that_are_nearly_right_are_told_by_absl():

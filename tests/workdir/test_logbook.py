@@ -159,11 +159,9 @@ def test_further_methods_may_be_compared_but_none_changed(tmp_path):
         book(tmp_path, compare(kd=0.1)),
     ):
         pass
-    assert set(json.loads((tmp_path / "config.json").read_text())["settings"]) == {
-        "kd",
-        "sskd",
-        "at",
-    }
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert set(stored["settings"]) == {"kd", "sskd", "at"}
+    assert stored["methods"] == ["kd", "sskd", "at"]
 
 
 def test_a_further_method_brings_the_sections_of_its_own_stages(tmp_path):
