@@ -23,7 +23,7 @@ from sskd_jax.data.scenarios import long_tail
 from sskd_jax.methods import METHODS
 from sskd_jax.methods.common import supervised
 from sskd_jax.models.build import architecture
-from sskd_jax.types import Array, Batch, Facts, Stage, UserError, View, choose
+from sskd_jax.types import Array, Batch, Facts, Stage, UserError, View, choose, find
 from sskd_jax.views import Optics
 from sskd_jax.workdir.logbook import flatten
 
@@ -155,7 +155,7 @@ def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
     numbers = methods.entry_of(base).numbers | numbers
     beside = f"{base}+kd" in methods.NAMES and weights.get("kd")
     found = {"method": numbers, "weights": weights}
-    stages = METHODS[base](**numbers)
+    stages = find(METHODS, base, "method")(**numbers)
     if kind == "teacher" and (kind not in stages or stages[kind].shared):
         return LABELS
     if kind:

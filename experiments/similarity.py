@@ -33,8 +33,7 @@ from sskd_jax.methods.sskd import (
     similarity_matrix,
     transferred,
 )
-from sskd_jax.models import MODELS
-from sskd_jax.models.build import adapted
+from sskd_jax.models.build import adapted, architecture
 from sskd_jax.system.console import console
 from sskd_jax.system.paths import locate, stage_folders, write_bytes
 from sskd_jax.types import Array, Params, UserError
@@ -155,7 +154,7 @@ def compare(workdir: epath.Path) -> dict[str, Any]:
     turned = views.reshape(-1, *plain.shape[1:])
 
     def ask(kind: str, variables: Params, pixels: Array) -> Answers:
-        module = MODELS[config[kind]["model"]](num_classes=data.num_classes)
+        module = architecture(config[kind]["model"])(num_classes=data.num_classes)
         return answers(adapted(module, optics, config[kind]), variables, pixels)
 
     teacher = stage_variables(workdir, config, "teacher")["teacher"]

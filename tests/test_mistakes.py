@@ -78,6 +78,7 @@ MISTAKES = [
         (QUICK, "--epochs=2"),
         "unknown flag 'epochs': type --config.student.epochs=2 (or of teacher, head, branches",
     ),
+    ((QUICK, "--teacher=resnet20"), "unknown flag 'teacher': type --config.teacher.model=resnet20"),
     (
         (QUICK, "--config.student.lr=0.1"),
         "unknown config key 'student.lr': type --config.student.learning_rate=0.1",
@@ -176,6 +177,14 @@ MISTAKES = [
     ((QUICK, "--config.dtype=bf16"), "unknown dtype 'bf16': did you mean 'bfloat16'"),
     # methods
     ((QUICK, "--config.methods=('kd','crdd')"), "unknown method 'crdd'"),
+    (
+        (QUICK, "--config.methods=kd,sskd"),
+        """is 'kd,sskd': type --config.methods="('kd','sskd')\"""",
+    ),
+    (
+        (QUICK, "--config.methods=('kd','my_code:near')"),
+        "name a method of your own behind another one, as in --config=configs/cifar.py:method=kd,",
+    ),
     ((QUICK, "--config.methods=('kd','kd')"), "methods is ('kd', 'kd'): give different names"),
     ((QUICK, "--config.methods=()"), "methods is (): give different names"),
     (

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs import cifar, methods
+from experiments import record
 from sskd_jax import settings, train
 from sskd_jax.exchange.export import export_network
 from sskd_jax.types import UserError, find
@@ -36,6 +37,8 @@ def test_the_pages_examples_train_and_leave(my_code, tmp_path):
     assert rows[2]["network"] == "my_code:Tiny" and rows[2]["parameters"] == 260
     for kind in ("pth", "stablehlo"):
         export_network(str(workdir), kind, "near/student")
+    record.main([str(workdir)], tmp_path / "results")
+    assert "near" in (tmp_path / "results" / record.INDEX).read_text()
     beside = json.loads((workdir / "near-student.pth.json").read_text())
     assert beside["model"] == "my_code:Tiny" and beside["accuracy"]["top1"] is not None
 

@@ -109,6 +109,11 @@ def test_one_run_and_several_seeds_do_not_share_a_workdir(tmp_path):
         pass
     with pytest.raises(UserError, match="give --config.seeds=1"):
         seeds.check_free(single, several=True)
+    for inner in ("kd", "kd/student"):
+        with pytest.raises(
+            UserError, match="lies in .*, which is a run itself: give another place"
+        ):
+            seeds.check_free(single / inner, several=False)
 
 
 def test_an_epochs_line_is_short():
