@@ -14,7 +14,8 @@ from sskd_jax.rules import Rule
 def methods() -> list[str]:
     """Every method with its numbers."""
     numbers = {name: ", ".join(inspect.signature(METHODS[name]).parameters) for name in METHODS}
-    return [f"{name:<18}{text}" for name, text in numbers.items()]
+    lines = [f"{name:<18}{text}" for name, text in numbers.items()]
+    return [*lines, "or one of your own, my_code:method; and variants, such as at+kd and kd+ls"]
 
 
 def keys() -> list[str]:
@@ -32,7 +33,10 @@ def prefixed(section: str, rules: Mapping[str, Rule]) -> dict[str, Rule]:
 LISTS = {
     "methods": methods,
     "networks": lambda: list(MODELS),
-    "datasets": lambda: [*LOADERS, "or any that was prepared: python -m sskd_jax prepare --help"],
+    "datasets": lambda: [
+        *LOADERS,
+        "or, behind configs/imagenet.py:dataset=, any that was prepared",
+    ],
     "keys": keys,
 }
 

@@ -1,5 +1,6 @@
 """Signals in the seconds of the imports; itself it imports nothing that takes time."""
 
+import contextlib
 import os
 import signal
 from types import FrameType
@@ -18,10 +19,14 @@ def catch_signals(advice: str = GOES_ON) -> None:
       advice: what the line says that the process ends with.
     """
 
+    stderr = STDERR
+    with contextlib.suppress(OSError):  # where it is closed
+        stderr = os.dup(STDERR)  # a module may have it lead nowhere while it is imported
+
     def end(number: int, frame: FrameType | None) -> NoReturn:
         """Handles a signal; nothing is cleaned up, as a module may be half imported."""
         try:
-            os.write(STDERR, f"stopped: {signal.Signals(number).name}: {advice}\n".encode())
+            os.write(stderr, f"stopped: {signal.Signals(number).name}: {advice}\n".encode())
         finally:
             os._exit(GO_ON)
 

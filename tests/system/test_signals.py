@@ -3,6 +3,8 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from sskd_jax.data import prepared
 from sskd_jax.exchange import torch_file
-from sskd_jax.system import safe_pickle
+from sskd_jax.system import early, safe_pickle
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Stopped
 from sskd_jax.workdir.checkpoint import Checkpoints, read_newest
@@ -76,3 +78,13 @@ def test_a_dataset_is_not_called_damaged(tmp_path, monkeypatch):
         monkeypatch.setattr(tfds.core, name, interrupted, raising=False)
     with pytest.raises(Stopped), Interruption():
         prepared.open_builder("flowers", str(tmp_path))
+
+
+def test_the_line_is_seen_though_an_import_is_silenced():
+    program = (
+        "import os, signal; from sskd_jax.system import early, quiet; early.catch_signals()\n"
+        "with quiet.quiet(): os.kill(os.getpid(), signal.SIGINT)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == early.GO_ON
+    assert done.stderr == f"stopped: SIGINT: {early.GOES_ON}\n"
