@@ -76,8 +76,7 @@ def sgd(
     `share` is that of the training images, of every class alike, that the stage sees;
     over the first `warmup_epochs` the rate rises from nothing, and over the last
     `cooldown_epochs` it falls to nothing; with `cosine` it falls from epoch to epoch along half a
-    cosine. `checkpoint`, where it is given, is a workdir of ours in which that very stage was
-    trained. `start_from`, where it is given, has the weights that the stage starts from.
+    cosine.
     """
     return {
         "checkpoint": "",

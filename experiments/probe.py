@@ -28,6 +28,7 @@ from sskd_jax.data.sources import Dataset, Split
 from sskd_jax.data.stream import Stream
 from sskd_jax.engine.evaluate import padded_batches
 from sskd_jax.exchange.classifier import Classifier, load
+from sskd_jax.exchange.export import NETWORKS
 from sskd_jax.main import fail
 from sskd_jax.settings import STREAMING
 from sskd_jax.system.console import console
@@ -75,7 +76,7 @@ def stages_of(workdir: pathlib.Path) -> list[str]:
     """The stages of a workdir that end with a network."""
     workdir = locate(workdir)
     folders = (folder.relative_to(workdir) for folder in stage_folders(workdir))
-    return sorted(str(name) for name in folders if name.name in ("student", "teacher"))
+    return sorted(str(name) for name in folders if name.name in NETWORKS)
 
 
 def keep(workdir: pathlib.Path, data: str, found: Mapping[str, float]) -> None:
@@ -106,7 +107,7 @@ def line(data: str, networks: Sequence[record.Network]) -> list[Field]:
     one = networks[0].protocol
     what = " ".join((one["method"], one["changes"])).strip()
     found = statistics.summary([100 * network.probes[data] for network in networks])
-    texts = (one["data"], one["network"], what, data, f"{found} ({found.n})")
+    texts = (one["data"], one["network"], what, data, statistics.told(found))
     return [Field(text, faint=found.n == 1) for text in texts]
 
 

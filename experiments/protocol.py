@@ -25,9 +25,8 @@ from sskd_jax.methods.common import supervised
 from sskd_jax.models.build import architecture
 from sskd_jax.types import Array, Batch, Facts, Stage, UserError, View, choose, find
 from sskd_jax.views import Optics
+from sskd_jax.workdir.files import Row
 from sskd_jax.workdir.logbook import flatten
-
-Row = dict[str, Any]
 
 # Training images, classes, and pixels of a side where the config does not say them.
 DATASETS = {
@@ -38,7 +37,7 @@ DATASETS = {
 }
 UNKNOWN = (1000, 10, 32)  # in place of any other
 FORWARD_AND_BACKWARD = 3  # what a step costs a network that learns, in forward passes
-GIVEN = (".pth", ".pt")  # endings of the file of a network that was trained elsewhere
+GIVEN = (".pth", ".pt", ".safetensors")  # endings of the file of a network trained elsewhere
 LABELS = "labels", {"method": {}, "weights": {}}, {"teacher": supervised("teacher")}
 # A stage that says nothing special.
 STAGE = common.OWN_PIXELS | common.sgd(epochs=0, milestones=(), learning_rate=0.0)

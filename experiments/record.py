@@ -30,9 +30,9 @@ from sskd_jax.system.console import console
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir import seeds
-from sskd_jax.workdir.files import METRICS, TIMES, read_json, read_rows, write_json
+from sskd_jax.workdir.files import METRICS, TIMES, Row, read_json, read_rows, write_json
 from sskd_jax.workdir.logbook import differences, minutes
-from sskd_jax.workdir.report import kind_of
+from sskd_jax.workdir.stages import kind_of
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 FILES = ("config.json", "environments.json", METRICS, TIMES, "results.json")
@@ -75,8 +75,6 @@ COLUMNS = (
     "revision",
     "reason",
 )
-
-Row = dict[str, Any]
 
 
 class Network(NamedTuple):
@@ -202,7 +200,7 @@ def found_protocol(workdir: pathlib.Path) -> Row:
 
 def is_elsewhere(config: Row, stage: str) -> bool:
     """Whether a network comes from another run of ours, whose record it is in."""
-    section = config[stage.rpartition("/")[2]]
+    section = config[kind_of(stage)]
     return bool(section.get("checkpoint")) and not protocol.is_given(section)
 
 

@@ -22,10 +22,10 @@ from experiments.tables import (
     budget,
     counted,
     fill,
+    is_given,
     logs,
     scores_of,
     table_parts,
-    told,
 )
 from sskd_jax.main import fail
 from sskd_jax.system.console import console
@@ -134,7 +134,11 @@ def everything(known: Mapping[str, Mapping[int, Network]]) -> Grid:
         )
         networks = " -> ".join(filter(None, (one["teacher"], one["network"])))
         texts = (one["data"], images, networks, " ".join((one["method"], one["changes"])).strip())
-        ours = (told(cell.last), told(cell.best or cell.held_out), one["selection"])
+        ours = (
+            statistics.told(cell.last),
+            statistics.told(cell.best or cell.held_out),
+            one["selection"],
+        )
         minutes = [f"{sum(network.minutes):.1f}" for network in done if network.minutes]
         line = (*texts, budget(done), one["before"], *ours, ", ".join(minutes), logs(done))
         rows.append([Field(text, faint=len(done) == 1) for text in line])
@@ -259,9 +263,12 @@ def readme_grid(name: str, known: Mapping[str, Mapping[int, Network]]) -> Grid:
             ("teacher", fill(cell, known, of_teacher=True)),
             *((one.cell.column, one) for one in own),
         ]:
-            is_given = one.networks and one.networks[0].protocol["epochs"] == "given"
-            enough = one.last is not None and (one.last.n > 1 or is_given)
-            ours = (told(one.last), told(one.best)) if enough else ("not run", "")
+            enough = one.last is not None and (one.last.n > 1 or is_given(one.networks))
+            ours = (
+                (statistics.told(one.last), statistics.told(one.best))
+                if enough
+                else ("not run", "")
+            )
             texts = (row, what, *ours, budget(one.networks))
             rows.append([Field(text) for text in texts])
     return Grid(("networks", "method", "last epoch (n)", "best epoch (n)", "budget"), rows)

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 from experiments import plans, protocol, record
 from sskd_jax.system.paths import take_lock
 from sskd_jax.types import UserError, choose
-from sskd_jax.workdir.files import METRICS, read_rows
+from sskd_jax.workdir.files import METRICS, Row, read_rows
 from sskd_jax.workdir.logbook import LOCK
 
-Row = dict[str, Any]
 SHARED = ("teacher", "head")  # stages that are the same for all students of a teacher
 DONE, FAILED, RUNNING, LEFT = record.DONE, record.FAILED, "running", "left"
 

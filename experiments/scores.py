@@ -33,13 +33,8 @@ def grid(names: Sequence[str], cells: Cells, results: pathlib.Path) -> Grid | No
     for row, column, networks in cells:
         if networks:
             scores = [measured(network, results) for network in networks]
-            texts = [told([one[name] for one in scores if name in one]) for name in names]
+            values = ([one[name] for one in scores if name in one] for name in names)
+            texts = [statistics.told(statistics.summary(own)) for own in values]
             faint = len(networks) == 1
             lines.append([Field(text, faint=faint) for text in (row, column, *texts)])
     return Grid(("row", "method", *names), lines) if names and lines else None
-
-
-def told(values: Sequence[float]) -> str:
-    """Mean, deviation and number of seeds; "" of no values."""
-    found = statistics.summary(values)
-    return "" if found is None else f"{found} ({found.n})"

@@ -18,13 +18,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from experiments import protocol, record
 from sskd_jax.data import sources
 from sskd_jax.exchange import torch_bridge
+from sskd_jax.losses import row_divergence
 from sskd_jax.main import fail
 from sskd_jax.methods.sskd import (
     ProjectionHead,
@@ -40,7 +40,7 @@ from sskd_jax.types import Array, Params, UserError
 from sskd_jax.views import Optics, normalise, rotated
 from sskd_jax.workdir.files import read_json
 from sskd_jax.workdir.seeds import check_run
-from sskd_jax.workdir.stages import load_stage
+from sskd_jax.workdir.stages import kind_of, load_stage
 
 BATCH = 500  # images
 PICTURED = 8  # images whose rotations are compared
@@ -52,12 +52,6 @@ class Answers(NamedTuple):
 
     logits: np.ndarray
     embed: np.ndarray
-
-
-def divergence(student: np.ndarray, teacher: np.ndarray) -> float:
-    """KL(teacher || student) of the predictions of logits [N, K], the mean over images."""
-    ours, theirs = (jax.nn.log_softmax(logits) for logits in (student, teacher))
-    return float((jnp.exp(theirs) * (theirs - ours)).sum(1).mean())
 
 
 def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
@@ -77,7 +71,7 @@ def agreement(student: np.ndarray, teacher: np.ndarray) -> float:
 
 def measures(student: Answers, teacher: Answers) -> dict[str, float]:
     return {
-        "kl": divergence(student.logits, teacher.logits),
+        "kl": float(row_divergence(student.logits, teacher.logits).mean()),
         "cka": linear_cka(student.embed.astype(np.float64), teacher.embed.astype(np.float64)),
         "agreement": agreement(student.logits, teacher.logits),
     }
@@ -134,7 +128,7 @@ def stage_variables(workdir: epath.Path, config: dict[str, Any], stage: str) -> 
     Raises:
       UserError: it is not there, or not finished.
     """
-    kind = stage.rpartition("/")[2]
+    kind = kind_of(stage)
     section = config[kind]
     given = section.get("checkpoint")
     if given and protocol.is_given(section):

@@ -39,6 +39,11 @@ def summary(scores: Sequence[float]) -> Summary | None:
     return Summary(statistics.mean(scores), spread, len(scores))
 
 
+def told(found: Summary | None) -> str:
+    """Mean, deviation and number of seeds; "" of no scores."""
+    return "" if found is None else f"{found} ({found.n})"
+
+
 def distance(ours: Summary | None, other: Summary | float | None) -> float | None:
     """How many standard errors ours lies above another mean, or a published number.
 

@@ -87,10 +87,6 @@ def shade(one: Filled, yardstick: Filled | None) -> tuple[int | None, str]:
     return steps if distance > 0 else -steps, f"{abs(distance):.1f} standard errors {side} {what}"
 
 
-def told(found: Summary | None) -> str:
-    return "" if found is None else f"{found} ({found.n})"
-
-
 def overview(table: Table, filled: Sequence[Filled]) -> Grid:
     """Rows by columns, last epochs."""
     places = {(one.cell.row, one.cell.column): one for one in filled}
@@ -111,7 +107,7 @@ def main_field(table: Table, one: Filled, places: Mapping[tuple[str, str], Fille
         return Field("failed" if one.failures else "not run", faint=True)
     found, hint = shade(one, places.get((one.cell.row, table.yardstick)))
     is_few = one.last.n < len(table.seeds)
-    return Field(told(one.last), found, hint, faint=one.last.n == 1 or is_few)
+    return Field(statistics.told(one.last), found, hint, faint=one.last.n == 1 or is_few)
 
 
 def details(table: Table, filled: Sequence[Filled], teachers: Sequence[Filled]) -> Grid:
@@ -284,7 +280,7 @@ def commands(name: str, filled: Sequence[Filled]) -> Grid:
         cell = one.cell
         paper = "" if cell.paper is None else f"{cell.paper:.2f}"
         typed = f'`python -m experiments.launch {name} --only "{cell.row}" "{cell.column}"`'
-        state = told(one.last) or ("failed" if one.failures else "not run")
+        state = statistics.told(one.last) or ("failed" if one.failures else "not run")
         lines.append([Field(text) for text in (cell.row, cell.column, paper, state, typed)])
     return Grid(("row", "column", "paper", "ours, last (n)", "command"), lines)
 

@@ -26,8 +26,8 @@ from sskd_jax.layers.norm import folded
 from sskd_jax.settings import Recipe
 from sskd_jax.types import Params, Stage, UserError, choose, shuffled
 from sskd_jax.workdir.checkpoint import checksum
+from sskd_jax.workdir.files import Row
 
-Row = dict[str, Any]
 Origins = Mapping[str, tuple[str, str]]  # (job, net) by net: where its variables come from
 
 

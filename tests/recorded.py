@@ -27,7 +27,7 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
+TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}  # axes of [C], [in, out] and HWIO
 TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 
 Rename = Callable[[str], str]  # "net.layer1.0.conv1.weight" -> the recording's name

@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 from configs import quickstart
 from sskd_jax import plan, sections, settings
-from sskd_jax.engine.begin import Sketch, sketch
+from sskd_jax.engine.begin import Sketch, begin, sketch
 from sskd_jax.engine.devices import run_once
-from sskd_jax.engine.loop import Job
+from sskd_jax.engine.loop import Job, variables
 from sskd_jax.engine.step import initial_state
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.methods import METHODS
@@ -103,21 +103,10 @@ def make_frozen(task: Task, count: int = 48) -> Frozen:
     stage = task.stage
     learning = {name: net._replace(learns=True, start="") for name, net in stage.nets.items()}
     everything = task._replace(stage=stage._replace(nets=learning))
-    state = run_once(partial(initial_state, everything, run=call), jax.random.key(2), frozen)
+    program = partial(begin, everything, frozen.image.shape[1:])
+    state = run_once(program, jax.random.key(2), frozen.label, frozen.nets, {})
     still = [name for name, net in stage.nets.items() if not (net.learns or net.follows)]
-    return frozen._replace(nets={name: variables_of(state)[name] for name in still})
-
-
-def call(function: Any, *args: Any) -> Any:
-    return function(*args)
-
-
-def variables_of(state: TrainState) -> Params:
-    """{"params", "batch_stats"} by net."""
-    return {
-        net: {"params": params, "batch_stats": state.batch_stats[net]}
-        for net, params in state.params.items()
-    }
+    return frozen._replace(nets={name: variables(state)[name] for name in still})
 
 
 def sketched(task: Task, frozen: Frozen, start: Params | None = None) -> tuple[Task, Sketch]:

@@ -15,6 +15,7 @@ from sskd_jax.engine.devices import Mapped, replicated
 from sskd_jax.engine.loop import Job, epoch_order, first_state, variables
 from sskd_jax.engine.step import train_program
 from sskd_jax.plan import Run
+from sskd_jax.workdir.files import Row
 
 STEPS = flags.DEFINE_integer(
     "steps", 10, "Steps per timing, and per epoch of the training loop.", lower_bound=1
@@ -22,8 +23,6 @@ STEPS = flags.DEFINE_integer(
 IMAGES = flags.DEFINE_integer("images", 256, "Images of an evaluation.", lower_bound=1)
 SIZE = flags.DEFINE_integer("size", 32, "Height and width of an image.", lower_bound=8)
 CLASSES = flags.DEFINE_integer("classes", 100, "Number of classes.", lower_bound=2)
-
-Row = dict[str, Any]
 
 
 def synthetic_run(config: ConfigDict, devices: Sequence[jax.Device], images: int = 0) -> Run:

@@ -31,7 +31,6 @@ from etils import epath
 from tqdm import tqdm
 
 from sskd_jax.data import cifar, imagefolder, official, prepared
-from sskd_jax.system.distributed import GO_ON
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.system.quiet import import_tensorflow, quiet
 from sskd_jax.types import Stopped, UserError
@@ -248,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped:
         text = f"{interruption.reason}: nothing was written; {early.ANEW}"
         print(f"stopped: {text}", file=sys.stderr)
-        return GO_ON
+        return early.GO_ON
     print(line)
     return 0
 

@@ -156,11 +156,7 @@ def train_program(task: Task, devices: Sequence[jax.Device]) -> Mapped:
 
 
 def initial_state(
-    task: Task,
-    key: Array,
-    frozen: Frozen,
-    start: Params | None = None,
-    run: Callable[..., TrainState] = run_once,
+    task: Task, key: Array, frozen: Frozen, start: Params | None = None
 ) -> TrainState:
     """Step 0 of a stage.
 
@@ -169,7 +165,6 @@ def initial_state(
         by its name, so a student begins with the same weights whatever method teaches it.
       frozen: of which the nets, the labels and the shape of an image are used.
       start: {"params", "batch_stats"} by net, of those that go on from an earlier stage.
-      run: what calls the program; with `jax.eval_shape` nothing is compiled.
     """
     program = partial(begin, task, frozen.image.shape[1:])
-    return run(program, key, frozen.label, frozen.nets, start or {})
+    return run_once(program, key, frozen.label, frozen.nets, start or {})

@@ -33,7 +33,7 @@ from sskd_jax.views import Optics, normalise
 from sskd_jax.workdir.checkpoint import read_step
 from sskd_jax.workdir.files import METRICS, existing_rows, read_json, write_json
 from sskd_jax.workdir.seeds import check_run
-from sskd_jax.workdir.stages import check_description, load_stage
+from sskd_jax.workdir.stages import check_description, kind_of, load_stage
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 NETWORKS = ("student", "teacher")  # the kinds of stages that make one
@@ -215,11 +215,6 @@ def best_step(workdir: epath.Path, stage: str) -> int:
             "leave --best out"
         )
     return steps[epoch]
-
-
-def kind_of(stage: str) -> str:
-    """The last part of a stage's name, which is the network that it makes: student or teacher."""
-    return stage.rpartition("/")[2]
 
 
 def load_network(workdir: epath.Path, stage: str, best: bool = False) -> Params:

@@ -12,6 +12,7 @@ from etils import epath
 import sskd_jax
 from sskd_jax.system.paths import write_bytes
 from sskd_jax.workdir.files import TIMES, existing_rows, read_json
+from sskd_jax.workdir.stages import kind_of
 
 MARK = "<!-- written by sskd_jax export -->"  # by which a card of ours is told from another README
 HUB = {  # names of datasets there
@@ -67,7 +68,7 @@ def facts(workdir: epath.Path, stage: str) -> dict[str, Any]:
     places = {row["environment"] for row in existing_rows(workdir / TIMES) if row["stage"] == stage}
     file = workdir / "environments.json"
     environments = read_json(file) if file.exists() else []
-    kind = stage.rpartition("/")[2]
+    kind = kind_of(stage)
     about = read_json(workdir / stage / "stage.json")
     return {
         "result": rows.get(stage, {}),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from sskd_jax.axis import share
-from sskd_jax.losses import compared_logits
+from sskd_jax.losses import compared_logits, row_divergence
 from sskd_jax.methods.common import taught
 from sskd_jax.rules import Flag, Index, Positive
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
@@ -15,7 +15,7 @@ def target_divergence(student: Array, teacher: Array, labels: Array) -> Array:
     is_target = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
 
     def two_way(logits: Array) -> Array:
-        """Logs [N, 2] of the label's probability and of all others' together."""
+        """Logs [N, 2] of the label's probability and of all others' together, logits themselves."""
         log_prediction = jax.nn.log_softmax(logits)
         return jnp.stack(
             [
@@ -25,7 +25,7 @@ def target_divergence(student: Array, teacher: Array, labels: Array) -> Array:
             1,
         )
 
-    return divergence(two_way(student), two_way(teacher))
+    return row_divergence(two_way(student), two_way(teacher)).mean()
 
 
 def other_divergence(student: Array, teacher: Array, labels: Array) -> Array:
@@ -33,14 +33,9 @@ def other_divergence(student: Array, teacher: Array, labels: Array) -> Array:
     is_target = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
 
     def among_others(logits: Array) -> Array:
-        return jax.nn.log_softmax(jnp.where(is_target, -1e9, logits))
+        return jnp.where(is_target, -1e9, logits)
 
-    return divergence(among_others(student), among_others(teacher))
-
-
-def divergence(log_student: Array, log_teacher: Array) -> Array:
-    """Mean over the rows of KL(teacher || student), of log-probabilities."""
-    return jnp.mean(jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), 1))
+    return row_divergence(among_others(student), among_others(teacher)).mean()
 
 
 def dkd(*, temperature: Positive, warmup_epochs: Index, standardize: Flag, shift: Flag) -> Method:

@@ -7,6 +7,7 @@ from types import FrameType
 from typing import NoReturn
 
 STDERR = 2  # its file descriptor
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GO_ON = 75  # exit code, EX_TEMPFAIL: nothing is wrong, the same command goes on
 GOES_ON = "the same command goes on from where it is"
 ANEW = "the same command begins anew"  # for commands that are done in a minute
@@ -30,6 +31,6 @@ def catch_signals(advice: str = GOES_ON) -> None:
         finally:
             os._exit(GO_ON)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end)

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from sskd_jax.system.early import SIGNALS, STDERR
 from sskd_jax.types import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-STDOUT, STDERR = 1, 2  # their file descriptors
+STDOUT = 1  # its file descriptor
 
 
 class Interruption:

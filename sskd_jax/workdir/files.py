@@ -11,7 +11,7 @@ from etils import epath
 from sskd_jax.system.paths import write_bytes
 from sskd_jax.types import UserError
 
-Row = dict[str, Any]  # one line of a .jsonl file
+Row = dict[str, Any]  # what is written as JSON
 
 METRICS = "metrics.jsonl"  # a row per epoch
 TIMES = "times.jsonl"  # a row per checkpoint

@@ -13,10 +13,9 @@ from sskd_jax.system.console import console, table
 from sskd_jax.system.paths import write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir import seeds
-from sskd_jax.workdir.files import METRICS, TIMES, existing_rows, read_json, write_json
+from sskd_jax.workdir.files import METRICS, TIMES, Row, existing_rows, read_json, write_json
 from sskd_jax.workdir.logbook import Logbook, headline, minutes
-
-Row = dict[str, Any]
+from sskd_jax.workdir.stages import kind_of
 
 PLAN_COLUMNS = ["stage", "network", "parameters", "images", "work"]
 RESULT_COLUMNS = [
@@ -135,11 +134,6 @@ def result_cells(rows: Sequence[Row]) -> list[str]:
         f"{sum(row['minutes'] for row in rows):.1f}",
         str(first.get("paper", "")),
     ]
-
-
-def kind_of(stage: str) -> str:
-    """The last part of a stage's name: student for sskd/student."""
-    return stage.rsplit("/")[-1]
 
 
 def is_student(kind: str) -> bool:

@@ -13,6 +13,11 @@ from sskd_jax.workdir.seeds import check_one
 FORMAT = 2  # of checkpoints: a state holds its nets by name
 
 
+def kind_of(stage: str) -> str:
+    """The last part of a stage's name: student for sskd/student."""
+    return stage.rpartition("/")[2]
+
+
 def describe(folder: epath.Path, about: dict[str, Any]) -> None:
     """Writes stage.json, which says what the checkpoints of a folder belong to, if it has none yet.
 
@@ -83,7 +88,7 @@ def find_stage(path: epath.Path, name: str, about: dict[str, Any]) -> epath.Path
     """The folder of the stage that `load_stage` loads."""
     folders = candidates(path, name)
     folder = next((folder for folder in folders if fits(folder, about)), folders[0])
-    kind = name.rpartition("/")[2]
+    kind = kind_of(name)
     advice = (
         f"give the config that it was trained with, or another {kind}; for methods that want "
         "different ones, a workdir that holds them all"
@@ -101,7 +106,7 @@ def candidates(path: epath.Path, name: str) -> list[epath.Path]:
       UserError: there are none.
     """
     check_one(path)
-    kind = name.rpartition("/")[2]
+    kind = kind_of(name)
     found = dict.fromkeys((path, path / name, path / kind, *sorted(path.glob(f"*/{kind}"))))
     folders = [folder for folder in found if (folder / "stage.json").exists()]
     if not folders:

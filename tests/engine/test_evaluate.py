@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import make_frozen, make_task, sketched, sskd_task, start_state, variables_of
+from tiny import make_frozen, make_task, sketched, sskd_task, start_state
 
 from sskd_jax.data.sources import Split
 from sskd_jax.engine.devices import replicated
 from sskd_jax.engine.evaluate import evaluation, padded_batches
+from sskd_jax.engine.loop import variables as variables_of
 from sskd_jax.methods.common import classification_scores, supervised, unscored
 from sskd_jax.methods.long_tail import calibration_error
 from sskd_jax.methods.sskd import contrastive_scores

@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
-from recorded import OPTIMISED
+from recorded import OPTICS, OPTIMISED
 
 from sskd_jax.engine import optim
 from sskd_jax.engine.devices import replicated, unreplicate
@@ -22,7 +22,6 @@ from sskd_jax.exchange import torch_bridge
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
 from sskd_jax.types import Params
-from sskd_jax.views import Optics
 
 SEEDS = {("wrn_40_2", "wrn_16_2"): 10, ("vgg13", "MobileNetV2"): 20}
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
@@ -36,8 +35,6 @@ NUMBERS = {
     "transformation": "rotation",
     "head_temperature": 1.0,
 }
-# The recorded images are what networks see: divided by 255 and then by this, they stay as they are.
-OPTICS = Optics(flip=False, pad=0, mean=(0.0,) * 3, std=(1 / 255,) * 3)
 
 
 def four_views(images: np.ndarray) -> np.ndarray:

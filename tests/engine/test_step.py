@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from tiny import (
-    call,
     images,
     make_frozen,
     make_task,
     sketched,
     sskd_task,
     start_state,
-    variables_of,
 )
 
 from sskd_jax.engine.devices import RUN_OFTEN, Mapped, compiler_options, replicated, unreplicate
+from sskd_jax.engine.loop import variables as variables_of
 from sskd_jax.engine.step import initial_state, train_program
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.methods.common import supervised, unscored
@@ -239,7 +238,7 @@ def test_a_net_that_goes_on_from_an_earlier_stage_begins_as_it_was_left():
     task = make_task(supervised("student"))
     frozen = Frozen(jax.random.PRNGKey(1), **images(), nets={})
     left = jax.tree.map(lambda leaf: leaf + 1, variables_of(beginning()[0])["student"])
-    state = initial_state(task, jax.random.key(0), frozen, {"student": left}, run=call)
+    state = initial_state(task, jax.random.key(0), frozen, {"student": left})
     jax.tree.map(np.testing.assert_array_equal, variables_of(state)["student"], left)
 
 

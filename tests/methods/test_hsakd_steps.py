@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
+from recorded import OPTICS
 
 from sskd_jax.engine import optim
 from sskd_jax.engine.devices import replicated, unreplicate
@@ -19,11 +20,8 @@ from sskd_jax.exchange import torch_bridge
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
 from sskd_jax.types import Params
-from sskd_jax.views import Optics
 
 WEIGHT_DECAY = 5e-4
-# The recorded images are what networks see: divided by 255 and then by this, they stay as they are.
-OPTICS = Optics(flip=False, pad=0, mean=(0.0,) * 3, std=(1 / 255,) * 3)
 PARTS = {"": "backbone.", "_branches": "auxiliary_classifier."}
 STUDENT = "step_hsakd_wrn_40_2_wrn_16_2.npz"
 STAGES = "step_hsakd_stages_wrn_16_2.npz"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from golden import Golden, assert_near
+from recorded import LEAVES, TO_FLAX, TO_TORCH
 from shapes import shapes
 
 from sskd_jax.layers.norm import folded
@@ -24,15 +25,6 @@ THIN = ("wrn_40_1", "resnet56", "resnet20", "resnet32x4", "vgg8", "ShuffleV2", "
 COUNTED = (*RECORDED, *THIN, "resnet18", "resnet34")
 OURS = {"mobilenetV2": "MobileNetV2s1"}  # the names here that are others there
 PREFIXES = ("backbone.", "auxiliary_classifier.")
-LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}  # axes of [C], [in, out] and HWIO
-TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 Variables = dict[str, Any]
 
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.errors import ScopeCollectionNotFound
 from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
+from recorded import LEAVES, TO_TORCH
 from shapes import shapes
 
 from sskd_jax.axis import AXIS
@@ -22,14 +23,6 @@ from sskd_jax.types import Outputs
 
 # The others are done sooner when compiled layer by layer.
 MANY_SHAPES = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
-LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 IMAGE = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
 # Numbers of parameters of torchvision's networks.
 IMAGENET = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032}

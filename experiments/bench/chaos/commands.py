@@ -15,7 +15,6 @@ from experiments.bench.chaos.runs import State, differences, in_a_copy, run_modu
 from sskd_jax.exchange.export import FORMATS
 from sskd_jax.system import early
 
-STUDENT = "kd/student"
 RUN, RESULTS, DATA = "run", "results", "data"  # folders of a target
 PASSING = (".lock", ".preparing")  # what is no part of what a command leaves
 
