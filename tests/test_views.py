@@ -24,6 +24,7 @@ from sskd_jax.views import (
     normalise,
     once,
     repeated,
+    resized_crop,
     rotated,
     transformed,
     turned_hue,
@@ -190,8 +191,50 @@ def test_without_strength_colours_stay():
     np.testing.assert_allclose(seen, augmented(image, np.arange(6), view=once), atol=1e-4)
 
 
+def test_colours_change_in_numpy():
+    """By three factors one after the other: of brightness, contrast and saturation."""
+    image = np.random.default_rng(0).uniform(0.4, 0.6, (8, 8, 3)).astype(np.float32)
+    found = jittered(KEY, image, 0.1, 0.0)
+    factor_key, _ = jax.random.split(KEY)
+    brightness, contrast, saturation = np.asarray(
+        jax.random.uniform(factor_key, (3,), minval=0.9, maxval=1.1)
+    )
+    luma = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
+    expected = brightness * image
+    mean = (expected @ luma).mean()
+    expected = mean + contrast * (expected - mean)
+    grey = (expected @ luma)[..., None]
+    expected = grey + saturation * (expected - grey)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_hue_turns_by_a_share_of_a_full_turn():
+    """A hue of .5 turns by up to a half, either way: cyan is seen for red, and never twice it."""
+    red = np.zeros((2, 2, 3), np.float32) + np.array([0.6, 0.4, 0.4], np.float32)
+    seen = np.stack([jittered(jax.random.key(i), red, 0.0, 0.5)[0, 0] for i in range(60)])
+    spread = np.ptp(seen, axis=0)
+    assert (spread > 0.15).all(), spread  # a turn in radians, 1/6 of this, changes less
+    near = np.stack([jittered(jax.random.key(i), red, 0.0, 0.02)[0, 0] for i in range(60)])
+    assert np.abs(near - red[0, 0]).max() < 0.04
+
+
+def test_the_area_of_a_part_is_uniform():
+    """Between .2 and 1 of the image: .6 in the mean, measured by how much a ramp is stretched."""
+    ramp = np.broadcast_to(np.arange(32, dtype=np.float32)[:, None, None], (32, 32, 3))
+    turned = ramp.swapaxes(0, 1)
+    shares, corners = [], []
+    for seed in range(300):
+        key = jax.random.key(seed)
+        rows, columns = (np.asarray(resized_crop(key, image, 0.2)) for image in (ramp, turned))
+        height, width = rows[20, 5, 0] - rows[10, 5, 0], columns[5, 20, 0] - columns[5, 10, 0]
+        shares.append(height * width / 100)
+        corners.append(rows[10, 5, 0] - height)
+    assert 0.55 < np.mean(shares) < 0.65 and 0.18 < np.min(shares) and np.max(shares) < 1.02
+    assert np.ptp(corners) > 8
+
+
 def test_colours_change_by_factors():
-    """Of a grey image only the brightness changes; an image keeps its mean in other contrast."""
+    """Of a grey image only the brightness changes."""
     image = np.full((SIZE, SIZE, 3), 0.4, np.float32)
     found = np.stack([jittered(jax.random.key(i), image, 0.5, 0.1) for i in range(40)])
     np.testing.assert_allclose(found, np.broadcast_to(found[:, :1, :1, :1], found.shape), atol=1e-5)
@@ -224,7 +267,15 @@ def test_a_blur_keeps_flat_images():
     point[100, 100] = 1
     spread = blurred(KEY, point)
     np.testing.assert_allclose(spread.sum((0, 1)), 1, rtol=1e-4)
-    assert 0.03 < spread.max() <= 1
+
+
+def test_a_blur_is_as_wide_as_the_image_is_large():
+    """The peak of a Gaussian of .1 to 2 pixels for every 224 of the image's."""
+    key, point = jax.random.key(0), np.zeros((448, 448, 3), np.float32)
+    point[200, 200] = 1
+    sigma = 2 * jax.random.uniform(key, (), minval=0.1, maxval=2.0)
+    assert sigma > 1
+    np.testing.assert_allclose(blurred(key, point).max(), 1 / (2 * np.pi * sigma**2), rtol=0.02)
 
 
 def test_distorted_views_differ_from_each_other_and_stay_in_range():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import planned, small_config, tiny_network
 
-from sskd_jax.engine.loop import Job, Session, check_finite, epoch_order, run_stage
+from sskd_jax.engine.loop import Job, Session, check_finite, epoch_order, headline, run_stage
 from sskd_jax.system.console import show
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Stopped, UserError
@@ -192,3 +192,8 @@ def test_the_first_step_in_which_something_was_not_finite_is_named():
     first = {name: jax.device_put(np.int32([step, step])) for name, step in steps.items()}
     with pytest.raises(UserError, match="student diverged: not finite in step 7: kd, loss. The"):
         check_finite(job(), first)
+
+
+def test_epochs_compare_by_the_first_score_or_else_by_the_loss():
+    assert headline({"test/top1": 0.5, "test/loss": 9.0}, {"train/loss": 2.0}) == 0.5
+    assert headline({}, {"train/loss": 2.0}) == -2.0

@@ -1,6 +1,7 @@
 """One step: on any number of devices, in dispatches cut anywhere, and what it updates."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from sskd_jax.engine.loop import variables as variables_of
 from sskd_jax.engine.step import initial_state, train_program
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.methods.common import supervised, unscored
-from sskd_jax.types import Array, Losses, Stage, UserError, follows, learns
+from sskd_jax.types import Array, Batch, Losses, Stage, UserError, follows, learns
 from sskd_jax.views import once
 
 ORDER = np.random.default_rng(0).permutation(48).reshape(3, 16).astype(np.int32)
@@ -94,6 +95,42 @@ def test_sums_are_named_and_weighted():
 def test_sums_begin_anew_with_an_epoch_of_two_steps():
     one, two, three = (sums["ce"] for sums in train(1, 0, 1, 2, 3)[1])
     assert two > 1.5 * one and three < 0.75 * two
+
+
+class Counted(NamedTuple):
+    """What a step makes of a loss that is not a number, and of the epoch as a figure."""
+
+    nonfinite: int
+    epochs: list[float]
+
+
+@pytest.fixture(scope="module")
+def counted() -> Counted:
+    def loss(nets: Any, batch: Batch) -> Losses:
+        logits = nets["student"](batch.see(once)).logits
+        figures = {"epoch": batch.epoch.astype(jnp.float32)}
+        return Losses({"ce": jnp.nan * logits.sum()}, figures)
+
+    stage = Stage(("ce",), {"student": learns("student")}, loss, unscored)
+    task, device = make_task(stage)._replace(steps_per_epoch=2), jax.devices()[:1]
+    frozen = Frozen(jax.random.PRNGKey(1), **images(), nets={})
+    task, found = sketched(task, frozen)
+    state, many = replicated((start_state(task, frozen), frozen), device)
+    program, epochs, first = train_program(task, device), [], None
+    for _ in range(4):
+        state, nonfinite = program(state, many, ORDER[:1, None].swapaxes(0, 1), 0, 1)
+        epochs.append(float(unreplicate(state.sums)["epoch"]))
+        first = first or int(unreplicate(nonfinite)["loss"])
+    return Counted(first, epochs)
+
+
+def test_the_first_step_that_is_not_finite_is_named(counted):
+    assert counted.nonfinite == 1
+
+
+def test_the_epoch_is_that_of_the_step(counted):
+    """Two steps of the epoch 0, then two of the epoch 1, as sums that begin anew."""
+    assert counted.epochs == [0.0, 0.0, 1.0, 2.0]
 
 
 def test_views_differ_from_step_to_step():

@@ -84,3 +84,25 @@ def test_one_seed_is_no_result():
     assert statistics.finding(scores, ABOVE).verdict == SEEN
     assert statistics.finding(scores, BY_MORE).verdict == NOT_RUN
     assert statistics.counted([SEEN, NOT_RUN, SEEN]) == {SEEN: 2, NOT_SEEN: 0, NOT_RUN: 1}
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [
+        ([51.4, 52.4, 53.4], NOT_SEEN),  # a lead of 1.7 standard errors
+        ([52.2, 53.2, 54.2], SEEN),  # of 2.7
+        ([50.0, 60.0, 70.0], NOT_SEEN),  # of 1.6, and some seeds are below
+    ],
+)
+def test_how_far_a_lead_must_go(ours, verdict):
+    scores = {("a", "x"): ours, ("a", "y"): [50.0, 51.0, 52.0]}
+    assert statistics.finding(scores, Claim("", "x", "y")).verdict == verdict
+
+
+@pytest.mark.parametrize(("lead", "verdict"), [(2.2, NOT_SEEN), (3.0, SEEN)])
+def test_how_much_larger_a_lead_must_be(lead, verdict):
+    """The standard error of the difference is 1.15."""
+    usual = [50.0, 51.0, 52.0]
+    scores = {(row, column): usual for row in "ab" for column in "xy"}
+    scores["a", "x"] = [lead + score for score in usual]
+    assert statistics.finding(scores, Claim("", "x", "y", "a", "b")).verdict == verdict

@@ -196,3 +196,29 @@ def test_ties_and_zeros():
         return step(student, teacher, begun).terms["crd"]
 
     check_at_ties(term, arrays(4, 5), arrays(4, 7, seed=1))
+
+
+def test_what_the_term_and_the_memory_are_made_of():
+    """Each image's own entry comes first, then its negatives; a momentum of its own."""
+    label = np.array([2, 0, 1, 0, 2, 2, 0, 1])
+    numbers = dict(width=6, negative_count=9, temperature=0.5, momentum=0.25, kd_temperature=4.0)
+    stage = crd(**numbers)["student"]
+    memory = stage.memory(jax.random.key(1), Facts(label, (2, 2, 3), 3))
+    student, teacher = arrays(4, 6), arrays(4, 6, seed=1)
+    nets = given_nets(
+        student=outputs(None, student),
+        teacher=outputs(None, teacher),
+        student_embed=lambda embed: embed,
+        teacher_embed=lambda embed: embed,
+    )
+    index, key = np.array([7, 3, 0, 5]), jax.random.key(2)
+    batch = given_batch(label[index], key=key, memory=memory)._replace(index=index)
+    found = stage.loss(nets, batch)
+    anchors = {"student": normalized(student), "teacher": normalized(teacher)}
+    negatives = draw_negatives(key, memory, label[index], 9)
+    scores = all_scores(anchors, memory, np.concatenate([index[:, None], negatives], 1), 0.5)
+    expected = contrastive_loss(scores, memory)
+    np.testing.assert_allclose(found.terms["crd"], expected, rtol=1e-5)
+    for name, anchor in anchors.items():
+        moved = normalized(0.25 * memory[name][index] + 0.75 * anchor)
+        np.testing.assert_allclose(found.memory[name][index], moved, rtol=1e-5)

@@ -33,3 +33,11 @@ def test_it_sees_logits_or_embeddings(rescale):
     stage.loss(nets, given_batch(LABEL))
     assert [x is student.embed for x in given] == ([False] if rescale else [True, False])
     assert given[-1] is student.logits
+
+
+def test_scores_are_those_of_the_new_classifier():
+    right = np.eye(4, dtype=np.float32)
+    nets = given_nets(student=outputs(np.roll(right, 1, 1)), classifier=right)
+    batch = given_batch(np.arange(4), counts=lambda: np.array([500, 100, 20, 5]))
+    stage = METHODS["decoupled"](rescale=True)["classifier"]
+    assert stage.scores(nets, batch)["top1"].all()

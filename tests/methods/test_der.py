@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden, assert_near
+from pairs import arrays, configured, given_batch, outputs
 
 from sskd_jax.losses import cross_entropy
-from sskd_jax.methods import METHODS
+from sskd_jax.methods import METHODS, stream
 from sskd_jax.methods.der import cross_entropy_of, kept_logits
-from sskd_jax.types import Array
+from sskd_jax.types import Array, Facts
 
 NUMBERS = {"task_classes": 2, "task_epochs": 1, "buffer_size": 16, "replay_size": 8}
 ALL = np.ones(16, bool)
@@ -62,3 +63,20 @@ def test_which_terms_there_are(keep_logits, replay_labels, terms):
     stage = METHODS["der"](**NUMBERS, **flags)["student"]
     assert stage.terms == terms
     assert (stage.memory is not None) == (len(terms) > 1)
+
+
+def test_logits_and_labels_are_compared_on_draws_of_their_own(monkeypatch):
+    keys, slots = [], stream.random_slots
+    monkeypatch.setattr(
+        stream, "random_slots", lambda key, *more: keys.append(key) or slots(key, *more)
+    )
+    stage = configured("der")["student"]
+    facts = Facts(np.zeros(4, np.int32), (2, 2, 3), 10)
+    batch = given_batch(np.zeros(4, np.int32), key=jax.random.key(0))
+    batch = batch._replace(
+        memory=stage.memory(jax.random.key(1), facts),
+        see=lambda view, image=batch.image: image,
+    )
+    stage.loss({"student": lambda pixels: outputs(arrays(len(pixels), 10))}, batch)
+    one, other = keys
+    assert (jax.random.key_data(one) != jax.random.key_data(other)).any()

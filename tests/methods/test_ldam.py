@@ -66,3 +66,17 @@ def test_gradients_are_finite_where_embeddings_are_zero():
     assert np.isfinite(jax.grad(loss)(embed)).all()
     cosine = module.apply(variables, 5 * arrays(6, 3), logits)
     assert cosine.shape == (6, 4) and np.abs(cosine).max() <= 1 + 1e-6
+
+
+def test_cosines_in_numpy():
+    embed, vectors = arrays(5, 3), 3 * arrays(4, 3, seed=1)
+    found = Cosines().apply({"params": {"kernel": vectors}}, embed, arrays(5, 4))
+    lengths = np.linalg.norm(embed, axis=1)[:, None] * np.linalg.norm(vectors, axis=1)
+    np.testing.assert_allclose(found, embed @ vectors.T / lengths, rtol=1e-4, atol=1e-6)
+
+
+def test_scores_are_those_of_the_cosines():
+    right = np.eye(4, dtype=np.float32)
+    nets = given_nets(student=outputs(np.roll(right, 1, 1)), cosines=right)
+    batch = given_batch(np.arange(4, dtype=np.int32), counts=lambda: COUNTS)
+    assert METHODS["ldam"](**NUMBERS)["student"].scores(nets, batch)["top1"].all()

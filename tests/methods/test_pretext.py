@@ -4,7 +4,7 @@ import pytest
 from pairs import arrays, given_batch, given_nets, outputs
 
 from configs.methods import METHODS as ENTRIES
-from sskd_jax.methods.pretext import ARRANGEMENTS, arranged, jigsaw, pretext
+from sskd_jax.methods.pretext import ARRANGEMENTS, arranged, jigsaw, pretext, rotation
 from sskd_jax.types import UserError
 from sskd_jax.views import repeated
 
@@ -73,3 +73,20 @@ def test_an_exemplar_is_the_image_itself_and_needs_a_class():
     more = batch._replace(counts=lambda: np.array([3, 6]))
     with pytest.raises(UserError, match="9 training images: give as many as method.exemplars"):
         head.loss(nets, more)
+
+
+def test_a_rotation_is_the_class_of_its_row():
+    batch = given_batch(np.zeros(2, int))._replace(see=lambda view: np.zeros((8, 1)))
+    assert rotation(batch)[1].tolist() == [0, 1, 2, 3] * 2
+
+
+def test_every_step_arranges_anew():
+    targets = [
+        jigsaw(
+            given_batch(np.zeros(8, int), key=jax.random.key(seed))._replace(
+                see=lambda view: np.zeros((32, 4, 4, 3), np.float32)
+            )
+        )[1].tolist()
+        for seed in (0, 1)
+    ]
+    assert targets[0] != targets[1]

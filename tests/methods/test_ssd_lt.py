@@ -374,3 +374,13 @@ def test_the_flag_decides_how_the_teacher_normalises():
     for method, moves in ((frozen, False), (trained, True)):
         assert method["student"].nets["teacher"].learns == moves
         assert method["scales"].nets["student"].learns == moves
+
+
+def test_which_classifier_is_scored():
+    """The network's own, which imitates the teacher; that of the labels stands beside it."""
+    right = np.eye(4, dtype=np.float32)
+    stage = configured("ssd_lt")["student"]
+    nets = given_nets(student=outputs(right), hard=np.roll(right, 1, 1))
+    batch = given_batch(np.arange(4), counts=lambda: np.array([500, 50, 5, 5]))
+    scores = stage.scores(nets, batch)
+    assert scores["top1"].all() and not scores["hard_top1"].any()

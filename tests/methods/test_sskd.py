@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import assert_near
-from pairs import given_batch, given_losses, given_nets
+from pairs import arrays, given_batch, given_losses, given_nets
 
 from sskd_jax.methods import sskd
 from sskd_jax.methods.common import TEACHER as TEACHER_STAGE
@@ -379,3 +379,18 @@ def test_the_stages_score_the_head_that_learns(stage, embed):
     assert list(scores) == list(expected)
     for name, score in expected.items():
         np.testing.assert_array_equal(scores[name], score)
+
+
+def test_each_term_has_its_own_temperature():
+    logits = arrays(8, 5), arrays(8, 5, seed=1)
+    found = {
+        temperatures: sskd.prediction_terms(
+            *logits,
+            np.array([0, 1]),
+            **dict(zip(("kd_temperature", "tf_temperature"), temperatures, strict=True)),
+        )
+        for temperatures in ((4.0, 2.0), (4.0, 3.0), (3.0, 2.0))
+    }
+    usual, other_tf, other_kd = found.values()
+    assert usual["kd"] == other_tf["kd"] and usual["tf"] != other_tf["tf"]
+    assert usual["kd"] != other_kd["kd"] and usual["tf"] == other_kd["tf"]

@@ -119,3 +119,16 @@ def test_scores_by_task(shared):
             score, rows = found[f"{name}_{task}"]
             np.testing.assert_array_equal(rows, label // 2 == task)
             np.testing.assert_array_equal(score, found[whole])
+
+
+def test_every_image_is_stored_with_the_same_probability():
+    """Of two images that come by, a buffer of one holds the first in half of all cases."""
+
+    def stored(key: jax.Array) -> jax.Array:
+        buffer = stream.empty_buffer(Facts(None, (1, 1, 3), 2), 1)
+        batch = given_batch(jnp.arange(2, dtype=jnp.int32))
+        batch = batch._replace(image=jnp.zeros((2, 1, 1, 3), jnp.uint8))
+        return stream.reservoir(key, buffer, jnp.zeros((2, 2)), batch)["label"][0]
+
+    second = jax.vmap(stored)(jax.random.split(jax.random.key(0), 2000)).mean()
+    assert 0.45 < second < 0.55
