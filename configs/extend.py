@@ -28,6 +28,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     stages = {name: part for name, part in config.items() if is_stage(part)}
     if chosen not in stages:
         raise UserError(f"the run in {args['run']} has no {chosen}: it has {', '.join(stages)}")
+    if any("task_epochs" in setting.get("method", {}) for setting in settings_of(config)):
+        raise UserError(f"{args['run']} is a stream of tasks, which can't be extended")
     if chosen != "teacher":
         for section in stages.values():
             section |= {"checkpoint": section.get("checkpoint") or args["run"], "start_from": ""}
@@ -35,6 +37,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if args["epochs"]:
         config[chosen]["epochs"] = common.whole(args["epochs"], "epochs")
     return ConfigDict(config | {"until": chosen, "time_limit": common.RUN["time_limit"]})
+
+
+def settings_of(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The settings of all methods of a run, or of its only one."""
+    if "methods" not in config:
+        return [config]
+    return [config["settings"][name] for name in config["methods"]]
 
 
 def stored(workdir: str) -> dict[str, Any]:

@@ -142,6 +142,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     print(table(found))
     draw(found, workdir / "forgetting.png")
+    print(f"picture  {workdir / 'forgetting.png'}")
     return 0
 
 

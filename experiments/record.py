@@ -371,9 +371,12 @@ def main(argv: Sequence[str] | None = None, results: pathlib.Path = RESULTS) -> 
         prog="python -m experiments.record", description=__doc__.splitlines()[0]
     )
     parser.add_argument("workdir", nargs="+", type=pathlib.Path, help="of a finished run")
+    parser.add_argument("--results", type=pathlib.Path, default=results, help="where it is kept")
+    args = parser.parse_args(argv)
+    results = args.results
     protocol.leave_accelerators()
     try:
-        for folder, workdir in places(parser.parse_args(argv).workdir, results).items():
+        for folder, workdir in places(args.workdir, results).items():
             keep(workdir, folder)
             console.print(f"kept     {folder}")
         write_index(results)

@@ -274,20 +274,18 @@ def readme_grid(name: str, known: Mapping[str, Mapping[int, Network]]) -> Grid:
     return Grid(("networks", "method", "last epoch (n)", "best epoch (n)", "budget"), rows)
 
 
-def write(results: pathlib.Path = record.RESULTS, readme_file: pathlib.Path = README) -> None:
-    """Writes all pages."""
-    for path, content in contents(results, readme_file).items():
-        path.write_text(content, encoding="utf-8")
-
-
-def contents(results: pathlib.Path, readme_file: pathlib.Path) -> dict[pathlib.Path, str]:
+def contents(
+    results: pathlib.Path, readme_file: pathlib.Path | None = None
+) -> dict[pathlib.Path, str]:
     """What every page should hold."""
     parts = parts_of(results)
-    return {
+    pages = {
         results / MARKDOWN: page.markdown(parts),
         results / HTML: page.page(TITLE, parts),
-        readme_file: readme(readme_file.read_text(encoding="utf-8"), results),
     }
+    if readme_file:
+        pages[readme_file] = readme(readme_file.read_text(encoding="utf-8"), results)
+    return pages
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -295,13 +293,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report", description=__doc__.splitlines()[0]
     )
-    parser.parse_args(argv)
+    parser.add_argument(
+        "--results", type=pathlib.Path, help="folder of other records, where their pages go"
+    )
+    results = parser.parse_args(argv).results
     protocol.leave_accelerators()
     try:
-        write()
+        pages = contents(results) if results else contents(record.RESULTS, README)
+        for path, content in pages.items():
+            path.write_text(content, encoding="utf-8")
     except (UserError, OSError) as error:
         fail(str(error))
-    console.print(f"pages    {record.RESULTS / MARKDOWN}, {record.RESULTS / HTML}, {README}")
+    console.print(f"pages    {', '.join(map(str, pages))}")
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ def compare(workdir: epath.Path) -> dict[str, Any]:
     """What is found of every student of a finished run and of its teacher, by stage."""
     config = read_json(workdir / "config.json")
     told = config["data"]
+    if "size" in told:
+        raise UserError(f"{workdir} was trained on streamed images, which are not compared here")
     data = sources.load(told["name"], told["data_dir"] or None)
     optics = Optics(flip=False, pad=0, mean=tuple(told["mean"]), std=tuple(told["std"]))
     plain = normalise(data.test.image, optics)
@@ -161,13 +163,13 @@ def compare(workdir: epath.Path) -> dict[str, Any]:
             ours = ask("student", nets["student"], plain)
             found[stage] = measures(ours, theirs)
             found[stage]["tsne"] = neighbourhood(ours.embed, data.test.label)
-            if "head" in nets:
+            _, setting, _ = protocol.recipe(config, stage)
+            if "ss_ratio" in setting["method"]:  # SSKD's head, and no other
                 head = stage_variables(workdir, config, stage.replace("student", "head"))["head"]
                 pair = [
                     ask(kind, variables, turned).embed
                     for kind, variables in (("student", nets["student"]), ("teacher", teacher))
                 ]
-                _, setting, _ = protocol.recipe(config, stage)
                 ratio = setting["method"]["ss_ratio"]
                 found[stage]["rotations"] = rotations(*pair, (nets["head"], head), ratio)
     return found

@@ -314,7 +314,8 @@ def parameters(job: Job, *nets: str) -> int:
 def described(job: Job) -> Row:
     """What is told of a job before it starts."""
     learned = [name for name, net in job.task.stage.nets.items() if net.learns]
-    work = f"{job.epochs} epochs, {job.total_steps} steps of {job.batch_size}"
+    epochs = "1 epoch" if job.epochs == 1 else f"{job.epochs} epochs"
+    work = f"{epochs}, {job.total_steps} steps of {job.batch_size}"
     if job.start_from:
         work += f", from {job.start_from}"
     return {

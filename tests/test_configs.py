@@ -288,11 +288,14 @@ def test_what_cannot_be_extended_is_one_line(tmp_path):
     (tmp_path / "several/seed-0").mkdir(parents=True)
     for place in (tmp_path, tmp_path / "several/seed-0"):
         (place / "config.json").write_text(json.dumps(scratch.to_dict()))
+    (tmp_path / "stream").mkdir()
+    (tmp_path / "stream/config.json").write_text(json.dumps(continual.get_config().to_dict()))
     for argument, message in [
         (None, "say which run to extend: --config=configs/extend.py:run=WORKDIR"),
         ("run=/nowhere", "/nowhere is no workdir of a run: it has no config.json"),
         (f"run={tmp_path}/several", f"it holds some, such as run={tmp_path}/several/seed-0"),
         (f"run={tmp_path},stage=head", "unknown stage to extend 'head': choose from student"),
+        (f"run={tmp_path}/stream", "stream is a stream of tasks, which can't be extended"),
         (f"run={tmp_path},stage=teacher", "has no teacher: it has "),
         (f"run={tmp_path},epochs=many", "config argument epochs=many: give a whole number"),
     ]:

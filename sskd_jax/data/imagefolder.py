@@ -121,14 +121,35 @@ def held_out_folder(source: pathlib.Path) -> pathlib.Path:
 
 
 def images(folder: pathlib.Path) -> Files:
-    """The image files FOLDER/CLASS/IMAGE, sorted; a `UserError` where there are none."""
-    found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
+    """The image files FOLDER/CLASS/IMAGE, sorted; a `UserError` where there are none.
+
+    Images that lie elsewhere, and classes without any, are named on stderr.
+    """
+    found = sorted(filter(named_image, folder.glob("*/*")))
     if not found:
         raise UserError(
             f"{shown(folder)} has no CLASS/IMAGE: images ({', '.join(SUFFIXES)}) must lie in a "
             "folder per class"
         )
+    for line in passed_by(folder, found):
+        print(f"left out  {line}", file=sys.stderr)
     return found
+
+
+def named_image(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def passed_by(folder: pathlib.Path, found: Files) -> Iterator[str]:
+    """What of a folder is neither an image of a class, among `found`, nor a class: a line each."""
+    for pattern, where in (("*", "in no class"), ("*/*/*", "deeper than CLASS/IMAGE")):
+        places = (path.parent for path in folder.glob(pattern) if named_image(path))
+        for place, count in sorted(collections.Counter(places).items()):
+            yield f"{shown(place)}: images that lie {where} ({count})"
+    classes = set(map(class_folder, found))
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path not in classes:
+            yield f"{shown(path)}: a class without images"
 
 
 def listed(file: pathlib.Path, source: pathlib.Path) -> Files:

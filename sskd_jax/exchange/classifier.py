@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sskd_jax.data.image_file import FORMATS, Unreadable, contents, eight_bits
 from sskd_jax.exchange import export, torch_bridge
@@ -160,6 +160,8 @@ def read_image(path: pathlib.Path, size: int, resize: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(contents(path)), formats=FORMATS) as image:
             image = eight_bits(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is no image of a known format") from error
     except (OSError, ValueError, SyntaxError, Unreadable) as error:
         raise UserError(f"{path} is no image that can be read: {error}") from error
     shorter = min(image.size)

@@ -201,7 +201,7 @@ def plot_stage(
             above.axhline(paper, linestyle="--", linewidth=1, color=line.get_color(), label=label)
     plot_mean(below, name, epochs, "train/loss")
     below.set(xlabel="epoch", ylabel="train/loss", yscale="log")
-    below.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    below.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
     below.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     below.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     below.yaxis.set_minor_formatter(ticker.NullFormatter())
@@ -216,7 +216,8 @@ def plot_mean(
     """
     values = [[scale * row[figure] for row in rows] for rows in epochs.values()]
     means = list(map(statistics.mean, values))
-    (line,) = axes.plot(list(epochs), means, label=name)
+    marker = "." if len(means) == 1 else None  # of which a line would not be seen
+    (line,) = axes.plot(list(epochs), means, marker=marker, label=name)
     if max(map(len, values)) > 1:
         low, high = (list(map(end, values)) for end in (min, max))
         axes.fill_between(list(epochs), low, high, color=line.get_color(), alpha=0.2, linewidth=0)

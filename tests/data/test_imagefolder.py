@@ -200,3 +200,19 @@ def test_a_name_that_cannot_be_is_refused(name, message, tmp_path, capsys):
         main(["imagefolder", f"--source={source}", f"--name={name}", f"--data_dir={tmp_path}"]) == 2
     )
     assert message in capsys.readouterr().err
+
+
+def test_what_lies_elsewhere_is_told(tmp_path, capsys):
+    source = folder(tmp_path / "source") / "train"
+    rose = source / "rose/rose0.jpg"
+    (source / "rose/sub").mkdir()
+    (source / "empty").mkdir()
+    for place in ("rose/sub/a.jpg", "rose/sub/b.PNG", "lost.jpg", "rose/notes.txt"):
+        (source / place).write_bytes(rose.read_bytes())
+    found = read(source, share=0.25)
+    assert found.classes == list(CLASSES) and sum(map(len, found.files.values())) == 24
+    assert capsys.readouterr().err.splitlines() == [
+        f"left out  {source}: images that lie in no class (1)",
+        f"left out  {source}/rose/sub: images that lie deeper than CLASS/IMAGE (2)",
+        f"left out  {source}/empty: a class without images",
+    ]

@@ -89,7 +89,7 @@ def test_other_arrays_are_refused(images, workdir):
 
 def test_what_is_no_image_is_told(workdir, tmp_path):
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(UserError, match="text.png is no image that can be read"):
+    with pytest.raises(UserError, match="text.png is no image of a known format"):
         sskd_jax.load(workdir).predict(tmp_path / "text.png")
 
 
