@@ -334,7 +334,11 @@ def load(
     train, test = (
         open_stream(builder, split, label.num_classes, framing) for split in ("train", test_split)
     )
-    if not begins_with_jpeg(train.records):
+    try:
+        fits = begins_with_jpeg(train.records)
+    except Exception as error:  # of array_record, protobuf or TensorFlow
+        raise prepared.damaged(builder, prepared.first_line(error)) from error
+    if not fits:
         raise unfit
     return train, test, label.num_classes, tuple(label.names)
 

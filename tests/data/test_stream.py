@@ -63,6 +63,14 @@ def test_a_format_that_is_not_named_is_looked_up(flowers, tmp_path):
     assert open_flowers(copy).train.size == 24
 
 
+def test_a_first_image_that_cannot_be_read_is_told(flowers, monkeypatch):
+    monkeypatch.setattr(jpeg, "parse", lambda record: 1 / 0)
+    with pytest.raises(
+        UserError, match=r"is not whole \(division by zero\): delete it, then type:"
+    ):
+        open_flowers(flowers)
+
+
 def test_test_images_are_all_there_cut_at_the_centre(flowers):
     data = open_flowers(flowers)
     index = np.arange(9, dtype=np.int32).reshape(1, 3, 3)
