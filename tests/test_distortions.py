@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from sskd_jax import distortions
 from sskd_jax.distortions import GREY, OPERATIONS, cut_out, distort
 
 IMAGE = 40 + np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8) // 2
@@ -70,3 +71,10 @@ def test_images_are_distorted_each_in_its_own_way():
     assert 0.07 < is_grey.mean() < 0.12 and is_grey.mean((1, 2)).max() < 0.33
     # The places of the squares are everywhere alike, but fewer at the edges.
     assert (is_grey.any(0)).all()
+
+
+def test_two_operations_follow_each_other(monkeypatch):
+    monkeypatch.setattr(distortions, "OPERATIONS", (lambda image, strength: 2 * image + 1,))
+    monkeypatch.setattr(distortions, "cut_out", lambda image, centre, side: image)
+    found = distortions.distort(jax.random.key(0), np.full((4, 4, 3), 5, np.uint8))
+    np.testing.assert_array_equal(found, np.full((4, 4, 3), 23))

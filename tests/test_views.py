@@ -10,6 +10,7 @@ import pytest
 
 from sskd_jax import views
 from sskd_jax.axis import AXIS
+from sskd_jax.distortions import distort
 from sskd_jax.engine.task import viewer
 from sskd_jax.views import (
     Optics,
@@ -26,6 +27,7 @@ from sskd_jax.views import (
     repeated,
     resized_crop,
     rotated,
+    strong,
     transformed,
     turned_hue,
     turns,
@@ -364,3 +366,48 @@ def test_shares_are_looked_at_by_their_places_in_the_whole():
     on_four = jax.jit(jax.vmap(program, axis_name=AXIS, out_axes=1))
     found = on_four(image.reshape(4, 2, SIZE, SIZE, 3)).reshape(2, 8, SIZE, SIZE, 3)
     np.testing.assert_allclose(found, jax.jit(program)(image), atol=1e-6)
+
+
+@pytest.fixture
+def additions(monkeypatch):
+    """Colours, grey and blur as numbers that are added; parts are whole images."""
+
+    def adding(amount: int):
+        return lambda *given: next(one for one in given if np.ndim(one) == 3) + amount
+
+    for name, amount in (("jittered", 1), ("grey", 2), ("blurred", 4)):
+        monkeypatch.setattr(views, name, adding(amount))
+    monkeypatch.setattr(views, "resized_crop", lambda key, image, least: image)
+
+
+def added(view, flip: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(what was added, whether it is flipped), each [600, V], of an image that is bright left."""
+    optics = Optics(flip, 0, (0.0,) * 3, (1.0,) * 3)
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    image[:, 0] = 128
+    random = jax.random.split(jax.random.key(0), 600)
+    corner = np.asarray(jax.vmap(lambda key: view(optics, key, image))(random))[:, :, 0, 0, 0]
+    whole = np.floor(corner)
+    return whole.astype(int), corner - whole < 0.25
+
+
+def test_how_often_a_view_is_distorted(additions):
+    """In other colours with probability .8, in grey with .2, blurred and flipped with .5."""
+    amount, flipped = added(distorted, flip=True)
+    shares = [(amount & bit > 0).mean() for bit in (1, 2, 4)]
+    np.testing.assert_allclose([*shares, flipped.mean()], [0.8, 0.2, 0.5, 0.5], atol=0.07)
+    assert not added(distorted, flip=False)[1].any()
+
+
+def test_exemplars_have_other_colours_and_half_of_them_are_flipped(additions):
+    amount, flipped = added(exemplar, flip=True)
+    assert (amount == [0, 1, 1, 1]).all()
+    np.testing.assert_allclose(flipped.mean(0), 0.5, atol=0.07)
+    assert not added(exemplar, flip=False)[1].any()
+
+
+def test_the_strong_view_is_the_image_distorted():
+    image = images(1)[0]
+    plain = OPTICS._replace(flip=False, pad=0)
+    expected = normalise(distort(jax.random.split(KEY)[1], image)[None], plain)
+    np.testing.assert_array_equal(strong(plain, KEY, image), expected)
