@@ -299,6 +299,7 @@ TABLES = {
             *(quarter(SMALL, method) for method in FAMILY),
             quarter(SMALL, "kd, temperature 8", "kd", method__temperature=8.0),
         ),
+        claims=(Claim("HSAKD is above SSKD", "hsakd", "sskd"),),
     ),
 }
 
