@@ -25,8 +25,10 @@ ARGUMENTS = {
     "dataset": "cifar100",
 }
 
-CIFAR100_COLOURS = {"mean": (0.5071, 0.4866, 0.4409), "std": (0.2675, 0.2565, 0.2761)}
-CIFAR10_COLOURS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2615)}
+COLOURS = {  # by dataset; CIFAR-100's for any other
+    "cifar100": {"mean": (0.5071, 0.4866, 0.4409), "std": (0.2675, 0.2565, 0.2761)},
+    "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2615)},
+}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -46,7 +48,7 @@ def build(args: dict[str, str]) -> ConfigDict:
         "validation": 0.0,  # share of the training images to choose the best epoch on
         "flip": True,
         "pad": 4,
-        **(CIFAR10_COLOURS if args["dataset"] == "cifar10" else CIFAR100_COLOURS),
+        **COLOURS.get(args["dataset"], COLOURS["cifar100"]),
     }
     # Its checkpoint may be a .pth, too.
     config.teacher = {"model": teacher, **common.OWN_PIXELS, **schedule(teacher)}

@@ -33,8 +33,7 @@ CIFAR_WEIGHTS = {200: (0.1, 0.5), 500: (0.2, 0.5), 5120: (0.1, 1.0)}
 TINY_WEIGHTS = {200: (0.1, 1.0), 500: (0.1, 0.5), 5120: (0.1, 0.5)}
 # `distil` where no labels are replayed, whatever the buffer; for CIFAR-100 it is CIFAR-10's.
 DISTIL_ALONE = {"cifar10": 0.3, "cifar100": 0.3, "tiny_imagenet": 0.1}
-COLOURS = {
-    "cifar10": cifar.CIFAR10_COLOURS,
+COLOURS = {  # where they are not those of the other configs
     "cifar100": {"mean": (0.5071, 0.4866, 0.4409), "std": (0.2009, 0.1984, 0.2023)},
     "tiny_imagenet": {"mean": (0.4802, 0.4480, 0.3975), "std": (0.2770, 0.2691, 0.2821)},
 }
@@ -72,7 +71,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.update(common.RUN)
     source = imagenet if dataset == "tiny_imagenet" else cifar
     config.data = source.get_config(f"dataset={dataset}").data
-    config.data.update(COLOURS[dataset] | (TINY if source is imagenet else {}))
+    config.data.update(COLOURS.get(dataset, {}) | (TINY if source is imagenet else {}))
     tasks = -(-classes // stream["task_classes"])
     schedule = common.sgd(
         epochs=tasks * stream["task_epochs"],

@@ -85,9 +85,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config[name] = network(epochs, source) if name == "features" else schedule | changes
     for name in ("student", *own):
         config[name].images = {"share": 1.0, "noise": 0.0, "imbalance": float(imbalance)}
-    if "ldam" in settings:  # LDAM-DRW re-weights the last fifth of its epochs, however many
-        deferred = config.student.get_ref("epochs") * 4 // 5
-        config.settings.ldam.method.deferred_epochs = deferred
+    for setting in config.settings.values():
+        if "deferred_epochs" in setting.method:  # the last fifth of the epochs, however many
+            setting.method.deferred_epochs = config.student.get_ref("epochs") * 4 // 5
     return config
 
 

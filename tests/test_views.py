@@ -211,7 +211,7 @@ def test_colours_change_in_numpy():
 
 
 def test_the_hue_turns_by_a_share_of_a_full_turn():
-    """A hue of .5 turns by up to a half, either way: cyan is seen for red, and never twice it."""
+    """With .5, by up to half a turn to either side, so a reddish grey may have any hue."""
     red = np.zeros((2, 2, 3), np.float32) + np.array([0.6, 0.4, 0.4], np.float32)
     random = jax.random.split(KEY, 60)
     seen, near = (
