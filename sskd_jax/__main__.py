@@ -3,33 +3,25 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import sskd_jax
 from sskd_jax.system import early
 
-
-class Command(NamedTuple):
-    """A command: the function that takes its arguments, as "module:name", and what it is for."""
-
-    function: str
-    text: str
-
-
-COMMANDS = {
-    "train": Command("sskd_jax.commands.train:run", "trains what a config asks for, or goes on"),
-    "report": Command("sskd_jax.commands.report:run", "shows the results of a workdir again"),
-    "evaluate": Command("sskd_jax.commands.evaluate:run", "measures a trained network"),
-    "predict": Command("sskd_jax.commands.predict:run", "says what a network sees in images"),
-    "export": Command("sskd_jax.exchange.export:main", "takes a network out of its workdir"),
-    "prepare": Command("sskd_jax.data.prepare:main", "makes a dataset of files"),
-    "list": Command("sskd_jax.commands.listing:run", "lists methods, networks, datasets or keys"),
+COMMANDS = {  # the modules of `commands`, each with a function `run` that takes its arguments
+    "train": "trains what a config asks for, or goes on",
+    "report": "shows the results of a workdir again",
+    "evaluate": "measures a trained network",
+    "predict": "says what a network sees in images",
+    "export": "takes a network out of its workdir",
+    "prepare": "makes a dataset of files",
+    "list": "lists methods, networks, datasets or keys",
 }
 
 
 def usage() -> str:
     """The help: every command with what it is for."""
-    lines = [f"  {name:<10}{command.text}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
             "usage: python -m sskd_jax COMMAND ...",
@@ -53,15 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(sskd_jax.__version__)
         return 0
     from sskd_jax.system.console import complain
-    from sskd_jax.types import UserError, choose
+    from sskd_jax.types import Stopped, UserError, choose
 
     try:
-        module, _, name = choose(COMMANDS, arguments[0], "command").function.partition(":")
-        function = getattr(importlib.import_module(module), name)
-        return function(arguments[1:]) or 0
+        choose(COMMANDS, arguments[0], "command")
+        importlib.import_module(f"sskd_jax.commands.{arguments[0]}").run(arguments[1:])
     except (UserError, OSError) as error:
         complain(f"error: {error}")
         return 2
+    except Stopped as stop:
+        complain(f"stopped: {stop}")
+        return early.GO_ON
+    return 0
 
 
 def console_script() -> NoReturn:

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from sskd_jax.data.prepare import main
+from sskd_jax.__main__ import main
 
 FRAMING = dict(size=16, resize=20, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
 CLASSES = ("daisy", "rose", "tulip")
@@ -47,6 +47,7 @@ def dataset(root: pathlib.Path, file_format: str = "array_record", **counts: int
     assert (
         main(
             [
+                "prepare",
                 "imagefolder",
                 f"--source={source}",
                 "--name=flowers",

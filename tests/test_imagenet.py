@@ -12,8 +12,8 @@ from tiny import STREAMS, tiny_network
 
 from configs import imagenet, methods
 from sskd_jax import plan, train
+from sskd_jax.__main__ import main
 from sskd_jax.data import records, sources
-from sskd_jax.data.prepare import main as prepare
 from sskd_jax.settings import check
 from sskd_jax.system import interruption
 from sskd_jax.types import Stopped
@@ -135,8 +135,8 @@ def samples(shared, tmp_path_factory):
     """The real images as imagenet2012, a fifth of them to test on."""
     root = tmp_path_factory.mktemp("samples")
     imagenet_samples(shared, root / "source")
-    typed = ["imagefolder", f"--source={root / 'source'}", "--name=imagenet2012"]
-    assert prepare([*typed, f"--data_dir={root}"]) == 0
+    typed = ["prepare", "imagefolder", f"--source={root / 'source'}", "--name=imagenet2012"]
+    assert main([*typed, f"--data_dir={root}"]) == 0
     return root
 
 

@@ -459,10 +459,7 @@ def folder(tmp_path_factory) -> Path:
 
 def damaged_datasets(folder: Path) -> None:
     """A tiny CIFAR-100 as tfds keeps it, of which a file is missing, cut short or no JSON."""
-    assert (
-        prepare.main(["cifar100", f"--source={cifar100(folder)}", f"--data_dir={folder / 'part'}"])
-        == 0
-    )
+    prepare.prepare_cifar("cifar100", cifar100(folder), str(folder / "part"))
     shutil.copytree(dataset(folder / "flowers"), folder / "shorn")
     next(folder.glob("shorn/**/flowers-train*")).unlink()
     for name in ("shard", "info", "cifar"):

@@ -1,39 +1,19 @@
-r"""Writes a tfds dataset from files that are there: CIFAR's official ones, or a folder of images.
+"""Writes a tfds dataset from files that are there: CIFAR's official ones, or a folder of images."""
 
-  python -m sskd_jax.data.prepare cifar100 --source=cifar-100-python --data_dir=DIR
-  python -m sskd_jax.data.prepare imagefolder --source=FOLDER --name=flowers --data_dir=DIR
-  python -m sskd_jax.data.prepare imagefolder --source=ILSVRC2012 --name=imagenet2012 --data_dir=DIR
-  python -m sskd_jax.data.prepare imagefolder --source=ILSVRC2012 --name=imagenet_lt \
-      --train_list=ImageNet_LT_train.txt --data_dir=DIR
-
-A dataset that tfds's catalogue has becomes what tfds itself prepares where it can download.
-FOLDER holds train/CLASS/IMAGE and val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes are
-named n01440764 and so on.
-"""
-
-import argparse
 import pathlib
 import re
 import shlex
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sskd_jax.system import early
-
-if __name__ == "__main__":  # before the imports that take seconds
-    early.catch_signals(early.ANEW)
-
-from absl import logging
 from etils import epath
 from tqdm import tqdm
 
 from sskd_jax.data import cifar, imagefolder, official, prepared
-from sskd_jax.system.interruption import Interruption
 from sskd_jax.system.quiet import import_tensorflow, quiet
-from sskd_jax.types import Stopped, UserError
+from sskd_jax.types import UserError
 
 Examples = Iterable[tuple[Any, dict[str, Any]]]  # (key, example), as tfds's builders yield them
 FORMATS = ("array_record", "tfrecord")
@@ -217,74 +197,3 @@ def how_to_train(builder: Any, config: str) -> str:
     return (
         f"train with: python -m sskd_jax.main --config={config} --config.data.data_dir={data_dir}"
     )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prepares what the command line asks for.
-
-    Returns:
-      The exit code: 0, or with a line on stderr 2 after a mistake, and 75 after a signal.
-    """
-    args = argument_parser().parse_args(argv)
-    source = pathlib.Path(args.source).expanduser()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with Interruption() as interruption:
-            if args.kind in official.LAYOUTS:
-                line = prepare_cifar(args.kind, source, args.data_dir)
-            else:
-                line = prepare_folder(
-                    args.name,
-                    source,
-                    args.data_dir,
-                    args.held_out,
-                    args.file_format,
-                    args.train_list,
-                )
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped:
-        text = f"{interruption.reason}: nothing was written; {early.ANEW}"
-        print(f"stopped: {text}", file=sys.stderr)
-        return early.GO_ON
-    print(line)
-    return 0
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m sskd_jax.data.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("kind", choices=(*sorted(official.LAYOUTS), "imagefolder"))
-    parser.add_argument(
-        "--source", required=True, help="the official folder or its .tar.gz; the folder of images"
-    )
-    parser.add_argument(
-        "--data_dir",
-        help="where tfds datasets live (default: TFDS_DATA_DIR or ~/tensorflow_datasets)",
-    )
-    parser.add_argument(
-        "--name", default="imagefolder", help="of the dataset that a folder becomes"
-    )
-    parser.add_argument(
-        "--held_out", type=float, default=0.1, help="share to test on, of a folder without val/"
-    )
-    parser.add_argument(
-        "--train_list",
-        type=pathlib.Path,
-        help="a file that names the training images, such as ImageNet_LT_train.txt",
-    )
-    parser.add_argument(
-        "--file_format",
-        choices=FORMATS,
-        default=FORMATS[0],
-        help="of a folder's dataset; tfrecord where it will lie in a bucket",
-    )
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -141,7 +141,7 @@ def command(name: str, data_dir: Any) -> str:
     """The command line that prepares a dataset from files which the user has."""
     source = OFFICIAL_FOLDER.get(name)
     what = f"{name} --source={source}" if source else f"imagefolder --name={name} --source=FOLDER"
-    return f"python -m sskd_jax.data.prepare {what} --data_dir={shlex.quote(str(data_dir))}"
+    return f"python -m sskd_jax prepare {what} --data_dir={shlex.quote(str(data_dir))}"
 
 
 def first_line(error: Exception) -> str:

@@ -4,19 +4,12 @@ A JSON file beside it says what the network expects and what accuracy it reached
 model card, as the Hugging Face hub shows it.
 """
 
-import argparse
 import contextlib
 import io
 import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
-
-from sskd_jax.system import early
-
-if __name__ == "__main__":  # before the imports that take seconds
-    early.catch_signals(early.ANEW)
 
 import jax
 import jax.numpy as jnp
@@ -300,30 +293,3 @@ def file_to_write(out: str | None, workdir: epath.Path, name: str) -> epath.Path
             "another --out, or delete it"
         )
     return path
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exports what the command line asks for.
-
-    Returns:
-      The exit code: 0, or 2 after a mistake, whose one line is on stderr.
-    """
-    parser = argparse.ArgumentParser(prog="python -m sskd_jax.exchange.export", description=__doc__)
-    parser.add_argument("--workdir", required=True, help="of the run that trained it")
-    parser.add_argument("--format", choices=FORMATS, default="pth", help="default: pth")
-    parser.add_argument(
-        "--stage", help="such as sskd/student or teacher; default: the only student"
-    )
-    parser.add_argument("--best", action="store_true", help="the best epoch, not the last one")
-    parser.add_argument("--out", help="the file, or a folder for it; default: the workdir")
-    args = parser.parse_args(argv)
-    try:
-        print(export_network(args.workdir, args.format, args.stage, args.out, args.best))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,11 +20,11 @@ from pictures import folder, picture
 from PIL import EpsImagePlugin, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from sskd_jax.__main__ import main
 from sskd_jax.data import image_file, official, prepared
 from sskd_jax.data.cached import cached
 from sskd_jax.data.image_file import Unreadable, jpeg
 from sskd_jax.data.imagefolder import readable
-from sskd_jax.data.prepare import main
 from sskd_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -33,7 +33,14 @@ Change = Callable[[bytes], bytes]
 
 def prepare(source: pathlib.Path, data_dir: pathlib.Path, *more: str) -> int:
     return main(
-        ["imagefolder", f"--source={source}", "--name=odd", f"--data_dir={data_dir}", *more]
+        [
+            "prepare",
+            "imagefolder",
+            f"--source={source}",
+            "--name=odd",
+            f"--data_dir={data_dir}",
+            *more,
+        ]
     )
 
 

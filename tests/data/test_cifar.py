@@ -13,7 +13,8 @@ import official_files
 import pytest
 import tensorflow_datasets as tfds
 
-from sskd_jax.data import cifar, official, prepare, sources
+from sskd_jax.__main__ import main
+from sskd_jax.data import cifar, official, sources
 from sskd_jax.types import UserError
 
 COUNTS = {"train": 24, "test": 10}
@@ -165,9 +166,7 @@ def test_incomplete_dataset_is_named_in_one_line(data_dir, pattern, spoil, reaso
         sources.load("cifar100", str(data_dir))
     assert "\n" not in str(error.value) and reason in str(error.value)
     assert f"{VERSION} is not whole (" in str(error.value)
-    command = (
-        f"python -m sskd_jax.data.prepare cifar100 --source=cifar-100-python --data_dir={data_dir}"
-    )
+    command = f"python -m sskd_jax prepare cifar100 --source=cifar-100-python --data_dir={data_dir}"
     assert str(error.value).endswith(f"delete it, then type: {command}")
 
 
@@ -183,7 +182,7 @@ def test_unreadable_description_is_named_in_one_line(data_dir):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_official_files_are_read_as_they_are(name, packed, tmp_path, monkeypatch):
     folder = getattr(official_files, name)(tmp_path)
-    prepare.main([name, f"--source={folder}", f"--data_dir={tmp_path / 'prepared'}"])
+    main(["prepare", name, f"--source={folder}", f"--data_dir={tmp_path / 'prepared'}"])
     expected = sources.load(name, str(tmp_path / "prepared"))
     if packed:
         official_files.archive(folder).rename(tmp_path / official.LAYOUTS[name].archive)

@@ -9,9 +9,9 @@ import tensorflow_datasets as tfds
 from pictures import CLASSES, dataset, folder, imagenet_samples, picture
 from PIL import Image
 
+from sskd_jax.__main__ import main
 from sskd_jax.data import prepared
 from sskd_jax.data.imagefolder import read
-from sskd_jax.data.prepare import main
 from sskd_jax.types import UserError
 
 
@@ -41,6 +41,7 @@ def test_every_image_is_there_byte_by_byte_with_its_class_and_name(flowers):
 
 def test_a_second_run_changes_nothing_and_says_how_to_train(flowers, capsys):
     arguments = [
+        "prepare",
         "imagefolder",
         f"--source={flowers.parent / 'source'}",
         "--name=flowers",
@@ -56,7 +57,13 @@ def test_a_second_run_changes_nothing_and_says_how_to_train(flowers, capsys):
 
 def test_a_changed_folder_is_told(tmp_path, capsys):
     source, data = folder(tmp_path, train=8) / "train", tmp_path / "data"
-    arguments = ["imagefolder", f"--source={source}", "--name=flowers", f"--data_dir={data}"]
+    arguments = [
+        "prepare",
+        "imagefolder",
+        f"--source={source}",
+        "--name=flowers",
+        f"--data_dir={data}",
+    ]
     assert main([*arguments, "--held_out=0.25"]) == 0
     said = capsys.readouterr().out
     assert "files per class, of 3 classes: train: 6, validation: 2" in said
@@ -94,7 +101,7 @@ def tail(tmp_path):
 def test_a_list_says_which_training_images_there_are(tail, tmp_path, capsys):
     source, file, lines = tail
     arguments = [f"--source={source}", "--name=flowers", f"--data_dir={tmp_path / 'data'}"]
-    assert main(["imagefolder", *arguments, f"--train_list={file}"]) == 0
+    assert main(["prepare", "imagefolder", *arguments, f"--train_list={file}"]) == 0
     found = [
         f"train/{sorted(CLASSES)[row['label']]}/{row['file_name'].decode()} {row['label']}"
         for row in rows(tmp_path / "data", "train")
@@ -128,7 +135,16 @@ def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(
     (source / "train/tulip/words.JPG").write_text("hello")
     (source / "train/tulip/notes.txt").write_text("not an image, and not meant as one")
     assert (
-        main(["imagefolder", f"--source={source}", "--name=mixed", f"--data_dir={tmp_path}"]) == 0
+        main(
+            [
+                "prepare",
+                "imagefolder",
+                f"--source={source}",
+                "--name=mixed",
+                f"--data_dir={tmp_path}",
+            ]
+        )
+        == 0
     )
     told = capfd.readouterr()
     assert "wrote mixed, 10 train and 9 validation images" in told.out
@@ -144,7 +160,7 @@ def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(
 def test_imagenets_folders_become_imagenet2012(shared, tmp_path, capsys):
     """Real images in folders named as the official ones give the catalogue's dataset."""
     expected = imagenet_samples(shared, tmp_path / "source")
-    typed = ["imagefolder", f"--source={tmp_path / 'source'}", "--name=imagenet2012"]
+    typed = ["prepare", "imagefolder", f"--source={tmp_path / 'source'}", "--name=imagenet2012"]
     assert main([*typed, f"--data_dir={tmp_path}"]) == 0
     told = capsys.readouterr().out
     assert f"--config=configs/imagenet.py:batch=64 --config.data.data_dir={tmp_path}\n" in told
@@ -174,7 +190,16 @@ def test_imagenets_folders_become_imagenet2012(shared, tmp_path, capsys):
 def test_a_wrong_folder_is_one_line(mistake, message, tmp_path, capsys):
     source = mistake(folder(tmp_path / "source", train=2))
     assert (
-        main(["imagefolder", f"--source={source}", "--name=wrong", f"--data_dir={tmp_path}"]) == 2
+        main(
+            [
+                "prepare",
+                "imagefolder",
+                f"--source={source}",
+                "--name=wrong",
+                f"--data_dir={tmp_path}",
+            ]
+        )
+        == 2
     )
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
@@ -197,7 +222,16 @@ def test_a_class_too_small_to_hold_any_out(tmp_path):
 def test_a_name_that_cannot_be_is_refused(name, message, tmp_path, capsys):
     source = folder(tmp_path / "source", train=2)
     assert (
-        main(["imagefolder", f"--source={source}", f"--name={name}", f"--data_dir={tmp_path}"]) == 2
+        main(
+            [
+                "prepare",
+                "imagefolder",
+                f"--source={source}",
+                f"--name={name}",
+                f"--data_dir={tmp_path}",
+            ]
+        )
+        == 2
     )
     assert message in capsys.readouterr().err
 

@@ -8,7 +8,8 @@ import pytest
 import tensorflow_datasets as tfds
 from official_files import FOLDERS, Evil, archive, batch, cifar10, cifar100, dump
 
-from sskd_jax.data import official, prepare, sources
+from sskd_jax.__main__ import main
+from sskd_jax.data import official, sources
 
 
 def pixels(*batches: dict[str, object]) -> np.ndarray:
@@ -20,7 +21,7 @@ def pixels(*batches: dict[str, object]) -> np.ndarray:
 
 
 def run(source: Path, data_dir: Path, name: str = "cifar100") -> int:
-    return prepare.main([name, f"--source={source}", f"--data_dir={data_dir}"])
+    return main(["prepare", name, f"--source={source}", f"--data_dir={data_dir}"])
 
 
 def refused(source: Path, data_dir: Path, capsys, name: str = "cifar100") -> str:

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from pictures import FRAMING, dataset, folder
 
+from sskd_jax.__main__ import main
 from sskd_jax.data import imagefolder, jpeg, records, sources, stream
-from sskd_jax.data.prepare import main
 from sskd_jax.data.scenarios import hold_out, scenario
 from sskd_jax.types import UserError
 
@@ -172,7 +172,13 @@ def damaged(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # Here they are left out; what tfds itself prepared may hold them.
         patch.setattr(imagefolder, "jpeg", pathlib.Path.read_bytes)
-        typed = ["imagefolder", f"--source={source}", "--name=flowers", f"--data_dir={root}"]
+        typed = [
+            "prepare",
+            "imagefolder",
+            f"--source={source}",
+            "--name=flowers",
+            f"--data_dir={root}",
+        ]
         assert main(typed) == 0
     return root
 
@@ -226,7 +232,7 @@ def test_a_shard_that_was_cut_short(tmp_path):
     with pytest.raises(
         UserError,
         match="is not whole .23 of 24 train images.: delete it, then type: python -m "
-        "sskd_jax.data.prepare imagefolder --name=flowers --source=FOLDER",
+        "sskd_jax prepare imagefolder --name=flowers --source=FOLDER",
     ):
         open_flowers(root)
 
@@ -242,7 +248,7 @@ def test_a_shard_that_was_cut_short(tmp_path):
         (
             "imagenet2012",
             "validation",
-            "imagenet2012 is not in .*: prepare it with python -m sskd_jax.data.prepare "
+            "imagenet2012 is not in .*: prepare it with python -m sskd_jax prepare "
             "imagefolder --name=imagenet2012 --source=FOLDER --data_dir=",
         ),
         ("flowers", "test", "unknown test_split of flowers 'test': choose from train, validation"),

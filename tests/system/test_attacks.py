@@ -47,8 +47,7 @@ def catches(process: subprocess.Popen, number: int) -> bool:
         ("sskd_jax.main", signal.SIGTERM),
         ("sskd_jax.main", signal.SIGINT),
         ("sskd_jax.main", signal.SIGHUP),
-        ("sskd_jax.data.prepare", signal.SIGTERM),
-        ("sskd_jax.exchange.export", signal.SIGTERM),
+        ("sskd_jax", signal.SIGTERM),
         ("experiments.record", signal.SIGTERM),
     ],
 )

@@ -72,7 +72,7 @@ def export(ready: pathlib.Path, kind: str) -> Target:
     before = contents(ready / RUN)
 
     def run(place: pathlib.Path) -> None:
-        run_module("sskd_jax.exchange.export", f"--workdir={place / RUN}", f"--format={kind}")
+        run_module("sskd_jax", "export", f"--workdir={place / RUN}", f"--format={kind}")
 
     return Target(
         name=f"export {kind}",
@@ -113,7 +113,7 @@ def prepare(ready: pathlib.Path, name: str, *arguments: str) -> Target:
 
     def run(place: pathlib.Path) -> None:
         os.chdir(ready)
-        run_module("sskd_jax.data.prepare", *arguments, f"--data_dir={place / DATA}")
+        run_module("sskd_jax", "prepare", *arguments, f"--data_dir={place / DATA}")
 
     return Target(
         name=name,

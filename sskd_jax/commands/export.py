@@ -1,0 +1,30 @@
+"""Takes a network out of its workdir, the student or the teacher: the network alone, in one file.
+
+  python -m sskd_jax export --workdir=runs/quickstart/seed-0 --stage=sskd/student --format=pth
+
+A JSON file beside it says what the network expects and what accuracy it reached, and README.md is a
+model card, as the Hugging Face hub shows it.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from sskd_jax.exchange.export import FORMATS, export_network
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Exports what a command line asks for, and prints a line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sskd_jax export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", required=True, help="of the run that trained it")
+    parser.add_argument("--format", choices=FORMATS, default="pth", help="default: pth")
+    parser.add_argument(
+        "--stage", help="such as sskd/student or teacher; default: the only student"
+    )
+    parser.add_argument("--best", action="store_true", help="the best epoch, not the last one")
+    parser.add_argument("--out", help="the file, or a folder for it; default: the workdir")
+    args = parser.parse_args(argv)
+    print(export_network(args.workdir, args.format, args.stage, args.out, args.best))

@@ -1,0 +1,75 @@
+r"""Writes a tfds dataset from files that are there: CIFAR's official ones, or a folder of images.
+
+  python -m sskd_jax prepare cifar100 --source=cifar-100-python --data_dir=DIR
+  python -m sskd_jax prepare imagefolder --source=FOLDER --name=flowers --data_dir=DIR
+  python -m sskd_jax prepare imagefolder --source=ILSVRC2012 --name=imagenet2012 --data_dir=DIR
+  python -m sskd_jax prepare imagefolder --source=ILSVRC2012 --name=imagenet_lt \
+      --train_list=ImageNet_LT_train.txt --data_dir=DIR
+
+A dataset that tfds's catalogue has becomes what tfds itself prepares where it can download.
+FOLDER holds train/CLASS/IMAGE and val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes are
+named n01440764 and so on.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+from absl import logging
+
+from sskd_jax.data import official
+from sskd_jax.data.prepare import FORMATS, prepare_cifar, prepare_folder
+from sskd_jax.system import early
+from sskd_jax.system.interruption import Interruption
+from sskd_jax.types import Stopped
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Prepares what a command line asks for, and prints a line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sskd_jax prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("kind", choices=(*sorted(official.LAYOUTS), "imagefolder"))
+    parser.add_argument(
+        "--source", required=True, help="the official folder or its .tar.gz; the folder of images"
+    )
+    parser.add_argument(
+        "--data_dir",
+        help="where tfds datasets live (default: TFDS_DATA_DIR or ~/tensorflow_datasets)",
+    )
+    parser.add_argument(
+        "--name", default="imagefolder", help="of the dataset that a folder becomes"
+    )
+    parser.add_argument(
+        "--held_out", type=float, default=0.1, help="share to test on, of a folder without val/"
+    )
+    parser.add_argument(
+        "--train_list",
+        type=pathlib.Path,
+        help="a file that names the training images, such as ImageNet_LT_train.txt",
+    )
+    parser.add_argument(
+        "--file_format",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help="of a folder's dataset; tfrecord where it will lie in a bucket",
+    )
+    args = parser.parse_args(argv)
+    source = pathlib.Path(args.source).expanduser()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with Interruption() as interruption:
+            print(prepared(args, source))
+    except Stopped as stop:
+        raise Stopped(f"{interruption.reason}: nothing was written; {early.ANEW}") from stop
+
+
+def prepared(args: argparse.Namespace, source: pathlib.Path) -> str:
+    """Writes the dataset; a line says what was written, and what to type next."""
+    if args.kind in official.LAYOUTS:
+        return prepare_cifar(args.kind, source, args.data_dir)
+    return prepare_folder(
+        args.name, source, args.data_dir, args.held_out, args.file_format, args.train_list
+    )
