@@ -62,6 +62,14 @@ def test_modules_and_files_are_there(page):
     assert not [path for path in FILE.findall(text) if not (ROOT / path).is_file()]
 
 
+def test_the_tree_of_the_architecture_names_every_module():
+    """All but those of methods and networks, of which it shows a few."""
+    tree = set(re.findall(r"\w+", FENCE.findall((ROOT / "docs/architecture.md").read_text())[0]))
+    rooms = set(ROOT.glob("sskd_jax/*/")) - {ROOT / "sskd_jax/methods", ROOT / "sskd_jax/models"}
+    rooms |= {ROOT / "sskd_jax", ROOT / "experiments", ROOT / "experiments/bench"}
+    assert {file.stem for room in rooms for file in room.glob("*.py")} - tree == {"__init__"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_lines_fit_a_screen(page):
     """All but rows of tables, which have to be one line each."""
