@@ -8,9 +8,9 @@ import numpy as np
 from experiments.scene import TURNS
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 INK, GREY, PALE, PAPER = "#22303c", "#7b8794", "#d5dbe1", "#f6f8fa"
 TEACHER, STUDENT, HEAD, LABEL = "#2f6690", "#2a9d6f", "#e08e2b", "#b5394a"

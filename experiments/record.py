@@ -365,24 +365,32 @@ def write_index(results: pathlib.Path) -> None:
     write_bytes(locate(results / INDEX), index(results).encode())
 
 
-def main(argv: Sequence[str] | None = None, results: pathlib.Path = RESULTS) -> None:
+def keep_runs(workdirs: Sequence[pathlib.Path], results: pathlib.Path) -> None:
+    """Keeps finished runs under `results`, and writes the index.
+
+    Raises:
+      UserError: a run is not finished, or another is kept under its name.
+    """
+    for folder, workdir in places(workdirs, results).items():
+        keep(workdir, folder)
+        console.print(f"kept     {folder}")
+    write_index(results)
+    console.print(f"index    {results / INDEX}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Keeps the runs that are named, and writes the index."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.record", description=__doc__.splitlines()[0]
     )
     parser.add_argument("workdir", nargs="+", type=pathlib.Path, help="of a finished run")
-    parser.add_argument("--results", type=pathlib.Path, default=results, help="where it is kept")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="where it is kept")
     args = parser.parse_args(argv)
-    results = args.results
     protocol.leave_accelerators()
     try:
-        for folder, workdir in places(args.workdir, results).items():
-            keep(workdir, folder)
-            console.print(f"kept     {folder}")
-        write_index(results)
+        keep_runs(args.workdir, args.results)
     except (UserError, OSError) as error:
         fail(str(error))
-    console.print(f"index    {results / INDEX}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_the_pages_examples_train_and_leave(my_code, tmp_path):
     assert rows[2]["network"] == "my_code:Tiny" and rows[2]["parameters"] == 260
     for kind in ("pth", "stablehlo"):
         export_network(str(workdir), kind, "near/student")
-    record.main([str(workdir)], tmp_path / "results")
+    record.keep_runs([workdir], tmp_path / "results")
     assert "near" in (tmp_path / "results" / record.INDEX).read_text()
     beside = json.loads((workdir / "near-student.pth.json").read_text())
     assert beside["model"] == "my_code:Tiny" and beside["accuracy"]["top1"] is not None

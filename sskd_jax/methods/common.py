@@ -73,8 +73,8 @@ def taught(
     terms: tuple[str, ...],
     own: Own,
     *,
-    nets: Mapping[str, Net] = {},  # noqa: B006 (nobody changes it)
-    before: Mapping[str, Stage] = {},  # noqa: B006
+    nets: Mapping[str, Net] = {},
+    before: Mapping[str, Stage] = {},
     start: str = "",
     memory: Callable[..., Any] | None = None,
 ) -> Method:

@@ -61,7 +61,7 @@ def test_every_run_has_a_config_of_its_own_and_is_found_by_its_record(place):
         config = protocol.load(run.config, run.changes)
         assert config.seed == run.changes["seed"]
     finished(place.workdirs / "mine", method="kd", student__epochs=240, teacher__epochs=240)
-    record.main([str(place.workdirs / "mine")], place.results)
+    record.keep_runs([place.workdirs / "mine"], place.results)
     states = runs.states_of(found, place)
     done = [run for run in found.values() if states[run.name] == runs.DONE]
     assert names({run.name: run for run in done}) == ["kd 0"]

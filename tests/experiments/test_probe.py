@@ -51,7 +51,7 @@ def test_probes_are_kept_and_shown(tmp_path):
     probe.keep(workdir, "digits", {"student": 0.5})
     probe.keep(workdir, "cifar10", {"student": 0.25})
     results = tmp_path / "results"
-    record.main([str(workdir)], results)
+    record.keep_runs([workdir], results)
     found = page.markdown(probe.parts(report.by_experiment(record.recorded(results))))
     assert "| digits | 50.00 (1) |" in found and "| cifar10 | 25.00 (1) |" in found
     assert "Not run." in page.markdown(probe.parts({}))

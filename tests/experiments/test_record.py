@@ -12,7 +12,7 @@ from tests.experiments.finished import finished, write_rows
 
 def kept(results, *workdirs) -> list[dict]:
     """The lines of the index once these runs are kept."""
-    record.main([str(workdir) for workdir in workdirs], results)
+    record.keep_runs(workdirs, results)
     with open(results / record.INDEX) as file:
         return list(csv.DictReader(file))
 
@@ -127,7 +127,7 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path, capsys):
     folder = finished(tmp_path / "half")
     (folder / "results.json").unlink()
     with pytest.raises(SystemExit) as end:
-        record.main([str(folder)], tmp_path / "results")
+        record.main([str(folder)])
     text = "has no results.json: give the workdir of a run that came to its end"
     assert end.value.code == 2 and text in capsys.readouterr().err
 

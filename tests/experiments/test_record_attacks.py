@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,19 +12,19 @@ from tests.experiments.finished import finished
 FILES = ("environments.json", "protocol.json", "results.json", "times.jsonl")
 
 
-def refused(capsys, *arguments) -> str:
-    """The line that a call ends with."""
+def refused(capsys, workdirs, results) -> str:
+    """The line that the command ends with."""
     with pytest.raises(SystemExit) as end:
-        record.main(*arguments)
+        record.main([*map(str, workdirs), f"--results={results}"])
     complaint = capsys.readouterr().err
     assert end.value.code == 2 and complaint.count("\n") == 1
     return complaint
 
 
 @pytest.fixture
-def twins(tmp_path) -> list[str]:
+def twins(tmp_path) -> list[Path]:
     """The workdirs of two runs, both called `run`."""
-    return [str(finished(tmp_path / name / "run", seed)) for seed, name in enumerate("ab")]
+    return [finished(tmp_path / name / "run", seed) for seed, name in enumerate("ab")]
 
 
 def test_two_runs_of_one_name_are_refused_before_either_is_kept(twins, tmp_path, capsys):
@@ -33,7 +34,7 @@ def test_two_runs_of_one_name_are_refused_before_either_is_kept(twins, tmp_path,
 
 def test_the_record_of_another_run_stays(twins, tmp_path, capsys):
     results = tmp_path / "results"
-    record.main(twins[:1], results)
+    record.keep_runs(twins[:1], results)
     before = (results / "run" / "config.json").read_bytes()
     assert "is there already, from another run" in refused(capsys, twins[1:], results)
     assert (results / "run" / "config.json").read_bytes() == before
@@ -42,23 +43,23 @@ def test_the_record_of_another_run_stays(twins, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "times.jsonl", "results.json"])
 def test_a_run_that_lost_a_row_does_not_replace_its_record(tmp_path, capsys, name):
     workdir, results = tmp_path / "run", tmp_path / "results"
-    record.main([str(finished(workdir))], results)
+    record.keep_runs([finished(workdir)], results)
     if name.endswith("l"):
         _, *others = (workdir / name).read_text().splitlines(keepends=True)
         (workdir / name).write_text("".join(others))
     else:
         _, *others = json.loads((workdir / name).read_text())
         (workdir / name).write_text(json.dumps(others))
-    assert "is there already" in refused(capsys, [str(workdir)], results)
+    assert "is there already" in refused(capsys, [workdir], results)
 
 
 def test_a_run_is_recorded_again_and_once_it_went_on(tmp_path):
     workdir, results = tmp_path / "run", tmp_path / "results"
-    record.main([str(finished(workdir)), str(workdir)], results)
+    record.keep_runs([finished(workdir), workdir], results)
     row = {"stage": "kd/student", "step": 12, "seconds": 60.0, "environment": 0}
     with (workdir / "times.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-    record.main([str(workdir)], results)
+    record.keep_runs([workdir], results)
     assert json.loads((results / "run" / "times.jsonl").read_text().splitlines()[-1]) == row
     assert sorted(path.name for path in results.iterdir()) == ["index.csv", "run"]
 
@@ -67,8 +68,8 @@ def test_a_run_is_recorded_again_and_once_it_went_on(tmp_path):
 def whole_and_broken(tmp_path_factory):
     """Records of two runs."""
     folder = tmp_path_factory.mktemp("records")
-    runs = [str(finished(folder / name, method="kd")) for name in ("broken", "whole")]
-    record.main(runs, folder / "results")
+    runs = [finished(folder / name, method="kd") for name in ("broken", "whole")]
+    record.keep_runs(runs, folder / "results")
     return folder / "results"
 
 
@@ -77,7 +78,7 @@ def test_a_score_that_is_no_number_is_told_and_nothing_kept(tmp_path, capsys):
     finished(workdir)
     row = {"stage": "teacher", "epoch": 1, "step": 4, "test/top1": "high"}
     (workdir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    line = refused(capsys, [str(workdir)], results)
+    line = refused(capsys, [workdir], results)
     assert "metrics.jsonl is damaged (line 1 has 'high' as its test/top1)" in line
     assert not results.exists()
 

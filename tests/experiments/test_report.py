@@ -43,7 +43,7 @@ def toy(tmp_path_factory):
             for method, scores in SCORES.items()
             for seed, top1 in enumerate(scores)
         ]
-        record.main(list(map(str, workdirs)), folder / "results")
+        record.keep_runs(workdirs, folder / "results")
         config = protocol.as_json(protocol.load(CONFIG + "at+kd", {**SCHEDULE, "seed": 1}))
         failed = folder / "results" / "at-1"
         record.keep_failed(folder / "nowhere", failed, config, "student", "it diverged")

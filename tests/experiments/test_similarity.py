@@ -93,6 +93,6 @@ def test_a_teacher_may_be_in_another_workdir(untrained):
 def test_the_record_keeps_it(tmp_path):
     workdir = finished(tmp_path / "run", method="kd")
     write_json(workdir / record.SIMILARITY, {"student": {"kl": 0.5, "cka": 0.9}})
-    record.main([str(workdir)], tmp_path / "results")
+    record.keep_runs([workdir], tmp_path / "results")
     networks = record.recorded(tmp_path / "results")
     assert [network.similarity for network in networks] == [{}, {"kl": 0.5, "cka": 0.9}]

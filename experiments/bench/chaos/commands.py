@@ -94,7 +94,7 @@ def record(ready: pathlib.Path) -> Target:
     def keep(place: pathlib.Path, *names: str) -> None:
         from experiments import record
 
-        record.main([str(place / name) for name in names], place / RESULTS)
+        record.keep_runs([place / name for name in names], place / RESULTS)
 
     def run(place: pathlib.Path) -> None:
         early.catch_signals()
