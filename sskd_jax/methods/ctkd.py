@@ -11,9 +11,9 @@ So lambda is negative and falls to -1 over the first L epochs. As in the release
 one of the student's parameters, and decays like them.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from sskd_jax.losses import compared_logits, soft_divergence
 from sskd_jax.methods.common import taught
@@ -23,21 +23,10 @@ from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
 START = 1.0  # of theta
 
 
-@jax.custom_vjp
 def scaled_gradient(x: Array, factor: Array) -> Array:
     """x, whose gradient is multiplied by `factor`."""
-    return x
-
-
-def _forward(x: Array, factor: Array) -> tuple[Array, Array]:
-    return x, factor
-
-
-def _backward(factor: Array, gradient: Array) -> tuple[Array, Array]:
-    return gradient * factor, jnp.zeros_like(factor)
-
-
-scaled_gradient.defvjp(_forward, _backward)
+    fixed, factor = lax.stop_gradient((x, factor))
+    return fixed + factor * (x - fixed)
 
 
 class Temperature(nn.Module):

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from sskd_jax.axis import everywhere
 from sskd_jax.layers.heads import Projector
-from sskd_jax.losses import soft_divergence
-from sskd_jax.methods.common import taught
+from sskd_jax.methods.common import with_kd
 from sskd_jax.rules import Positive
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
 
@@ -36,8 +35,7 @@ def srd(*, kd_temperature: Positive) -> Method:
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         projected = everywhere(nets["projector"](student.embed, teacher.embed))
-        representation = representation_loss(projected, everywhere(teacher.embed))
-        kd = soft_divergence(student.logits, teacher.logits, temperature=kd_temperature)
-        return Losses({"kd": kd, "representation": representation})
+        return Losses({"representation": representation_loss(projected, everywhere(teacher.embed))})
 
-    return taught(("kd", "representation"), own, nets={"projector": learns(Projector())})
+    nets = {"projector": learns(Projector())}
+    return with_kd(("representation",), own, kd_temperature=kd_temperature, nets=nets)
