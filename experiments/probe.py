@@ -23,16 +23,15 @@ from sklearn.preprocessing import StandardScaler
 from experiments import protocol, record, statistics
 from experiments.page import Field, Grid, Heading, Part, Text
 from sskd_jax.commands.evaluate import data_section
-from sskd_jax.data import sources
 from sskd_jax.data.sources import Dataset, Split
 from sskd_jax.data.stream import Stream
 from sskd_jax.engine.evaluate import padded_batches
 from sskd_jax.exchange.classifier import Classifier, load
-from sskd_jax.exchange.export import NETWORKS
+from sskd_jax.exchange.finished import networks_in
 from sskd_jax.main import fail
-from sskd_jax.settings import STREAMING
+from sskd_jax.sections import dataset_of
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import locate, stage_folders
+from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import read_json, write_json
 
@@ -72,13 +71,6 @@ def probe(classifier: Classifier, data: Dataset) -> float:
     return float(layer.score(*features(classifier, data.test)))
 
 
-def stages_of(workdir: pathlib.Path) -> list[str]:
-    """The stages of a workdir that end with a network."""
-    workdir = locate(workdir)
-    folders = (folder.relative_to(workdir) for folder in stage_folders(workdir))
-    return sorted(str(name) for name in folders if name.name in NETWORKS)
-
-
 def keep(workdir: pathlib.Path, data: str, found: Mapping[str, float]) -> None:
     """Adds what was found to the workdir's probes.json: accuracies by stage and dataset."""
     file = locate(workdir) / record.PROBES
@@ -114,7 +106,7 @@ def line(data: str, networks: Sequence[record.Network]) -> list[Field]:
 def probe_all(workdirs: Iterable[pathlib.Path], data: Dataset, name: str, stage: str) -> None:
     """Probes all networks of the workdirs, or those of one stage, and keeps what it finds."""
     for workdir in workdirs:
-        stages = [stage] if stage else stages_of(workdir)
+        stages = [stage] if stage else networks_in(locate(workdir))
         if not stages:
             raise UserError(f"{workdir} holds no network: give the workdir of a run that is done")
         for own in stages:
@@ -137,10 +129,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     protocol.leave_accelerators()
     try:
         section = data_section(str(args.workdir[0]), args.config)
-        name = args.data or section.name
-        streaming = {key: section[key] for key in STREAMING if key in section}
-        data = sources.load(name, args.data_dir or section.data_dir or None, **streaming)
-        probe_all(args.workdir, data, name, args.stage)
+        data = dataset_of(section, args.data, args.data_dir)
+        probe_all(args.workdir, data, args.data or section.name, args.stage)
     except (UserError, OSError) as error:
         fail(str(error))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sskd_jax import sections, settings
+from sskd_jax import sections
 from sskd_jax.data import sources
 from sskd_jax.data.scenarios import hold_out, scenario
 from sskd_jax.data.sources import Split
@@ -54,8 +54,7 @@ class Run(NamedTuple):
 def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
     """The data of a run, and what else its stages share."""
     dtype = compute_dtype(config.dtype, devices[0].platform)
-    streaming = {key: config.data[key] for key in settings.STREAMING if key in config.data}
-    data = sources.load(config.data.name, config.data.data_dir or None, **streaming)
+    data = sections.dataset_of(config.data)
     train, held_out = data.train, data.test
     if config.data.validation:
         train, held_out = hold_out(train, config.data.validation, config.seed)

@@ -8,6 +8,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from sskd_jax import settings
+from sskd_jax.data import sources
 from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
 from sskd_jax.engine import optim
@@ -35,13 +36,25 @@ def networks_of(config: ConfigDict, stage: Stage) -> dict[str, str]:
     return found
 
 
+def dataset_of(
+    data: ConfigDict, name: str | None = None, data_dir: str | None = None
+) -> sources.Dataset:
+    """The dataset of a section `data`, in memory or streamed, or one of another name or folder.
+
+    Raises:
+      UserError: as `sources.load`.
+    """
+    streaming = {key: data[key] for key in settings.STREAMING if key in data}
+    return sources.load(name or data.name, data_dir or data.data_dir or None, **streaming)
+
+
 def module_of(config: ConfigDict, net: Net, num_classes: int, dtype: Any) -> nn.Module:
     """A net's module; "teacher" is the network of that section, "teacher.branches" a part of it."""
     if not isinstance(net.module, str):
         return net.module
     section, _, part = net.module.partition(".")
-    models = {section: settings.section(config, section).model}
-    module = build(net.module, models, num_classes, dtype)
+    model = settings.section(config, section).model
+    module = build(net.module, model, num_classes, dtype)
     if part:
         return module
     return adapted(module, optics_of(config.data), config[section])

@@ -8,7 +8,6 @@ Images are those of the run, or of the data section of --config.
 """
 
 import argparse
-import runpy
 from collections.abc import Sequence
 
 import jax
@@ -21,9 +20,10 @@ from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.exchange.classifier import Classifier, load
 from sskd_jax.methods.common import supervised
 from sskd_jax.models.build import adapted
-from sskd_jax.settings import STREAMING, section
+from sskd_jax.sections import dataset_of
+from sskd_jax.settings import section
 from sskd_jax.system.console import console, show
-from sskd_jax.system.installed import with_installed_config
+from sskd_jax.system.installed import read_config
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.views import Optics
@@ -77,12 +77,10 @@ def evaluate(
 def data_section(source: str, config: str | None) -> ConfigDict:
     """The data section of a config file (PATH or PATH:ARGUMENTS), or else of a workdir's run."""
     if config:
-        path, _, arguments = with_installed_config(config).partition(":")
         try:
-            made = runpy.run_path(path)["get_config"](arguments or None)
+            return section(read_config(config), "data")
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        return section(made, "data")
+            raise UserError(f"{config} cannot be read: {error.strerror}") from error
     check_run(locate(source))
     file = locate(source) / "config.json"
     if not file.exists():
@@ -121,12 +119,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     data = data_section(args.source, args.config)
     network = {"mean": data.mean, "std": data.std, "network": args.network}
     classifier = load(args.source, stage=args.stage, **network)
-    streaming = {key: data[key] for key in STREAMING if key in data}
-    directory = args.data_dir or data.data_dir or None
-    dataset = sources.load(args.data or data.name, directory, **streaming)
+    images = dataset_of(data, args.data, args.data_dir)
     devices = chosen_devices(args.devices)
-    scores = evaluate(classifier, dataset, args.split, devices)
-    size = getattr(dataset, args.split).size
+    scores = evaluate(classifier, images, args.split, devices)
+    size = getattr(images, args.split).size
     figures = "  ".join(f"{name} {show(name, value)}" for name, value in scores.items())
     console.print(
         f"{classifier.model}  {args.data or data.name}, {size} {args.split} images  {figures}  "

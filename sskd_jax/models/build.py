@@ -24,22 +24,19 @@ def architecture(name: str, what: str = "architecture") -> Callable[..., nn.Modu
     return find(MODELS, name, what)
 
 
-def build(
-    net: str, models: Mapping[str, str], num_classes: int, dtype: Any = jnp.float32
-) -> nn.Module:
+def build(net: str, name: str, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
     """The module of a net "student", "teacher" or, with its branches alone, "teacher.branches".
 
     Args:
       net: a section of the config, with ".branches" or without.
-      models: the architecture's name in every such section.
+      name: of that section's architecture.
       num_classes: K.
       dtype: what convolutions compute in.
 
     Raises:
-      UserError: there is no such section, architecture or part of it.
+      UserError: there is no such architecture, or part of it.
     """
     section, _, part = net.partition(".")
-    name = choose(models, section, "network")
     make = architecture(name, f"{section} architecture")
     check_own(name, make)
     module = make(num_classes=num_classes, dtype=dtype)

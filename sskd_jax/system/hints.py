@@ -4,13 +4,13 @@ import contextlib
 import difflib
 import functools
 import operator
-import runpy
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
+from sskd_jax.system.installed import read_config
 from sskd_jax.types import UserError
 
 ELSEWHERE = {  # what other programs call these keys
@@ -37,10 +37,9 @@ def config_of(argv: Sequence[str]) -> Mapping[str, Any]:
     """
     for argument in argv:
         flag, _, value = argument.partition("=")
-        path, _, arguments = value.partition(":")
         with contextlib.suppress(Exception):  # a config file may raise anything
             if flag == "--config":
-                return runpy.run_path(path)["get_config"](arguments or None)
+                return read_config(value)
     return {}
 
 

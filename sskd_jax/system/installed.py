@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import runpy
+from typing import Any
 
 
 def with_installed_config(argument: str) -> str:
@@ -19,3 +21,9 @@ def with_installed_config(argument: str) -> str:
         if os.path.exists(found := os.path.join(os.path.dirname(folder), path)):
             return flag + equals + found + colon + rest
     return argument
+
+
+def read_config(argument: str) -> Any:
+    """The config of a file, PATH or PATH:ARGUMENTS; it raises what the file raises."""
+    path, _, arguments = with_installed_config(argument).partition(":")
+    return runpy.run_path(path)["get_config"](arguments or None)

@@ -1,7 +1,6 @@
 """Linear probes: what a layer on frozen features finds, and where that is kept."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import pytest
@@ -55,11 +54,3 @@ def test_probes_are_kept_and_shown(tmp_path):
     found = page.markdown(probe.parts(report.by_experiment(record.recorded(results))))
     assert "| digits | 50.00 (1) |" in found and "| cifar10 | 25.00 (1) |" in found
     assert "Not run." in page.markdown(probe.parts({}))
-
-
-def test_networks_are_found_by_a_relative_path(tmp_path, monkeypatch):
-    for stage in ("teacher", "kd/student", "sskd/head"):
-        (tmp_path / "run" / stage).mkdir(parents=True)
-        (tmp_path / "run" / stage / "stage.json").write_text("{}")
-    monkeypatch.chdir(tmp_path)
-    assert probe.stages_of(pathlib.Path("run")) == ["kd/student", "teacher"]
