@@ -35,12 +35,12 @@ from sskd_jax.methods.sskd import (
 )
 from sskd_jax.models.build import adapted, architecture
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import locate, stage_folders, write_bytes
+from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import Array, Params, UserError
 from sskd_jax.views import Optics, normalise, rotated
 from sskd_jax.workdir.files import read_json
 from sskd_jax.workdir.seeds import check_run
-from sskd_jax.workdir.stages import kind_of, load_stage
+from sskd_jax.workdir.stages import kind_of, load_stage, stage_folders
 
 BATCH = 500  # images
 PICTURED = 8  # images whose rotations are compared

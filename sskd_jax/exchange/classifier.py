@@ -15,7 +15,7 @@ from flax import linen as nn
 from PIL import Image, UnidentifiedImageError
 
 from sskd_jax.data.image_file import FORMATS, Unreadable, contents, eight_bits
-from sskd_jax.exchange import export, torch_bridge
+from sskd_jax.exchange import finished, torch_bridge
 from sskd_jax.models.build import architecture
 from sskd_jax.system.paths import locate
 from sskd_jax.types import Array, Outputs, Params, UserError
@@ -125,8 +125,8 @@ def load(
     if stage and path.is_file():
         raise UserError(f"--stage is of a workdir, and {path} is a file of one network")
     if path.is_dir():
-        stage = export.find_stage(path, stage)
-        record, variables = export.describe(path, stage), export.load_network(path, stage)
+        stage = finished.find_network(path, stage)
+        record, variables = finished.describe(path, stage), finished.load_network(path, stage)
         return classifier(record["model"], variables, record)
     state = torch_bridge.read_state_dict(path)
     beside = path.with_name(path.name + ".json")

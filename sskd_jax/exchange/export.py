@@ -18,18 +18,15 @@ from etils import epath
 from jax import export
 
 from sskd_jax.exchange import model_card, torch_bridge, torch_file
+from sskd_jax.exchange.finished import describe, find_network, load_network
 from sskd_jax.models.build import architecture
-from sskd_jax.system.paths import locate, stage_folders, write_bytes
+from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.system.quiet import quiet
-from sskd_jax.types import Array, Params, UserError, choose
+from sskd_jax.types import Array, Params, UserError
 from sskd_jax.views import Optics, normalise
-from sskd_jax.workdir.checkpoint import read_step
-from sskd_jax.workdir.files import METRICS, existing_rows, read_json, write_json
-from sskd_jax.workdir.seeds import check_run
-from sskd_jax.workdir.stages import check_description, kind_of, load_stage
+from sskd_jax.workdir.files import write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-NETWORKS = ("student", "teacher")  # the kinds of stages that make one
 
 Record = Mapping[str, Any]  # of a network, as `describe` gives it
 
@@ -133,104 +130,6 @@ FORMATS: dict[str, Callable[[Record, Params], bytes]] = {
 }
 
 
-def find_stage(workdir: epath.Path, stage: str | None) -> str:
-    """The name of a stage in a workdir that makes a network, such as "sskd/student" or "teacher".
-
-    Args:
-      workdir: of the run.
-      stage: the name that is asked for; None: that of the only student.
-
-    Raises:
-      UserError: there is no such stage, or there are several students to choose from.
-    """
-    check_run(workdir)
-    folders = {str(path.relative_to(workdir)): path for path in stage_folders(workdir)}
-    found = sorted(name for name, path in folders.items() if path.name in NETWORKS)
-    students = [name for name in found if folders[name].name == "student"]
-    if stage is None and not students:
-        raise UserError(f"{workdir} holds no student: give the --workdir of a run that trained one")
-    if stage is None and len(students) > 1:
-        raise UserError(
-            f"{workdir} holds several students: choose one with --stage={'|'.join(students)}"
-        )
-    return choose(dict(zip(found, found, strict=True)), stage or students[0], "stage")
-
-
-def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, Any]:
-    """A stage's network, what it expects of images, and what accuracy it reached.
-
-    It is that behind the last epoch, or the best one.
-    """
-    about = check_description(workdir / stage, {}, "give another --workdir")
-    data = read_json(workdir / "config.json")["data"]
-    result = result_row(workdir, stage)
-    own = about.get("normalisation", {}).get(kind_of(stage), data)
-    image = own.get("image", about["image"])
-    resize = data.get("resize", about["image"][0]) * image[0] / about["image"][0]
-    return {
-        "model": about[f"{kind_of(stage)}_model"],
-        "num_classes": about["num_classes"],
-        "classes": about.get("classes", []),
-        "image": image,
-        "resize": round(resize),
-        "preprocessing": "shorter side to `resize` (bilinear, antialiased), centre cut to `image`; "
-        "then image / 255, minus mean, over std, by channel (RGB)",
-        "mean": own["mean"],
-        "std": own["std"],
-        "data": data["name"],
-        "stage": stage,
-        "steps": about["steps"],
-        "epoch": "best" if best else "last",
-        "accuracy": accuracy(result, "best_" if best else ""),
-    }
-
-
-def accuracy(result: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
-    """top1 and top5 of a row of the results, as far as they are known."""
-    return {name: result.get(prefix + name) for name in ("top1", "top5")}
-
-
-def best_step(workdir: epath.Path, stage: str) -> int:
-    """The step behind the best epoch of a stage.
-
-    Raises:
-      UserError: the results name none.
-    """
-    epoch = result_row(workdir, stage).get("best_epoch")
-    steps = {
-        row["epoch"]: row["step"]
-        for row in existing_rows(workdir / METRICS)
-        if row["stage"] == stage
-    }
-    if epoch not in steps:
-        raise UserError(
-            f"the results of {workdir} name no best epoch of {stage}: finish that run first, or "
-            "leave --best out"
-        )
-    return steps[epoch]
-
-
-def load_network(workdir: epath.Path, stage: str, best: bool = False) -> Params:
-    """{"params", "batch_stats"} of the network that a finished stage made.
-
-    They are those behind the last epoch, or the best one.
-    """
-    kind = kind_of(stage)
-    last = load_stage(workdir / stage, kind, {})[kind]
-    if not best:
-        return last
-    state = read_step(workdir / stage, best_step(workdir, stage))
-    return {"params": state["params"][kind], "batch_stats": state["batch_stats"].get(kind, {})}
-
-
-def result_row(workdir: epath.Path, stage: str) -> dict[str, Any]:
-    """The row of a stage in results.json; empty where the run has not got that far."""
-    results = workdir / "results.json"
-    if not results.exists():
-        return {}
-    return next((row for row in read_json(results) if row["stage"] == stage), {})
-
-
 def export_network(
     workdir: str,
     kind: str,
@@ -255,7 +154,7 @@ def export_network(
         one of the user's.
     """
     folder = locate(workdir)
-    stage = find_stage(folder, stage)
+    stage = find_network(folder, stage)
     record = describe(folder, stage, best)
     network = load_network(folder, stage, best)
     name = f"{stage.replace('/', '-')}{'-best' * best}.{kind}"

@@ -10,6 +10,7 @@ import yaml
 from etils import epath
 
 import sskd_jax
+from sskd_jax.exchange.finished import result_row
 from sskd_jax.system.paths import write_bytes
 from sskd_jax.workdir.files import TIMES, existing_rows, read_json
 from sskd_jax.workdir.stages import kind_of
@@ -63,17 +64,15 @@ session = onnxruntime.InferenceSession("{file}")
 def facts(workdir: epath.Path, stage: str) -> dict[str, Any]:
     """What the records of a run say about one of its stages: config, results, environments."""
     config = read_json(workdir / "config.json")
-    results = workdir / "results.json"
-    rows = {row["stage"]: row for row in read_json(results)} if results.exists() else {}
     places = {row["environment"] for row in existing_rows(workdir / TIMES) if row["stage"] == stage}
     file = workdir / "environments.json"
     environments = read_json(file) if file.exists() else []
     kind = kind_of(stage)
     about = read_json(workdir / stage / "stage.json")
     return {
-        "result": rows.get(stage, {}),
+        "result": result_row(workdir, stage),
         "teacher": about.get("teacher_model") if kind != "teacher" else None,
-        "teacher_result": rows.get("teacher", {}),
+        "teacher_result": result_row(workdir, "teacher"),
         "training": config.get(kind, {}),
         "seed": config.get("seed"),
         "validation": config["data"].get("validation", 0),

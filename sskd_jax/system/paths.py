@@ -6,7 +6,6 @@ import pathlib
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
 from typing import IO, Any
 
 from etils import epath
@@ -94,9 +93,3 @@ def take_lock(file: IO[Any]) -> bool:
     except OSError:
         pass
     return True
-
-
-def stage_folders(workdir: epath.Path) -> Iterator[epath.Path]:
-    """Yields the stages' folders in a workdir: WORKDIR/STAGE, and WORKDIR/METHOD/STAGE."""
-    for pattern in ("*/stage.json", "*/*/stage.json"):
-        yield from (file.parent for file in workdir.glob(pattern))

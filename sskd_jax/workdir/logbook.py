@@ -3,7 +3,6 @@
 import contextlib
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import platform
@@ -12,13 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import IO, Any
 
 import jax
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import check_no_pattern, is_remote, stage_folders, take_lock
+from sskd_jax.system.paths import check_no_pattern, is_remote, take_lock
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints
 from sskd_jax.workdir.files import (
@@ -30,6 +31,7 @@ from sskd_jax.workdir.files import (
     write_json,
     write_rows,
 )
+from sskd_jax.workdir.stages import stage_folders
 from sskd_jax.workdir.tensorboard import Charts
 
 LIBRARIES = (
@@ -102,15 +104,7 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD") + "-dirty" * bool(changes) or None
 
 
-def flatten(tree: Row, prefix: str = "") -> Row:
-    """{"a": {"b": 1}} -> {"a.b": 1}, as the keys are typed on the command line."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+flatten = partial(flatten_dict, sep=".")  # {"a": {"b": 1}} -> {"a.b": 1}: keys as they are typed
 
 
 def shared_parts(config: Row, other: Row) -> Row:
@@ -144,7 +138,8 @@ def differences(stored: Row, config: Row) -> list[str]:
 
     Methods that only one of the two has, and the sections of their own stages, are no difference.
     """
-    old, new = flatten(shared_parts(stored, config)), flatten(shared_parts(config, stored))
+    parts = shared_parts(stored, config), shared_parts(config, stored)
+    old, new = map(flatten, parts)
     return [
         f"{key} was {old.get(key)}, is {new.get(key)}"
         for key in sorted(old | new)
@@ -377,10 +372,9 @@ def headline(row: Row) -> str | None:
     return next(scores, None)
 
 
-def minutes(times: list[Row], stage: str, step: float = math.inf) -> float:
-    """The minutes that a stage was trained up to a step, over all starts of the run.
+def minutes(times: list[Row], stage: str) -> float:
+    """The minutes that a stage was trained, over all starts of the run.
 
     Compilation, evaluations and checkpoints count.
     """
-    seconds = [row["seconds"] for row in times if row["stage"] == stage and row["step"] <= step]
-    return sum(seconds) / 60
+    return sum(row["seconds"] for row in times if row["stage"] == stage) / 60

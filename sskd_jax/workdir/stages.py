@@ -1,10 +1,10 @@
 """Finished stages on the disk: what the checkpoints of a folder belong to, and reading them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from sskd_jax.system.paths import stage_folders
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints, read_newest
 from sskd_jax.workdir.files import read_json, write_json
@@ -16,6 +16,12 @@ FORMAT = 2  # of checkpoints: a state holds its nets by name
 def kind_of(stage: str) -> str:
     """The last part of a stage's name: student for sskd/student."""
     return stage.rpartition("/")[2]
+
+
+def stage_folders(workdir: epath.Path) -> Iterator[epath.Path]:
+    """Yields the stages' folders in a workdir: WORKDIR/STAGE, and WORKDIR/METHOD/STAGE."""
+    for pattern in ("*/stage.json", "*/*/stage.json"):
+        yield from (file.parent for file in workdir.glob(pattern))
 
 
 def describe(folder: epath.Path, about: dict[str, Any]) -> None:

@@ -7,11 +7,11 @@ import jax
 import pytest
 from etils.epath import backend, gpath
 
-from sskd_jax.system.paths import is_remote, locate, stage_folders, write_bytes
+from sskd_jax.system.paths import is_remote, locate, write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir import report
 from sskd_jax.workdir.logbook import Logbook
-from sskd_jax.workdir.stages import check_description, check_formats, describe
+from sskd_jax.workdir.stages import check_description, check_formats, describe, stage_folders
 
 
 class Bucket:

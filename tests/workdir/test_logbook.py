@@ -10,7 +10,6 @@ from sskd_jax.workdir.logbook import (
     TIMES,
     Logbook,
     environment,
-    flatten,
     git_revision,
     minutes,
 )
@@ -30,13 +29,13 @@ def test_a_row_is_a_line(tmp_path):
         assert made.rows()[1] == {"stage": "teacher", "step": 6, "train/ce": 0.1}
 
 
-def test_minutes_up_to_a_step():
+def test_minutes_of_a_stage():
     times = [
         {"stage": stage, "step": step, "seconds": 60.0}
         for stage in ("head", "student")
         for step in (4, 8)
     ]
-    assert (minutes(times, "head", 4), minutes(times, "head")) == (1, 2)
+    assert minutes(times, "head") == 2
 
 
 def test_rewind_forgets_later_rows_of_that_stage_alone(tmp_path):
@@ -245,7 +244,3 @@ def test_a_revision_is_that_of_the_package_alone(tmp_path, monkeypatch):
 def test_a_machine_without_git_has_no_revision(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert environment(jax.devices())["git_revision"] is None
-
-
-def test_flatten_names_keys_as_they_are_typed():
-    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
