@@ -28,6 +28,7 @@ RESULT_COLUMNS = [
     "minutes",
     "paper,\nbest",
 ]
+OTHER_SCORES = ("many", "medium", "few", "ece", "task_il")  # of long tails and of streams of tasks
 
 
 def announce(
@@ -103,6 +104,9 @@ def show(workdir: epath.Path) -> None:
     several = f", mean ± standard deviation of {len(files)} seeds" * (len(files) > 1)
     cells = [result_cells(rows) for rows in networks.values()]
     table(f"Accuracy on the test images, %{several}", RESULT_COLUMNS, cells)
+    others = [other_cells(rows) for rows in networks.values()]
+    if others := [cells for cells in others if any(cells[1:])]:
+        table("Other scores behind the last epoch, %", ["stage", *OTHER_SCORES], others)
     for (stage, _), rows in networks.items():
         if "start_from" in rows[0]:
             console.print(f"start    {stage} began with the weights of {rows[0]['start_from']}")
@@ -118,6 +122,17 @@ def with_earlier(file: epath.Path, rows: list[Row]) -> list[Row]:
     return list({(row["stage"], row.get("net")): row for row in [*earlier, *rows]}.values())
 
 
+def row_name(row: Row) -> str:
+    """The stage of a network, and its net where the stage is called after another one."""
+    return f"{row['stage']}, {row['net']}" if "net" in row else row["stage"]
+
+
+def other_cells(rows: Sequence[Row]) -> list[str]:
+    """A network's name and its `OTHER_SCORES`, from its rows of all seeds."""
+    scores = (percent([row.get(score) for row in rows]) for score in OTHER_SCORES)
+    return [row_name(rows[0]), *scores]
+
+
 def result_cells(rows: Sequence[Row]) -> list[str]:
     """The cells of a network's row, by `RESULT_COLUMNS`, from its rows of all seeds."""
     first, several = rows[0], len(rows) > 1
@@ -125,7 +140,7 @@ def result_cells(rows: Sequence[Row]) -> list[str]:
         percent([row.get(score) for row in rows]) for score in ("top1", "top5", "best_top1")
     )
     return [
-        f"{first['stage']}, {first['net']}" if "net" in first else first["stage"],
+        row_name(first),
         first["network"],
         last,
         "" if several else top5,  # so that a line has 80 letters

@@ -68,6 +68,16 @@ def test_results_of_methods_that_a_start_left_out_stay(tmp_path, capsys):
     assert stored == [row("kd/student", 0.75), row("sskd/student", 0.625)]
 
 
+def test_the_scores_of_long_tails_and_streams_have_a_table_of_their_own(tmp_path, capsys):
+    book = Logbook(tmp_path, {"seed": 0}, jax.devices())
+    tail = {"stage": "ldam/student", "network": "resnet8", "top1": 0.5, "few": 0.125, "ece": 0.25}
+    report.finish(book, [tail, {"stage": "kd/student", "network": "resnet8", "top1": 0.5}])
+    _, others = capsys.readouterr().out.split("Other scores")
+    words = " ".join(others.split())
+    assert "stage few ece" in words and "ldam/student 12.50 25.00" in words
+    assert "kd/student" not in others and "task_il" not in others
+
+
 def test_columns_that_nothing_is_in_are_left_out(tmp_path, capsys):
     book = Logbook(tmp_path, {"seed": 0}, jax.devices())
     report.finish(book, [{"stage": "student", "network": "vgg8", "top1": 0.5}])
