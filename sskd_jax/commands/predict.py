@@ -17,7 +17,11 @@ SHOWN = 3  # of the most probable classes
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Prints a table with the most probable classes of every image that a command line names."""
+    """Prints a table with the most probable classes of every image that a command line names.
+
+    Raises:
+      UserError: some can't be read; it comes behind the table of the others.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m sskd_jax predict",
         description=__doc__,
@@ -38,9 +42,17 @@ def run(argv: Sequence[str] | None = None) -> None:
     if given and locate(args.source).is_dir():
         raise UserError(f"{given[0]} is of a file; {args.source} is a workdir, which knows its own")
     classifier = load(args.source, stage=args.stage, **normalisation)
-    rows = [[path, *most_probable(classifier, path)] for path in args.images]
-    columns = ["image", *(f"class {place}" for place in range(1, len(rows[0])))]
-    table(f"What the {classifier.model} sees", columns, rows)
+    rows, mistakes = [], []
+    for path in args.images:
+        try:
+            rows.append([path, *most_probable(classifier, path)])
+        except UserError as error:
+            mistakes.append(str(error))
+    if rows:
+        columns = ["image", *(f"class {place}" for place in range(1, len(rows[0])))]
+        table(f"What the {classifier.model} sees", columns, rows)
+    if mistakes:
+        raise UserError("; ".join(dict.fromkeys(mistakes)))
 
 
 def most_probable(classifier: Classifier, path: str) -> list[str]:

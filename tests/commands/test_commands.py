@@ -87,6 +87,9 @@ def test_predictions(workdir, tmp_path, capsys):
     Image.fromarray(np.full((9, 8, 3), 200, np.uint8)).save(tmp_path / "grey.png")
     code, out, _ = said(capsys, "predict", workdir, tmp_path / "grey.png")
     assert code == 0 and "grey.png" in out and out.count(" %") == 3
+    code, again, err = said(capsys, "predict", workdir, "nowhere.png", tmp_path / "grey.png", "no")
+    assert code == 2 and again == out and err.count("\n") == 1
+    assert "nowhere.png is no image" in err and "no is no image" in err
 
 
 def test_a_folder_that_takes_no_files_is_told(workdir, monkeypatch, capsys):
