@@ -44,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(sskd_jax.__version__)
         return 0
-    from sskd_jax.system.console import complain
+    from sskd_jax.system.console import complain, complain_of
     from sskd_jax.types import Stopped, UserError, choose
 
     try:
         choose(COMMANDS, arguments[0], "command")
         importlib.import_module(f"sskd_jax.commands.{arguments[0]}").run(arguments[1:])
     except (UserError, OSError) as error:
-        complain(f"error: {error}")
+        complain_of(str(error))
         return 2
     except Stopped as stop:
         complain(f"stopped: {stop}")

@@ -5,7 +5,6 @@ import pathlib
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from sskd_jax.system import early
 
@@ -16,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from sskd_jax.system import distributed
-from sskd_jax.system.console import complain
+from sskd_jax.system.console import complain, fail
 from sskd_jax.system.hints import reason
 from sskd_jax.system.installed import with_installed_config
 from sskd_jax.types import Stopped, UserError
@@ -33,12 +32,6 @@ WORKDIR = flags.DEFINE_string(
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, f"This is one of several processes: {distributed.HOW}."
 )
-
-
-def fail(message: str) -> NoReturn:
-    """Prints a user's mistake as one line and exits with code 2."""
-    complain(f"error: {' '.join(message.split())}")
-    sys.exit(2)
 
 
 def parse(argv: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from rich import box
 from rich.console import Console
@@ -62,6 +62,17 @@ def complain(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
     except OSError:
         write_nowhere(sys.stderr)
+
+
+def complain_of(mistake: str) -> None:
+    """Tells a user's mistake in one line on standard error."""
+    complain(f"error: {' '.join(mistake.split())}")
+
+
+def fail(mistake: str) -> NoReturn:
+    """Tells a user's mistake in one line on standard error, and exits with code 2."""
+    complain_of(mistake)
+    sys.exit(2)
 
 
 if hasattr(sys.stdout, "reconfigure"):  # a terminal that knows only some letters shows the others

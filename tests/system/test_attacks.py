@@ -135,10 +135,10 @@ def test_a_reader_that_has_gone_ends_nothing():
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_behind_standard_output_is_named():
     code = (
-        "import sys, sskd_jax.main as main; from sskd_jax.types import UserError\n"
-        "from sskd_jax.system.console import console\n"
+        "from sskd_jax.types import UserError\n"
+        "from sskd_jax.system.console import console, fail\n"
         "try: console.print('a line')\n"
-        "except UserError as error: main.fail(str(error))"
+        "except UserError as error: fail(str(error))"
     )
     with open("/dev/full", "w") as full:
         ended = call(code, stdout=full)
