@@ -44,7 +44,7 @@ def equalize_channel(channel: Array) -> Array:
     return jnp.where(step > 0, table[channel], channel)
 
 
-def grey(image: Array) -> Array:
+def lightness(image: Array) -> Array:
     """The lightness i32[H, W, 1], by the weights of ITU-R 601."""
     red, green, blue = (image[..., i : i + 1] for i in range(3))
     return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
@@ -61,11 +61,11 @@ def brightness(image: Array, strength: Array) -> Array:
 
 
 def colour(image: Array, strength: Array) -> Array:
-    return blended(image, jnp.broadcast_to(grey(image), image.shape), strength)
+    return blended(image, jnp.broadcast_to(lightness(image), image.shape), strength)
 
 
 def contrast(image: Array, strength: Array) -> Array:
-    mean = jnp.floor(grey(image).mean() + 0.5).astype(jnp.int32)
+    mean = jnp.floor(lightness(image).mean() + 0.5).astype(jnp.int32)
     return blended(image, jnp.full_like(image, mean), strength)
 
 
@@ -89,7 +89,7 @@ def solarize(image: Array, strength: Array) -> Array:
     return jnp.where(image < within(0, 256, strength), image, 255 - image)
 
 
-def moved(image: Array, row: tuple[Array, ...], column: tuple[Array, ...]) -> Array:
+def affine(image: Array, row: tuple[Array, ...], column: tuple[Array, ...]) -> Array:
     """Every pixel (y, x) is the one at (row, column): a y + b x + c of its middle, or black."""
     height, width = image.shape[:2]
     y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
@@ -110,23 +110,23 @@ def rotate(image: Array, strength: Array) -> Array:
     y, x = (size / 2 for size in image.shape[:2])
     row = cosine, sine, y - cosine * y - sine * x
     column = -sine, cosine, x + sine * y - cosine * x
-    return moved(image, row, column)
+    return affine(image, row, column)
 
 
 def shear_x(image: Array, strength: Array) -> Array:
-    return moved(image, STILL_ROW, (within(-0.3, 0.3, strength), 1, 0))
+    return affine(image, STILL_ROW, (within(-0.3, 0.3, strength), 1, 0))
 
 
 def shear_y(image: Array, strength: Array) -> Array:
-    return moved(image, (1, within(-0.3, 0.3, strength), 0), STILL_COLUMN)
+    return affine(image, (1, within(-0.3, 0.3, strength), 0), STILL_COLUMN)
 
 
 def translate_x(image: Array, strength: Array) -> Array:
-    return moved(image, STILL_ROW, (0, 1, within(-0.3, 0.3, strength) * image.shape[1]))
+    return affine(image, STILL_ROW, (0, 1, within(-0.3, 0.3, strength) * image.shape[1]))
 
 
 def translate_y(image: Array, strength: Array) -> Array:
-    return moved(image, (1, 0, within(-0.3, 0.3, strength) * image.shape[0]), STILL_COLUMN)
+    return affine(image, (1, 0, within(-0.3, 0.3, strength) * image.shape[0]), STILL_COLUMN)
 
 
 OPERATIONS = (

@@ -68,7 +68,7 @@ def strong(optics: Optics, key: Array, image: Array) -> Array:
     It is random whatever the optics, so it is a view for training alone.
     """
     place, distortion = jax.random.split(key)
-    (view,) = moved(optics, place, image, 1)
+    (view,) = raw_turns(optics, place, image, 1)
     return normalise(distort(distortion, view)[None], optics)
 
 
@@ -79,10 +79,10 @@ def repeated(optics: Optics, key: Array, image: Array) -> Array:
 
 def turns(optics: Optics, key: Array, image: Array, count: int) -> Array:
     """View k of `count` is the image turned counter-clockwise by k * 90 degrees."""
-    return normalise(moved(optics, key, image, count), optics)
+    return normalise(raw_turns(optics, key, image, count), optics)
 
 
-def moved(optics: Optics, key: Array, image: Array, count: int) -> Array:
+def raw_turns(optics: Optics, key: Array, image: Array, count: int) -> Array:
     """The same in front of normalisation: u8[count, H, W, C]."""
     flip_key, crop_key = jax.random.split(key)
     if optics.flip:
@@ -124,7 +124,7 @@ def coloured(strength: float, optics: Optics, key: Array, image: Array) -> Array
 
     Brightness, contrast and saturation change by a factor of up to 1 +- `strength` each.
     """
-    view = moved(optics, key, image, 1)[0].astype(jnp.float32) / 255
+    view = raw_turns(optics, key, image, 1)[0].astype(jnp.float32) / 255
     view = jittered(jax.random.fold_in(key, 1), view, strength, 0.0)
     return normalise(255 * view[None], optics)
 
@@ -175,7 +175,7 @@ def transformed(optics: Optics, key: Array, image: Array) -> Array:
 
     def one(key: Array) -> Array:
         place, choice, turn, own = jax.random.split(key, 4)
-        (view,) = moved(optics, place, image, 1)
+        (view,) = raw_turns(optics, place, image, 1)
         pool = [
             lambda view: jax.lax.switch(
                 jax.random.randint(turn, (), 0, 3),

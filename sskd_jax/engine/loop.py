@@ -208,6 +208,7 @@ def run_stage(job: Job, session: Session) -> Trained:
     """
     opened = open_checkpoints(job, session.workdir) if chief() else contextlib.nullcontext()
     with opened as checkpoints:
+        # Only the chief has checkpoints; what it reads is sent to all processes.
         load = partial(restored, checkpoints, job.sketch.state)
         state = load(Checkpoints.newest) or first_state(job)
         if step := int(state.step):
