@@ -312,7 +312,7 @@ def train(
             rate = {"learning_rate": float(run_once(job.learning_rate, step - 1))}
             place = {"stage": job.name, "epoch": epoch + 1, "step": step}
             session.book.write(place | rate | figures)
-            save(job, step, state, checkpoints, session, headline(scores, figures))
+            save(job, step, state, checkpoints, session, compared_by(scores, figures))
             saved = time.monotonic()
             progress.epoch(epoch + 1, job.epochs, figures)
 
@@ -356,6 +356,6 @@ def epoch_figures(job: Job, state: TrainState, scores: dict[str, float]) -> dict
     return sums | {f"{job.held_out_name}/{name}": value for name, value in scores.items()}
 
 
-def headline(scores: dict[str, float], figures: dict[str, float]) -> float:
+def compared_by(scores: dict[str, float], figures: dict[str, float]) -> float:
     """What epochs are compared by, more is better: the first score, or else the training loss."""
     return next(iter(scores.values()), -figures["train/loss"])

@@ -268,7 +268,7 @@ class Logbook:
         It is where there is no row or no score to tell.
         """
         rows = [row for row in self.rows() if row["stage"] == stage]
-        name = headline(rows[0]) if rows else None
+        name = first_score(rows[0]) if rows else None
         scores = {row["step"]: row[name] for row in rows if name in row}
         return step not in scores or not any(score > scores[step] for score in scores.values())
 
@@ -366,7 +366,7 @@ def is_open(file: IO[Any], path: epath.Path) -> bool:
         return False
 
 
-def headline(row: Row) -> str | None:
+def first_score(row: Row) -> str | None:
     """The name of the first score of held-out images in an epoch's row, which epochs compare by."""
     scores = (name for name in row if "/" in name and not name.startswith("train/"))
     return next(scores, None)

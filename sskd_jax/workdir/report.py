@@ -14,7 +14,7 @@ from sskd_jax.system.paths import write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir import seeds
 from sskd_jax.workdir.files import METRICS, TIMES, Row, existing_rows, read_json, write_json
-from sskd_jax.workdir.logbook import Logbook, headline, minutes
+from sskd_jax.workdir.logbook import Logbook, first_score, minutes
 from sskd_jax.workdir.stages import kind_of
 
 PLAN_COLUMNS = ["stage", "network", "parameters", "images", "work"]
@@ -205,7 +205,7 @@ def plot_stage(
     """
     from matplotlib import ticker
 
-    if score := headline(next(iter(epochs.values()))[0]):
+    if score := first_score(next(iter(epochs.values()))[0]):
         line, values = plot_mean(above, name, epochs, score, 100)
         best = max(values)
         place = list(epochs)[values.index(best)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import planned, small_config, tiny_network
 
-from sskd_jax.engine.loop import Job, Session, check_finite, epoch_order, headline, run_stage
+from sskd_jax.engine.loop import Job, Session, check_finite, compared_by, epoch_order, run_stage
 from sskd_jax.system.console import show
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Stopped, UserError
@@ -195,5 +195,5 @@ def test_the_first_step_in_which_something_was_not_finite_is_named():
 
 
 def test_epochs_compare_by_the_first_score_or_else_by_the_loss():
-    assert headline({"test/top1": 0.5, "test/loss": 9.0}, {"train/loss": 2.0}) == 0.5
-    assert headline({}, {"train/loss": 2.0}) == -2.0
+    assert compared_by({"test/top1": 0.5, "test/loss": 9.0}, {"train/loss": 2.0}) == 0.5
+    assert compared_by({}, {"train/loss": 2.0}) == -2.0

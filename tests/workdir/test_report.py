@@ -26,7 +26,7 @@ from sskd_jax.workdir.logbook import Logbook
     ],
 )
 def test_a_stage_is_drawn_by_its_first_score_of_held_out_images(row, name):
-    assert report.headline(row) == name
+    assert report.first_score(row) == name
 
 
 def test_results_name_last_best_and_paper(tmp_path, capsys):
