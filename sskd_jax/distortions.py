@@ -36,7 +36,10 @@ def equalize(image: Array, strength: Array) -> Array:
 
 
 def equalize_channel(channel: Array) -> Array:
-    """A channel i32[H, W]; as PIL, without the brightest level's pixels in the size of a step."""
+    """Histogram equalization of a channel i32[H, W].
+
+    As in PIL, the pixels of its brightest level do not count in the size of a step.
+    """
     count = jnp.zeros(256, jnp.int32).at[channel.ravel()].add(1)
     step = (channel.size - count[channel.max()]) // 255
     below = jnp.cumsum(count) - count

@@ -1,4 +1,4 @@
-"""What the rooms of this package hand to each other; imports nothing of ours.
+"""Types that the packages exchange; this module imports none of them.
 
 A method is its stages in order. A stage names its networks (nets) and gives a loss; the loss
 calls them.
@@ -139,9 +139,9 @@ class Losses(NamedTuple):
 
 
 class Binned(NamedTuple):
-    """A score that is compared in groups: the absolute values of its sums in each bin, added.
+    """A score that is summed within each bin, as for the expected calibration error.
 
-    It is reported as their part of all rows. The expected calibration error is such a score.
+    The absolute values of these sums are added and divided by the number of rows.
 
     Attributes:
       score: f32[N * r], of every row.

@@ -1,4 +1,4 @@
-"""A file that spares the next start what takes long to find out about a dataset."""
+"""Stores facts about a dataset that take long to find out, for later starts."""
 
 import contextlib
 import glob

@@ -1,4 +1,4 @@
-"""Any image file as a JPEG; nothing is trusted of what it holds, is called or is."""
+"""Converts any image file to a JPEG, and trusts neither its content nor its name nor its kind."""
 
 import io
 import itertools

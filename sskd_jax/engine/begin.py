@@ -34,7 +34,9 @@ def begin(
 def trace_loss(
     task: Task, shape: tuple[int, ...], key: Array, label: Array, nets: Params, start: Params
 ) -> tuple[TrainState, Array | tuple[Array, Array]]:
-    """Step 0 and its objective on two black images: what a net is first given decides its shapes.
+    """The state of step 0 and its objective, traced on two black images.
+
+    What a net is first given decides the shapes of its parameters.
 
     Raises:
       UserError: a net is called, but not declared, or declared and never called; the terms are

@@ -45,13 +45,14 @@ def check_pixels(
     written: Mapping[str, Mapping[str, Any]],
     image: Sequence[int] | None = None,
 ) -> None:
-    """Refuses networks of ours that saw images of another mean, deviation or size.
+    """Refuses stored networks that saw images of another mean, standard deviation or size.
 
     Args:
-      job: theirs in this run. What it says of a net's size it was told; that may be any.
-      path: of the networks.
-      written: what stands beside them, by net: mean, std, and image as [H, W, C].
-      image: likewise, where a net has none of its own.
+      job: the stage of this run that uses them. A size that its config sets for a net may be
+        another than the stored one.
+      path: where they are stored, for the error line.
+      written: the stored mean, std and image [H, W, C], by net.
+      image: the stored [H, W, C] of nets that have none of their own.
     """
     for net, ours in job.beside["normalisation"].items():
         theirs, section = written.get(net, {}), section_of(job, net)
@@ -73,7 +74,7 @@ def check_pixels(
 
 
 def comes_as_weights(job: Job, net: str) -> bool:
-    """Whether it is the network that the stage is called after, or the branches of one."""
+    """Whether a file of weights can hold this net: the stage's own network, or branches of one."""
     module = job.task.stage.nets[net].module  # not its architecture, which may be "my.code:Net"
     is_part = isinstance(module, str) and "." in module
     return is_part or net == job.kind and net in job.networks

@@ -1,4 +1,4 @@
-"""Parameters of modules, without what flax checks whenever it meets one again."""
+"""Parameters of modules, without flax's repeated check of shapes, which traces the initializer."""
 
 import jax.numpy as jnp
 from flax import linen as nn

@@ -1,4 +1,4 @@
-"""Signals in the seconds of the imports; itself it imports nothing that takes time."""
+"""Handles signals that arrive during the slow imports; this module imports nothing slow itself."""
 
 import contextlib
 import os

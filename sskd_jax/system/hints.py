@@ -1,4 +1,4 @@
-"""What to type in place of a flag, or a key of the config, that there is not."""
+"""Suggests what to type in place of an unknown flag or key of the config."""
 
 import contextlib
 import difflib
@@ -74,7 +74,10 @@ def likely_keys(config: Mapping[str, Any], name: str) -> list[str]:
 
 
 def what_to_type(config: Mapping[str, Any], name: str, value: str) -> str:
-    """: type --config.student.epochs=2 (teacher and head have it, too), or where all keys stand."""
+    """The end of an error line: the key that is likely to be meant, or what lists all keys.
+
+    Such as ": type --config.student.epochs=2 (or of teacher, head in place of student)".
+    """
     first, *others = [*likely_keys(config, name), ""]
     if not first:
         return f": write --config.SECTION.KEY=VALUE; {LISTS}"

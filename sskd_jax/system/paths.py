@@ -1,4 +1,4 @@
-"""Paths on disks and in buckets (gs://), which etils reads and writes through TensorFlow."""
+"""Paths on disks and in buckets (gs://), which etils reads and writes."""
 
 import fcntl
 import os
