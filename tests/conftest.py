@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 
 # XLA's older routines for what it fuses compile in a third of the time. They compute the same, up
-# to the order of a sum.
-QUICKLY = "--xla_cpu_use_fusion_emitters=false"
+# to the order of a sum. And no program here is so long that it compiles faster in many parts.
+QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
 def understood(flags: str) -> str:
@@ -46,6 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts files with slow tests first, so that no process is left alone with them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Has every later look for garbage pass over what was imported, which stays."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
