@@ -24,7 +24,8 @@ SMALL = """
 REPOSITORY, WORKDIR, STOP_AFTER, TRAIN_CIFAR = "", {workdir!r}, 1, False
 QUICKSTART_FLAGS = ("--config.seeds=1 --config.teacher.model=resnet8 "
                     "--config.methods=\\"('scratch','sskd')\\" "
-                    "--config.teacher.epochs=2 --config.head.epochs=1 --config.student.epochs=2")
+                    "--config.teacher.epochs=2 --config.head.epochs=1 --config.student.epochs=2 "
+                    "--config.teacher.images.share=0.2 --config.head.images.share=0.2")
 """
 SMALL_TOUR = """
 from functools import partial
