@@ -7,6 +7,7 @@ scroll within narrow screens.
 import html
 import re
 import textwrap
+import urllib.parse
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -125,16 +126,9 @@ def element(part: Part) -> str:
     if isinstance(part, Aside):
         inner = "\n".join(map(element, part.parts))
         return f"<details><summary>{html.escape(part.title)}</summary>{inner}</details>"
-    address = "data:text/csv;charset=utf-8," + "".join(map(escaped, part.content))
+    address = "data:text/csv;charset=utf-8," + urllib.parse.quote(part.content, safe=",/")
     name = html.escape(part.name)
     return f'<p><a download="{name}" href="{address}">{name}</a></p>'
-
-
-def escaped(letter: str) -> str:
-    """A letter as it is written in an address."""
-    if letter.isascii() and (letter.isalnum() or letter in ",.-_/"):
-        return letter
-    return "".join(f"%{byte:02X}" for byte in letter.encode())
 
 
 def marked(text: str) -> str:

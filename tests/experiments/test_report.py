@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from experiments import page, plans, protocol, record, report, runs
-from experiments.page import Field, Grid
+from experiments.page import Download, Field, Grid
 from experiments.plans import Cell, Claim, Table
 from tests.experiments.finished import finished
 
@@ -136,7 +136,7 @@ def test_marks_of_text():
     )
     grid = Grid(("a", "b"), [[Field("1"), Field("2")]])
     assert page.markdown_table(grid) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
-    assert page.escaped("ü") == "%C3%BC" and page.escaped("\n") == "%0A"
+    assert "utf-8,%C3%BC,1%0A" in page.element(Download("a.csv", "ü,1\n"))
 
 
 def test_a_command_fills_its_cell_alone():
