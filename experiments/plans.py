@@ -134,9 +134,14 @@ def task_cells() -> tuple[Cell, ...]:
 
 
 def quarter(
-    row: str, column: str, method: str = "", student: str = "resnet8", epochs: int = 15, **changes
+    row: str,
+    column: str,
+    method: str = "",
+    changes: Mapping[str, Any] = {},
+    student: str = "resnet8",
+    epochs: int = 15,
 ) -> Cell:
-    """A cell of the small tables; `changes` are written with __ for a dot."""
+    """A cell of the small tables, of the method that its column is called after, or of another."""
     method = method or column
     common: dict[str, Any] = {
         "teacher.checkpoint": "cifar100_resnet20.pth",
@@ -147,9 +152,8 @@ def quarter(
     for stage in methods.entry_of(method).stages(student):
         common |= {f"{stage}.epochs": 3, f"{stage}.images.share": 0.5, f"{stage}.milestones": ()}
     names = f"method={method},teacher=resnet20,student={student}"
-    given = {key.replace("__", "."): value for key, value in changes.items()}
     config = f"configs/cifar_fast.py:epochs={epochs},batch=64,{names}"
-    return Cell(row, column, config, common | given)
+    return Cell(row, column, config, {**common, **changes})
 
 
 def digit_cells(*names: str) -> tuple[Cell, ...]:
@@ -217,7 +221,7 @@ TABLES = {
         "As the quarter, with 25, 50 and 100 % of the training images for the student; the teacher "
         "has seen all.",
         tuple(
-            quarter(row, method, student__images__share=share)
+            quarter(row, method, changes={"student.images.share": share})
             for row, share in FEW.items()
             for method in ("scratch", "kd", "sskd")
         ),
@@ -232,7 +236,7 @@ TABLES = {
         "As the quarter, with 30 and 50 % of the student's labels replaced by other classes; the "
         "teacher was trained on clean ones, which the paper does not say.",
         tuple(
-            quarter(row, method, student__images__noise=noise)
+            quarter(row, method, changes={"student.images.noise": noise})
             for row, noise in NOISE.items()
             for method in ("kd", "sskd")
         ),
@@ -246,7 +250,7 @@ TABLES = {
         (
             quarter(SMALL, "sskd"),
             *(
-                quarter(SMALL, f"without {term}", "sskd", **{f"weights__{term}": 0.0})
+                quarter(SMALL, f"without {term}", "sskd", {f"weights.{term}": 0.0})
                 for term in WITHOUT
             ),
         ),
@@ -263,7 +267,7 @@ TABLES = {
         (
             quarter(SMALL, "kd"),
             quarter(SMALL, "kd, 60 epochs", "kd", epochs=60),
-            quarter(SMALL, "kd, four rotations", "sskd", weights__ss=0.0),
+            quarter(SMALL, "kd, four rotations", "sskd", {"weights.ss": 0.0}),
             quarter(SMALL, "sskd"),
         ),
         claims=(
@@ -297,7 +301,7 @@ TABLES = {
         "8, so KD stands beside them with that, too.",
         (
             *(quarter(SMALL, method) for method in FAMILY),
-            quarter(SMALL, "kd, temperature 8", "kd", method__temperature=8.0),
+            quarter(SMALL, "kd, temperature 8", "kd", {"method.temperature": 8.0}),
         ),
         claims=(Claim("HSAKD is above SSKD", "hsakd", "sskd"),),
     ),
