@@ -57,7 +57,7 @@ class Table(NamedTuple):
       claims: of the paper, that the table tests.
       seeds: that every cell is run with.
       axis: what the rows are numbers of, such as "share of the images"; "" where they are names.
-      scores: what is shown beside top-1 accuracy; see `experiments/scores.py`.
+      scores: what is shown beside top-1 accuracy; see `tables.measured`.
     """
 
     title: str

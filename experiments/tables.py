@@ -4,7 +4,9 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from experiments import charts, plans, protocol, scores, statistics
+from etils import epath
+
+from experiments import charts, continual, plans, protocol, statistics
 from experiments.page import Aside, Caption, Chart, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Table
 from experiments.record import DONE, METRICS, Network
@@ -160,6 +162,37 @@ def told_cost(teraflop: float) -> str:
     return f"{teraflop:,.0f} Tflop" if teraflop >= 100 else f"{teraflop:.3g} Tflop"
 
 
+def score_grid(
+    names: Sequence[str], filled: Iterable[Filled], results: pathlib.Path
+) -> Grid | None:
+    """The named scores of every cell that was run; None if none was.
+
+    They are means over the seeds, of the last epoch.
+    """
+    lines = []
+    for one in filled:
+        if one.networks:
+            found = [measured(network, results) for network in one.networks]
+            values = ([own[name] for own in found if name in own] for name in names)
+            means = [statistics.told(statistics.summary(own)) for own in values]
+            faint = len(one.networks) == 1
+            texts = (one.cell.row, one.cell.column, *means)
+            lines.append([Field(text, faint=faint) for text in texts])
+    return Grid(("row", "method", *names), lines) if names and lines else None
+
+
+def measured(network: Network, results: pathlib.Path) -> dict[str, float]:
+    """In per cent, by name: of its result, and of a stream "class_il forgetting" and so on."""
+    found = {
+        name: 100 * value for name, value in network.result.items() if isinstance(value, float)
+    }
+    if "task_il" in found:
+        for (stage, score), (_, own) in continual.read(epath.Path(results / network.run)).items():
+            if stage == network.stage:
+                found |= {f"{score} {name}": value for name, value in own._asdict().items()}
+    return found
+
+
 def likelihoods(filled: Sequence[Filled]) -> Grid | None:
     """The probability of improvement of every method over every other; None of fewer than two."""
     scores = scores_of(filled)
@@ -264,8 +297,7 @@ def table_parts(
         shades = SHADES.format(yardstick=table.yardstick)
         parts += [overview(table, filled), Caption(" ".join(shades.split()))]
         parts += [details(table, filled, teachers)]
-        cells = [(*one.cell[:2], one.networks) for one in filled]
-        if others := scores.grid(table.scores, cells, results):
+        if others := score_grid(table.scores, filled, results):
             parts += [Text("Other scores of the last epoch, in per cent (n):"), others]
         if likely := likelihoods(filled):
             parts += [Text("Probability of improvement, over rows and seeds:"), likely]

@@ -2,8 +2,10 @@
 
 import json
 
-from experiments import scores
+from experiments import tables
+from experiments.plans import Cell
 from experiments.record import Network
+from experiments.tables import Filled
 
 
 def network(run: str, **result: float) -> Network:
@@ -13,16 +15,17 @@ def network(run: str, **result: float) -> Network:
 def test_means_over_the_seeds_of_those_that_have_the_score(tmp_path):
     two = [network("a", many=0.5), network("b", many=0.7)]
     other = [network("c", many=0.25, few=0.125, parameters=9)]
-    cells = [("tail", "ce", two), ("tail", "ssd_lt", other), ("tail", "ldam", [])]
-    grid = scores.grid(("many", "few"), cells, tmp_path)
+    runs = {"ce": two, "ssd_lt": other, "ldam": []}
+    filled = [Filled(Cell("tail", name, ""), networks) for name, networks in runs.items()]
+    grid = tables.score_grid(("many", "few"), filled, tmp_path)
     assert list(grid.columns) == ["row", "method", "many", "few"]
     texts = [[field.text for field in line] for line in grid.rows]
     assert texts == [
         ["tail", "ce", "60.00 ± 14.14 (2)", ""],
         ["tail", "ssd_lt", "25.00 (1)", "12.50 (1)"],
     ]
-    assert scores.grid((), cells, tmp_path) is None
-    assert scores.grid(("many",), cells[2:], tmp_path) is None
+    assert tables.score_grid((), filled, tmp_path) is None
+    assert tables.score_grid(("many",), filled[2:], tmp_path) is None
 
 
 def test_what_a_stream_forgot_is_read_from_its_record(tmp_path):
@@ -36,5 +39,5 @@ def test_what_a_stream_forgot_is_read_from_its_record(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/config.json").write_text(json.dumps(config))
     (tmp_path / "a/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = scores.measured(network("a", task_il=0.5), tmp_path)
+    found = tables.measured(network("a", task_il=0.5), tmp_path)
     assert (found["task_il"], found["class_il forgetting"]) == (50, 25)
