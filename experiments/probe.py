@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from experiments import protocol, record, statistics
+from experiments import protocol, record, significance
 from experiments.page import Field, Grid, Heading, Part, Text
 from sskd_jax.commands.evaluate import data_section
 from sskd_jax.data.sources import Dataset, Split
@@ -98,8 +98,8 @@ def parts(known: Mapping[str, Mapping[int, record.Network]]) -> list[Part]:
 def line(data: str, networks: Sequence[record.Network]) -> list[Field]:
     one = networks[0].protocol
     what = " ".join((one["method"], one["changes"])).strip()
-    found = statistics.summary([100 * network.probes[data] for network in networks])
-    texts = (one["data"], one["network"], what, data, statistics.told(found))
+    found = significance.summary([100 * network.probes[data] for network in networks])
+    texts = (one["data"], one["network"], what, data, significance.told(found))
     return [Field(text, faint=found.n == 1) for text in texts]
 
 

@@ -12,11 +12,11 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments import charts, page, plans, probe, protocol, record, statistics
+from experiments import charts, page, plans, probe, protocol, record, significance
 from experiments.page import Aside, Chart, Download, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Claim
 from experiments.record import DONE, Network, listed
-from experiments.statistics import NOT_RUN, Finding
+from experiments.significance import NOT_RUN, NOT_SEEN, SEEN, Finding
 from experiments.tables import (
     Filled,
     budget,
@@ -58,14 +58,14 @@ def findings(tables: Mapping[str, Sequence[Filled]]) -> list[tuple[str, Claim, F
     for name, filled in tables.items():
         scores = scores_of(filled)
         for claim in plans.TABLES[name].claims:
-            found.append((name, claim, statistics.finding(scores, claim)))
+            found.append((name, claim, significance.finding(scores, claim)))
     return found
 
 
 def verdict(found: Sequence[tuple[str, Claim, Finding]], networks: Sequence[Network]) -> Text:
     """What all of it comes to, in sentences."""
-    counts = statistics.counted(finding.verdict for _, _, finding in found)
-    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    verdicts = [finding.verdict for _, _, finding in found]
+    told = ", ".join(f"{verdicts.count(name)} {name}" for name in (SEEN, NOT_SEEN, NOT_RUN))
     sentences = [f"Of {len(found)} claims, {told}."]
     for name, claim, finding in found:
         if (claim.better, claim.worse, claim.row) == ("sskd", "kd", "") and finding.n:
@@ -135,8 +135,8 @@ def everything(known: Mapping[str, Mapping[int, Network]]) -> Grid:
         networks = " -> ".join(filter(None, (one["teacher"], one["network"])))
         texts = (one["data"], images, networks, " ".join((one["method"], one["changes"])).strip())
         ours = (
-            statistics.told(cell.last),
-            statistics.told(cell.best or cell.held_out),
+            significance.told(cell.last),
+            significance.told(cell.best or cell.held_out),
             one["selection"],
         )
         minutes = [f"{sum(network.minutes):.1f}" for network in done if network.minutes]
@@ -165,10 +165,11 @@ def similarities(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
         looked_at = [network for _, network in sorted(seeds.items()) if "kl" in network.similarity]
         if looked_at:
             one = looked_at[0].protocol
-            measured = [
-                str(statistics.summary([factor * network.similarity[key] for network in looked_at]))
+            values = (
+                [factor * network.similarity[key] for network in looked_at]
                 for key, factor in (("kl", 1), ("cka", 100), ("agreement", 100))
-            ]
+            )
+            measured = [str(significance.summary(own)) for own in values]
             what = " ".join((one["method"], one["changes"])).strip()
             texts = (one["data"], one["network"], what, *measured, str(len(looked_at)))
             rows.append([Field(text, faint=len(looked_at) == 1) for text in texts])
@@ -265,7 +266,7 @@ def readme_grid(name: str, known: Mapping[str, Mapping[int, Network]]) -> Grid:
         ]:
             enough = one.last is not None and (one.last.n > 1 or is_given(one.networks))
             ours = (
-                (statistics.told(one.last), statistics.told(one.best))
+                (significance.told(one.last), significance.told(one.best))
                 if enough
                 else ("not run", "")
             )

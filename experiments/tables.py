@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from etils import epath
 
-from experiments import charts, continual, plans, protocol, statistics
+from experiments import charts, continual, plans, protocol, significance
 from experiments.page import Aside, Caption, Chart, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Table
 from experiments.record import DONE, METRICS, Network
-from experiments.statistics import Scores, Summary
+from experiments.significance import Scores, Summary
 from sskd_jax.workdir.files import read_rows
 
 SHADES = """Cells are shaded by the distance from the published number in standard errors of the
@@ -32,15 +32,15 @@ class Filled(NamedTuple):
 
     @property
     def last(self) -> Summary | None:
-        return statistics.summary(self.scores(lambda network: network.last))
+        return significance.summary(self.scores(lambda network: network.last))
 
     @property
     def best(self) -> Summary | None:
-        return statistics.summary(self.scores(lambda network: network.best))
+        return significance.summary(self.scores(lambda network: network.best))
 
     @property
     def held_out(self) -> Summary | None:
-        return statistics.summary(self.scores(lambda network: network.held_out))
+        return significance.summary(self.scores(lambda network: network.held_out))
 
 
 def fill(
@@ -81,7 +81,7 @@ def shade(one: Filled, yardstick: Filled | None) -> tuple[int | None, str]:
         other, ours, what = yardstick.last, one.last, yardstick.cell.column
     else:
         return None, ""
-    distance = statistics.distance(ours, other)
+    distance = significance.distance(ours, other)
     if distance is None:
         return None, ""
     steps = min(3, int(abs(distance)))
@@ -109,7 +109,7 @@ def main_field(table: Table, one: Filled, places: Mapping[tuple[str, str], Fille
         return Field("failed" if one.failures else "not run", faint=True)
     found, hint = shade(one, places.get((one.cell.row, table.yardstick)))
     is_few = one.last.n < len(table.seeds)
-    return Field(statistics.told(one.last), found, hint, faint=one.last.n == 1 or is_few)
+    return Field(significance.told(one.last), found, hint, faint=one.last.n == 1 or is_few)
 
 
 def details(table: Table, filled: Sequence[Filled], teachers: Sequence[Filled]) -> Grid:
@@ -174,7 +174,7 @@ def score_grid(
         if one.networks:
             found = [measured(network, results) for network in one.networks]
             values = ([own[name] for own in found if name in own] for name in names)
-            means = [statistics.told(statistics.summary(own)) for own in values]
+            means = [significance.told(significance.summary(own)) for own in values]
             faint = len(one.networks) == 1
             texts = (one.cell.row, one.cell.column, *means)
             lines.append([Field(text, faint=faint) for text in texts])
@@ -201,18 +201,18 @@ def likelihoods(filled: Sequence[Filled]) -> Grid | None:
     for ours in columns:
         line = [Field(ours)]
         for other in columns:
-            likely = statistics.improvement(scores, ours, other) if ours != other else None
+            likely = significance.improvement(scores, ours, other) if ours != other else None
             useful = useful or likely is not None
             line.append(Field("" if likely is None else chance(likely), hint=interval(likely)))
         lines.append(line)
     return Grid(("P(row beats column)", *columns), lines) if useful else None
 
 
-def chance(likely: statistics.Improvement) -> str:
+def chance(likely: significance.Improvement) -> str:
     return f"{likely.probability:.2f}"
 
 
-def interval(likely: statistics.Improvement | None) -> str:
+def interval(likely: significance.Improvement | None) -> str:
     if likely is None:
         return ""
     rows = counted(likely.rows, "row")
@@ -312,7 +312,7 @@ def commands(name: str, filled: Sequence[Filled]) -> Grid:
         cell = one.cell
         paper = "" if cell.paper is None else f"{cell.paper:.2f}"
         typed = f'`python -m experiments.launch {name} --only "{cell.row}" "{cell.column}"`'
-        state = statistics.told(one.last) or ("failed" if one.failures else "not run")
+        state = significance.told(one.last) or ("failed" if one.failures else "not run")
         lines.append([Field(text) for text in (cell.row, cell.column, paper, state, typed)])
     return Grid(("row", "column", "paper", "ours, last (n)", "command"), lines)
 

@@ -5,28 +5,28 @@ import math
 import numpy as np
 import pytest
 
-from experiments import statistics
+from experiments import significance
 from experiments.plans import Claim
-from experiments.statistics import NOT_RUN, NOT_SEEN, SEEN
+from experiments.significance import NOT_RUN, NOT_SEEN, SEEN
 
 
 def test_a_summary_and_its_error():
-    found = statistics.summary([70.0, 72.0, 74.0])
+    found = significance.summary([70.0, 72.0, 74.0])
     assert (found.mean, found.spread, found.n) == (72.0, 2.0, 3)
     assert found.error == pytest.approx(2 / math.sqrt(3)) and str(found) == "72.00 ± 2.00"
-    one = statistics.summary([70.0])
+    one = significance.summary([70.0])
     assert str(one) == "70.00" and one.error == math.inf
-    assert statistics.summary([]) is None
+    assert significance.summary([]) is None
 
 
 def test_distances_are_in_standard_errors():
-    ours, theirs = (statistics.summary(scores) for scores in ([70.0, 72.0, 74.0], [66.0, 70.0]))
-    assert statistics.distance(ours, 71.0) == pytest.approx(1 / ours.error)
+    ours, theirs = (significance.summary(scores) for scores in ([70.0, 72.0, 74.0], [66.0, 70.0]))
+    assert significance.distance(ours, 71.0) == pytest.approx(1 / ours.error)
     both = math.hypot(ours.error, theirs.error)
-    assert statistics.distance(ours, theirs) == pytest.approx(4 / both)
-    one, alike = statistics.summary([70.0]), statistics.summary([70.0, 70.0])
+    assert significance.distance(ours, theirs) == pytest.approx(4 / both)
+    one, alike = significance.summary([70.0]), significance.summary([70.0, 70.0])
     for pair in ((one, 71.0), (ours, one), (alike, 70.0), (None, 70.0), (ours, None)):
-        assert statistics.distance(*pair) is None
+        assert significance.distance(*pair) is None
 
 
 def test_the_probability_of_improvement_is_that_of_pairs_of_runs():
@@ -39,18 +39,18 @@ def test_the_probability_of_improvement_is_that_of_pairs_of_runs():
         ("c", "y"): [1.0, 2.0],
         ("d", "x"): [1.0, 2.0],
     }
-    found = statistics.improvement(scores, "x", "y")
+    found = significance.improvement(scores, "x", "y")
     assert found.probability == pytest.approx((2.5 / 4 + 1) / 2)
     assert (found.rows, found.n) == (2, 2)
     assert 0.5 <= found.low <= found.probability <= found.high == 1.0
-    back = statistics.improvement(scores, "y", "x")
+    back = significance.improvement(scores, "y", "x")
     assert back.probability == pytest.approx(1 - found.probability)
-    assert statistics.improvement({("c", "x"): [1.0], ("c", "y"): [2.0, 3.0]}, "x", "y") is None
+    assert significance.improvement({("c", "x"): [1.0], ("c", "y"): [2.0, 3.0]}, "x", "y") is None
 
 
 def test_equal_methods_beat_each_other_half_of_the_time():
     runs = np.random.default_rng(0).normal(70, 1, (2, 40))
-    found = statistics.improvement({("a", "x"): runs[0], ("a", "y"): runs[1]}, "x", "y")
+    found = significance.improvement({("a", "x"): runs[0], ("a", "y"): runs[1]}, "x", "y")
     assert found.low < 0.5 < found.high and found.high - found.low < 0.3
 
 
@@ -65,25 +65,24 @@ def test_claims_that_are_seen_and_that_are_not():
         ("b", "x"): [80.0, 81.0, 82.0],
         ("b", "y"): [79.0, 80.0, 81.0],
     }
-    found = statistics.finding(scores, ABOVE)
+    found = significance.finding(scores, ABOVE)
     assert found.verdict == SEEN and found.difference == pytest.approx(3.0)
     assert found.error == pytest.approx(math.sqrt(4 / 3) / 2) and (found.n, found.rows) == (3, 2)
-    assert statistics.finding(scores, Claim("", "y", "x")).verdict == NOT_SEEN
-    more = statistics.finding(scores, BY_MORE)
+    assert significance.finding(scores, Claim("", "y", "x")).verdict == NOT_SEEN
+    more = significance.finding(scores, BY_MORE)
     assert more.verdict == SEEN and more.difference == pytest.approx(4.0)
     assert more.error == pytest.approx(math.sqrt(4 / 3)) and more.improvement is None
-    assert statistics.finding(scores, Claim("", "x", "y", "b", "a")).verdict == NOT_SEEN
+    assert significance.finding(scores, Claim("", "x", "y", "b", "a")).verdict == NOT_SEEN
     close = scores | {("a", "y"): [75.0, 75.5, 77.0]}
-    assert statistics.finding(close, Claim("", "x", "y", "a")).verdict == NOT_SEEN
+    assert significance.finding(close, Claim("", "x", "y", "a")).verdict == NOT_SEEN
 
 
 def test_one_seed_is_no_result():
     scores = {("a", "x"): [75.0], ("a", "y"): [70.0], ("b", "x"): [75.0, 76.0]}
-    assert statistics.finding(scores, ABOVE) == statistics.Finding(NOT_RUN)
+    assert significance.finding(scores, ABOVE) == significance.Finding(NOT_RUN)
     scores |= {("a", "x"): [75.0, 76.0], ("a", "y"): [70.0, 71.0]}
-    assert statistics.finding(scores, ABOVE).verdict == SEEN
-    assert statistics.finding(scores, BY_MORE).verdict == NOT_RUN
-    assert statistics.counted([SEEN, NOT_RUN, SEEN]) == {SEEN: 2, NOT_SEEN: 0, NOT_RUN: 1}
+    assert significance.finding(scores, ABOVE).verdict == SEEN
+    assert significance.finding(scores, BY_MORE).verdict == NOT_RUN
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_one_seed_is_no_result():
 )
 def test_how_far_a_lead_must_go(ours, verdict):
     scores = {("a", "x"): ours, ("a", "y"): [50.0, 51.0, 52.0]}
-    assert statistics.finding(scores, Claim("", "x", "y")).verdict == verdict
+    assert significance.finding(scores, Claim("", "x", "y")).verdict == verdict
 
 
 @pytest.mark.parametrize(("lead", "verdict"), [(2.2, NOT_SEEN), (3.0, SEEN)])
@@ -105,4 +104,4 @@ def test_how_much_larger_a_lead_must_be(lead, verdict):
     usual = [50.0, 51.0, 52.0]
     scores = {(row, column): usual for row in "ab" for column in "xy"}
     scores["a", "x"] = [lead + score for score in usual]
-    assert statistics.finding(scores, Claim("", "x", "y", "a", "b")).verdict == verdict
+    assert significance.finding(scores, Claim("", "x", "y", "a", "b")).verdict == verdict

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -167,9 +167,3 @@ def lead_in(scores: Scores, row: str, claim: Claim) -> Lead | None:
     ours, theirs = found
     error = math.hypot(ours.error, theirs.error)
     return Lead(ours.mean - theirs.mean, error, min(ours.n, theirs.n))
-
-
-def counted(verdicts: Iterable[str]) -> dict[str, int]:
-    """How many claims were seen, not seen, and not run."""
-    listed = list(verdicts)
-    return {name: listed.count(name) for name in (SEEN, NOT_SEEN, NOT_RUN)}
