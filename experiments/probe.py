@@ -20,8 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from experiments import protocol, record, significance
-from experiments.page import Field, Grid, Heading, Part, Text
+from experiments import protocol, record
 from sskd_jax.commands.evaluate import data_section
 from sskd_jax.data.sources import Dataset, Split
 from sskd_jax.data.stream import Stream
@@ -78,29 +77,6 @@ def keep(workdir: pathlib.Path, data: str, found: Mapping[str, float]) -> None:
     for stage, accuracy in found.items():
         known[stage] = known.get(stage, {}) | {data: accuracy}
     write_json(file, known)
-
-
-def parts(known: Mapping[str, Mapping[int, record.Network]]) -> list[Part]:
-    """What the records have of probes, a line per experiment and dataset."""
-    rows = []
-    for seeds in known.values():
-        networks = [network for _, network in sorted(seeds.items())]
-        for data in dict.fromkeys(name for network in networks for name in network.probes):
-            rows.append(line(data, [network for network in networks if data in network.probes]))
-    about = Text(
-        "Accuracy of logistic regression on frozen features, on images that the network was not "
-        "trained on, in per cent; `python -m experiments.probe WORKDIR --data=NAME`."
-    )
-    columns = ("trained on", "network", "method", "images", "top-1 (n)")
-    return [Heading("Linear probes"), about, Grid(columns, rows) if rows else Text("Not run.")]
-
-
-def line(data: str, networks: Sequence[record.Network]) -> list[Field]:
-    one = networks[0].protocol
-    what = " ".join((one["method"], one["changes"])).strip()
-    found = significance.summary([100 * network.probes[data] for network in networks])
-    texts = (one["data"], one["network"], what, data, significance.told(found))
-    return [Field(text, faint=found.n == 1) for text in texts]
 
 
 def probe_all(workdirs: Iterable[pathlib.Path], data: Dataset, name: str, stage: str) -> None:

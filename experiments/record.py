@@ -112,6 +112,11 @@ class Network(NamedTuple):
         return self.protocol["experiment"]
 
     @property
+    def what(self) -> str:
+        """The method, with what differs from how it is by default."""
+        return f"{self.protocol['method']} {self.protocol['changes']}".strip()
+
+    @property
     def last(self) -> float | None:
         """Top-1 accuracy of the last epoch on the test images."""
         return self.result.get("top1")
@@ -209,8 +214,7 @@ def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
     for name in (METRICS, TIMES):  # damage is told before anything is kept
         read_rows(workdir / name)
     names = [*FILES, *(name for name in (SIMILARITY, PROBES) if (workdir / name).is_file())]
-    contents = {name: content_of(workdir / name) for name in names}
-    put(folder, contents, found_protocol(workdir))
+    put(workdir, names, folder, found_protocol(workdir))
 
 
 def keep_failed(
@@ -228,7 +232,7 @@ def keep_failed(
     networks = {stage: protocol.describe(config, stage)}
     told = {"status": FAILED, "reason": reason, "seed": config["seed"], "networks": networks}
     names = [name for name in FILES if (workdir / name).is_file()]
-    put(folder, {name: content_of(workdir / name) for name in names}, told)
+    put(workdir, names, folder, told)
 
 
 def content_of(file: pathlib.Path) -> bytes:
@@ -239,13 +243,13 @@ def content_of(file: pathlib.Path) -> bytes:
     return re.sub(rb"(?<![\w.:/])/(?:[^/\s\"',]+/)*", b"", content)
 
 
-def put(folder: pathlib.Path, contents: dict[str, bytes], told: Row) -> None:
+def put(workdir: pathlib.Path, names: Iterable[str], folder: pathlib.Path, told: Row) -> None:
     """Writes a record beside its folder, and then moves it there file by file."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for name, content in contents.items():
-        (part / name).write_bytes(content)
+    for name in names:
+        (part / name).write_bytes(content_of(workdir / name))
     write_json(part / PROTOCOL, told)
     folder.mkdir(exist_ok=True)
     for file in part.iterdir():
@@ -264,9 +268,8 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
         failed = told["status"] == FAILED
         results, times, environments = [], [], []
         if not failed:
-            results, environments = (
-                read_json(folder / name) for name in ("results.json", "environments.json")
-            )
+            results = read_json(folder / "results.json")
+            environments = read_json(folder / "environments.json")
             times = read_rows(folder / TIMES)
             read_rows(folder / METRICS)
         # Of two networks that taught each other, the one that the stage is called after.

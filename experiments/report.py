@@ -12,7 +12,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments import charts, page, plans, probe, protocol, record, significance
+from experiments import charts, page, plans, protocol, record, significance
 from experiments.page import Aside, Chart, Download, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Claim
 from experiments.record import DONE, Network, listed
@@ -45,11 +45,11 @@ one experiment, whatever they are called; where several have one seed, the last 
 
 
 def by_experiment(networks: Iterable[Network]) -> dict[str, dict[int, Network]]:
-    """Networks by experiment and seed; what is done goes before what failed."""
+    """Networks by experiment and seed, in order; what is done goes before what failed."""
     found: dict[str, dict[int, Network]] = {}
     for network in sorted(networks, key=lambda one: one.status == DONE):
         found.setdefault(network.experiment, {})[network.seed] = network
-    return found
+    return {experiment: dict(sorted(seeds.items())) for experiment, seeds in found.items()}
 
 
 def findings(tables: Mapping[str, Sequence[Filled]]) -> list[tuple[str, Claim, Finding]]:
@@ -123,17 +123,17 @@ def everything(known: Mapping[str, Mapping[int, Network]]) -> Grid:
     """A line per experiment that has a record."""
     rows = []
     for seeds in known.values():
-        done = [network for _, network in sorted(seeds.items()) if network.status == DONE]
-        if not done:
+        cell = Filled.of(Cell("", "", ""), seeds)
+        if not cell.networks:
             continue
-        one, cell = done[0].protocol, Filled(Cell("", "", ""), done)
+        done, one = cell.networks, cell.networks[0].protocol
         images = " ".join(
             f"{key} {one[key]:g}"
             for key, usual in protocol.STAGE["images"].items()
             if one[key] != usual
         )
         networks = " -> ".join(filter(None, (one["teacher"], one["network"])))
-        texts = (one["data"], images, networks, " ".join((one["method"], one["changes"])).strip())
+        texts = (one["data"], images, networks, done[0].what)
         ours = (
             significance.told(cell.last),
             significance.told(cell.best or cell.held_out),
@@ -162,7 +162,7 @@ def similarities(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
     """Table 6: how similar students are to their teacher, a line per experiment."""
     rows = []
     for seeds in known.values():
-        looked_at = [network for _, network in sorted(seeds.items()) if "kl" in network.similarity]
+        looked_at = [network for network in seeds.values() if "kl" in network.similarity]
         if looked_at:
             one = looked_at[0].protocol
             values = (
@@ -170,8 +170,8 @@ def similarities(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
                 for key, factor in (("kl", 1), ("cka", 100), ("agreement", 100))
             )
             measured = [str(significance.summary(own)) for own in values]
-            what = " ".join((one["method"], one["changes"])).strip()
-            texts = (one["data"], one["network"], what, *measured, str(len(looked_at)))
+            names = (one["data"], one["network"], looked_at[0].what)
+            texts = (*names, *measured, str(len(looked_at)))
             rows.append([Field(text, faint=len(looked_at) == 1) for text in texts])
     columns = ("data", "student", "method", "KL", "CKA, %", "same class, %", "n")
     about = Text(
@@ -187,11 +187,10 @@ def similarities(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
 
 def pictured(seeds: Mapping[int, Network]) -> list[Chart]:
     """The pictures of an experiment, of its first seed that was looked at."""
-    looked_at = [network for _, network in sorted(seeds.items()) if network.similarity]
-    if not looked_at:
+    one = next((network for network in seeds.values() if network.similarity), None)
+    if one is None:
         return []
-    found, one = looked_at[0].similarity, looked_at[0].protocol
-    what = " ".join(filter(None, (one["network"], one["method"], one["changes"])))
+    found, what = one.similarity, f"{one.protocol['network']} {one.what}"
     classes: dict[int, list] = {}
     for (x, y), label in zip(found["tsne"]["place"], found["tsne"]["label"], strict=True):
         classes.setdefault(label, []).append((x, y, y, y))
@@ -205,6 +204,24 @@ def pictured(seeds: Mapping[int, Network]) -> list[Chart]:
         )
         parts.append(Chart(title, charts.matrices(**found["rotations"])))
     return parts
+
+
+def probes(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
+    """What was found of linear probes, a line per experiment and dataset."""
+    rows = []
+    for seeds in known.values():
+        for data in dict.fromkeys(name for network in seeds.values() for name in network.probes):
+            probed = [network for network in seeds.values() if data in network.probes]
+            found = significance.summary([100 * network.probes[data] for network in probed])
+            one = probed[0].protocol
+            texts = (one["data"], one["network"], probed[0].what, data, significance.told(found))
+            rows.append([Field(text, faint=found.n == 1) for text in texts])
+    about = Text(
+        "Accuracy of logistic regression on frozen features, on images that the network was not "
+        "trained on, in per cent; `python -m experiments.probe WORKDIR --data=NAME`."
+    )
+    columns = ("trained on", "network", "method", "images", "top-1 (n)")
+    return [Heading("Linear probes"), about, Grid(columns, rows) if rows else Text("Not run.")]
 
 
 def parts_of(results: pathlib.Path) -> list[Part]:
@@ -234,7 +251,7 @@ def parts_of(results: pathlib.Path) -> list[Part]:
     return [
         *parts,
         *similarities(known),
-        *probe.parts(known),
+        *probes(known),
         Heading("All that was run"),
         everything(known),
         Heading("Environments"),

@@ -25,6 +25,12 @@ class Filled(NamedTuple):
     networks: Sequence[Network]
     failures: Sequence[Network] = ()
 
+    @classmethod
+    def of(cls, cell: Cell, seeds: Mapping[int, Network]) -> "Filled":
+        """A cell with the records of its experiment."""
+        done = [network for network in seeds.values() if network.status == DONE]
+        return cls(cell, done, [network for network in seeds.values() if network.status != DONE])
+
     def scores(self, pick: Callable[[Network], float | None]) -> list[float]:
         """In per cent, of those networks that have this score; a given one is of no seed."""
         networks = self.networks[:1] if is_given(self.networks) else self.networks
@@ -51,9 +57,7 @@ def fill(
     if of_teacher and "teacher" not in config:
         return Filled(cell, ())
     stage = "teacher" if of_teacher else protocol.last_stage(config)
-    own = known.get(protocol.identify(config, stage), {})
-    done = [network for _, network in sorted(own.items()) if network.status == DONE]
-    return Filled(cell, done, [network for network in own.values() if network.status != DONE])
+    return Filled.of(cell, known.get(protocol.identify(config, stage), {}))
 
 
 def is_given(networks: Sequence[Network]) -> bool:

@@ -51,6 +51,6 @@ def test_probes_are_kept_and_shown(tmp_path):
     probe.keep(workdir, "cifar10", {"student": 0.25})
     results = tmp_path / "results"
     record.keep_runs([workdir], results)
-    found = page.markdown(probe.parts(report.by_experiment(record.recorded(results))))
+    found = page.markdown(report.probes(report.by_experiment(record.recorded(results))))
     assert "| digits | 50.00 (1) |" in found and "| cifar10 | 25.00 (1) |" in found
-    assert "Not run." in page.markdown(probe.parts({}))
+    assert "Not run." in page.markdown(report.probes({}))

@@ -125,9 +125,9 @@ def test_what_was_done_goes_before_what_failed_and_a_seed_counts_once():
     def network(run: str, seed: int, status: str) -> record.Network:
         return record.Network(run, "", seed, status, "", {"experiment": "x"}, {}, [], [])
 
-    networks = [network("a", 0, "done"), network("b", 0, "failed"), network("c", 1, "failed")]
+    networks = [network("c", 1, "failed"), network("a", 0, "done"), network("b", 0, "failed")]
     found = report.by_experiment(networks)["x"]
-    assert {seed: one.run for seed, one in found.items()} == {0: "a", 1: "c"}
+    assert [(seed, one.run) for seed, one in found.items()] == [(0, "a"), (1, "c")]
 
 
 def test_marks_of_text():
