@@ -4,39 +4,24 @@ It is found from a config alone, so that a run that is planned and one that was 
 told to be the same but for their seeds.
 """
 
-import functools
 import hashlib
 import importlib
 import json
 import pathlib
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from configs import common, methods
-from sskd_jax.data.scenarios import long_tail
+from experiments import cost
 from sskd_jax.methods import METHODS
 from sskd_jax.methods.common import supervised
-from sskd_jax.models.build import architecture
-from sskd_jax.types import Array, Batch, Facts, Stage, UserError, View, choose, find
-from sskd_jax.views import Optics
+from sskd_jax.types import Stage, UserError, choose, find
 from sskd_jax.workdir.files import Row
 from sskd_jax.workdir.logbook import flatten
 
-# Training images, classes, and pixels of a side where the config does not say them.
-DATASETS = {
-    "digits": (1347, 10, 8),
-    "cifar10": (50_000, 10, 32),
-    "cifar100": (50_000, 100, 32),
-    "imagenet2012": (1_281_167, 1000, 224),
-}
-UNKNOWN = (1000, 10, 32)  # in place of any other
-FORWARD_AND_BACKWARD = 3  # what a step costs a network that learns, in forward passes
 GIVEN = (".pth", ".pt", ".safetensors")  # endings of the file of a network trained elsewhere
 LABELS = "labels", {"method": {}, "weights": {}}, {"teacher": supervised("teacher")}
 # A stage that says nothing special.
@@ -117,11 +102,11 @@ def describe(config: Row, stage: str) -> Row:
         "changes": told_changes(method, setting, config),
         "epochs": "given" if given else section["epochs"],
         "batch_size": section["batch_size"],
-        "views": views(config, last, stages[last]),
+        "views": cost.views(config, last, stages[last]),
         **section["images"],
         "before": "; ".join([told_stage(kind, config[kind]) for kind in before] + started),
         "selection": told_selection(data["validation"]),
-        "teraflop": None if given else cost(config, stages),
+        "teraflop": None if given else cost.teraflop(config, stages),
         "experiment": experiment(config, method, setting, stages),
     }
 
@@ -254,124 +239,3 @@ def told_stage(kind: str, section: Row) -> str:
 def told_selection(validation: float) -> str:
     """What the best epoch is chosen on."""
     return f"{validation:g} of the training images" if validation else "test images"
-
-
-def views(config: Row, kind: str, stage: Stage) -> float:
-    """How many rows a stage's networks see for every image of a step, stored ones as well."""
-    counts = rows(config, kind, stage)
-    most = max(counts[name] for name, net in stage.nets.items() if isinstance(net.module, str))
-    return int(most) if most == int(most) else most
-
-
-def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
-    """How many rows a step gives to each network of a stage, by image of its batch.
-
-    The loss is traced for it, with networks that answer nothing but zeros.
-    """
-    data, batch_size = config["data"], config[kind]["batch_size"]
-    total, classes, _ = DATASETS.get(data["name"], UNKNOWN)
-    shape = (size_of(config),) * 2 + (3,)
-    found = dict.fromkeys(stage.nets, 0.0)
-
-    def call(name: str, *args: Any, **kwargs: Any) -> Any:
-        module = stage.nets[name].module
-        if not isinstance(module, str):
-            return module.init_with_output(jax.random.key(0), *args, **kwargs)[0]
-        count = jax.tree.leaves(args)[0].shape[0]
-        found[name] += count / batch_size
-        network, _, part = module.partition(".")
-        _, _, one = outline(config[network]["model"], part, size_of(config, network), classes)
-        return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), one)
-
-    def see(view: View, image: Array | None = None) -> Array:
-        count = batch_size if image is None else image.shape[0]
-        return jnp.zeros((count * rows_of(view), *shape))
-
-    def trace() -> None:
-        key, label = jax.random.PRNGKey(0), jnp.zeros(batch_size, jnp.int32)
-        facts = Facts(jnp.zeros(total, jnp.int32), shape, classes)
-        batch = Batch(
-            image=jnp.zeros((batch_size, *shape), jnp.uint8),
-            label=label,
-            index=label,
-            see=see,
-            epoch=label[0],
-            key=key,
-            memory=stage.memory(key, facts) if stage.memory else {},
-            counts=lambda: np.ones(classes, int),
-        )
-        stage.loss({name: functools.partial(call, name) for name in stage.nets}, batch)
-
-    jax.eval_shape(trace)
-    return found
-
-
-def size_of(config: Row, network: str = "") -> int:
-    """Pixels of a side of the images, as a network sees them."""
-    _, _, size = DATASETS.get(config["data"]["name"], UNKNOWN)
-    return config.get(network, {}).get("size") or config["data"].get("size", size)
-
-
-@functools.cache
-def rows_of(view: View) -> int:
-    """How many rows a view makes of an image."""
-    optics = Optics(flip=True, pad=1, mean=(0.5,) * 3, std=(0.5,) * 3)
-    key, pixels = jax.random.key(0), jnp.zeros((8, 8, 3), jnp.uint8)
-    return jax.eval_shape(functools.partial(view, optics), key, pixels).shape[0]
-
-
-def cost(config: Row, stages: Mapping[str, Stage]) -> float | None:
-    """Operations of the networks in training, in 10**12; None for images of unknown number.
-
-    A teacher's own training does not count, nor do heads, regressors and memories.
-    """
-    if config["data"]["name"] not in DATASETS:
-        return None
-    kinds = [kind for kind in stages if kind != "teacher"] or ["teacher"]
-    return round(sum(stage_cost(config, kind, stages[kind]) for kind in kinds) / 1e12, 3)
-
-
-def stage_cost(config: Row, kind: str, stage: Stage) -> float:
-    """Operations of the networks in one stage."""
-    section, (_, classes, _) = config[kind], DATASETS[config["data"]["name"]]
-    per_image, counts = 0.0, rows(config, kind, stage)
-    for name, net in stage.nets.items():
-        if isinstance(net.module, str):
-            network, _, part = net.module.partition(".")
-            passes = FORWARD_AND_BACKWARD if net.learns else 1
-            size = size_of(config, network)
-            per_row = forward(config[network]["model"], part, size, classes)
-            per_image += passes * counts[name] * per_row
-    steps = images_of_epoch(config, section, stage) // section["batch_size"]
-    return section["epochs"] * steps * section["batch_size"] * per_image
-
-
-def images_of_epoch(config: Row, section: Row, stage: Stage) -> int:
-    """How many training images an epoch of a stage visits."""
-    total, classes, _ = DATASETS[config["data"]["name"]]
-    total -= round(config["data"]["validation"] * total)
-    label = np.arange(total) % classes
-    if section["images"]["imbalance"] > 1:
-        label = label[long_tail(label, section["images"]["imbalance"], seed=0)]
-    label = label[: round(section["images"]["share"] * label.size)]
-    images = types.SimpleNamespace(size=label.size, label=label)
-    return len(stage.order(np.random.default_rng(0), images, 0))
-
-
-@functools.cache
-def forward(model: str, part: str, size: int, classes: int) -> float:
-    """Operations over one image of a network, or of its part "branches", as XLA counts them."""
-    apply, shapes, _ = outline(model, part, size, classes)
-    return jax.jit(apply).lower(*shapes).cost_analysis()["flops"]
-
-
-@functools.cache
-def outline(model: str, part: str, size: int, classes: int) -> tuple[Callable, Any, Any]:
-    """(function, shapes of its arguments, shapes of its outputs) of the same, for one image."""
-    module, key = architecture(model)(num_classes=classes), jax.random.key(0)
-    given = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    outputs, variables = jax.eval_shape(module.init_with_output, key, given)
-    if part:
-        module, given = getattr(module, part), outputs.maps
-        outputs, variables = jax.eval_shape(module.init_with_output, key, given)
-    return module.apply, (variables, given), outputs

@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from etils import epath
-from flax import linen as nn
 from ml_collections import ConfigDict
 
 from experiments.bench.workload import (
@@ -40,6 +39,7 @@ from experiments.bench.workload import (
     make_jobs,
     synthetic_run,
 )
+from experiments.cost import forward_operations, passes
 from sskd_jax import main as cli
 from sskd_jax.engine import loop
 from sskd_jax.engine.devices import Mapped, keep_programs, replicated
@@ -132,13 +132,12 @@ def arithmetic(operations: float, milliseconds: float, devices: Sequence[jax.Dev
 def step_operations(job: Job) -> float:
     """Floating-point operations of the nets' layers in one step on a whole batch.
 
-    Every call of a net counts once for its forward pass, and twice more for the backward pass if
-    the net learns. The loss itself and the optimizer are left out, and so is whatever a device
-    computes beside to be faster.
+    The loss itself and the optimizer are left out, and so is whatever a device computes beside to
+    be faster.
     """
     nets = job.task.stage.nets
     return sum(
-        (3 if nets[name].learns else 1) * forward_operations(job.task.modules[name], args, kwargs)
+        passes(nets[name]) * forward_operations(job.task.modules[name], args, kwargs)
         for name, args, kwargs in net_calls(job)
     )
 
@@ -162,14 +161,6 @@ def net_calls(job: Job) -> list[tuple[str, Any, Any]]:
 
 def shape_of(array: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
-
-
-def forward_operations(module: nn.Module, args: Any, kwargs: Any) -> float:
-    """Floating-point operations of one call of a net, as XLA counts them before it optimises."""
-    if hasattr(module, "dtype"):
-        module = module.clone(dtype=jnp.float32)  # else conversions would count
-    blank = jax.eval_shape(module.init, jax.random.key(0), *args, **kwargs)
-    return jax.jit(module.apply).lower(blank, *args, **kwargs).cost_analysis()["flops"]
 
 
 def alone_row(steps: Steps) -> Row:

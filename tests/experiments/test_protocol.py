@@ -2,7 +2,6 @@
 
 import pytest
 
-from configs import methods
 from experiments import protocol
 from sskd_jax.types import UserError
 
@@ -100,46 +99,6 @@ def test_what_is_told_in_words():
     assert told["selection"] == "0.1 of the training images"
     assert described("configs/cifar.py:method=at+kd")["method"] == "at+kd"
     assert described("configs/cifar.py:method=at")["method"] == "at"
-
-
-def test_views_and_costs():
-    """A student's step costs three forward passes of it and one of its teacher, per view."""
-    student, teacher = (protocol.forward(name, "", 32, 100) for name in ("wrn_16_2", "wrn_40_2"))
-    seen = 240 * (50_000 // 64) * 64  # of an epoch, whole batches
-    assert described(SCRATCH)["views"] == described(KD)["views"] == 1
-    assert described(SSKD)["views"] == 4
-    assert described(SCRATCH)["teraflop"] == pytest.approx(seen * 3 * student / 1e12, abs=1e-3)
-    kd = seen * (3 * student + teacher) / 1e12
-    assert described(KD)["teraflop"] == pytest.approx(kd, abs=1e-3)
-    head = 4 * 60 * (50_000 // 64) * 64 * teacher / 1e12
-    assert described(SSKD)["teraflop"] == pytest.approx(4 * kd + head, abs=2e-3)
-    half = described(KD, student__images__share=0.5)["teraflop"]
-    assert half == pytest.approx(kd / 2, rel=0.01)
-    tail = described(KD, student__images__imbalance=100)["teraflop"]
-    assert tail == pytest.approx(kd * 10_847 / 50_000, rel=0.01)
-
-
-def test_stored_images_count_as_views():
-    """What a step draws from a buffer, and what it turns, runs through the network as well."""
-    stream = "configs/continual.py:dataset=cifar100,student=resnet8,epochs=3,method="
-    views = {name: described(stream + name, f"{name}/student") for name in ("finetune", "coca")}
-    assert [told["views"] for told in views.values()] == [1, 5]
-    # An epoch visits the images of its task alone.
-    seen, own = 30 * (5000 // 32) * 32, protocol.forward("resnet8", "", 32, 100)
-    assert views["finetune"]["teraflop"] == pytest.approx(seen * 3 * own / 1e12, abs=1e-3)
-    assert views["coca"]["teraflop"] == pytest.approx(5 * seen * 3 * own / 1e12, abs=1e-3)
-
-
-def test_every_method_has_views_and_costs():
-    """Else its runs could be trained, and not be recorded."""
-    views = {}
-    for name in methods.METHODS:
-        config = f"configs/cifar.py:teacher=resnet20,student=resnet8,method={name}"
-        config = protocol.as_json(protocol.load(config, {}))
-        told = protocol.describe(config, protocol.last_stage(config))
-        assert told["teraflop"] > 0
-        views[name] = told["views"]
-    assert (views["ctkd"], views["mlkd"], views["hssakd"], views["coca"]) == (1, 2, 4, 3.5)
 
 
 def test_a_method_that_ends_with_another_stage_than_the_students():

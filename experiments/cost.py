@@ -1,0 +1,172 @@
+"""How many rows the networks of a run see in training, and how many operations that takes.
+
+Both are found from a config alone: losses and networks are traced, and nothing is computed.
+"""
+
+import dataclasses
+import functools
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from sskd_jax.data.scenarios import long_tail
+from sskd_jax.models.build import Adapted, architecture
+from sskd_jax.models.network import Branches
+from sskd_jax.types import Array, Batch, Facts, Net, Stage, View
+from sskd_jax.views import Optics
+from sskd_jax.workdir.files import Row
+
+# Training images, classes, and pixels of a side where the config does not say them.
+DATASETS = {
+    "digits": (1347, 10, 8),
+    "cifar10": (50_000, 10, 32),
+    "cifar100": (50_000, 100, 32),
+    "imagenet2012": (1_281_167, 1000, 224),
+}
+UNKNOWN = (1000, 10, 32)  # in place of any other
+
+
+def views(config: Row, kind: str, stage: Stage) -> float:
+    """How many rows a stage's networks see for every image of a step, stored ones as well."""
+    counts = rows(config, kind, stage)
+    most = max(counts[name] for name, net in stage.nets.items() if isinstance(net.module, str))
+    return int(most) if most == int(most) else most
+
+
+def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
+    """How many rows a step gives to each network of a stage, by image of its batch.
+
+    The loss is traced for it, with networks that answer nothing but zeros.
+    """
+    data, batch_size = config["data"], config[kind]["batch_size"]
+    total, classes, _ = DATASETS.get(data["name"], UNKNOWN)
+    shape = (size_of(config),) * 2 + (3,)
+    found = dict.fromkeys(stage.nets, 0.0)
+
+    def call(name: str, *args: Any, **kwargs: Any) -> Any:
+        module = stage.nets[name].module
+        if not isinstance(module, str):
+            return module.init_with_output(jax.random.key(0), *args, **kwargs)[0]
+        count = jax.tree.leaves(args)[0].shape[0]
+        found[name] += count / batch_size
+        network, _, part = module.partition(".")
+        _, _, one = outline(config[network]["model"], part, size_of(config, network), classes)
+        return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), one)
+
+    def see(view: View, image: Array | None = None) -> Array:
+        count = batch_size if image is None else image.shape[0]
+        return jnp.zeros((count * rows_of(view), *shape))
+
+    def trace() -> None:
+        key, label = jax.random.PRNGKey(0), jnp.zeros(batch_size, jnp.int32)
+        facts = Facts(jnp.zeros(total, jnp.int32), shape, classes)
+        batch = Batch(
+            image=jnp.zeros((batch_size, *shape), jnp.uint8),
+            label=label,
+            index=label,
+            see=see,
+            epoch=label[0],
+            key=key,
+            memory=stage.memory(key, facts) if stage.memory else {},
+            counts=lambda: np.ones(classes, int),
+        )
+        stage.loss({name: functools.partial(call, name) for name in stage.nets}, batch)
+
+    jax.eval_shape(trace)
+    return found
+
+
+def size_of(config: Row, network: str = "") -> int:
+    """Pixels of a side of the images, as a network sees them."""
+    _, _, size = DATASETS.get(config["data"]["name"], UNKNOWN)
+    return config.get(network, {}).get("size") or config["data"].get("size", size)
+
+
+@functools.cache
+def rows_of(view: View) -> int:
+    """How many rows a view makes of an image."""
+    optics = Optics(flip=True, pad=1, mean=(0.5,) * 3, std=(0.5,) * 3)
+    key, pixels = jax.random.key(0), jnp.zeros((8, 8, 3), jnp.uint8)
+    return jax.eval_shape(functools.partial(view, optics), key, pixels).shape[0]
+
+
+def teraflop(config: Row, stages: Mapping[str, Stage]) -> float | None:
+    """Operations of the networks in training, in 10**12; None for images of unknown number.
+
+    A teacher's own training does not count, nor do heads, regressors and memories.
+    """
+    if config["data"]["name"] not in DATASETS:
+        return None
+    kinds = [kind for kind in stages if kind != "teacher"] or ["teacher"]
+    return round(sum(stage_cost(config, kind, stages[kind]) for kind in kinds) / 1e12, 3)
+
+
+def stage_cost(config: Row, kind: str, stage: Stage) -> float:
+    """Operations of the networks in one stage."""
+    section, (_, classes, _) = config[kind], DATASETS[config["data"]["name"]]
+    per_image, counts = 0.0, rows(config, kind, stage)
+    for name, net in stage.nets.items():
+        if isinstance(net.module, str):
+            network, _, part = net.module.partition(".")
+            size = size_of(config, network)
+            per_row = forward(config[network]["model"], part, size, classes)
+            per_image += passes(net) * counts[name] * per_row
+    steps = images_of_epoch(config, section, stage) // section["batch_size"]
+    return section["epochs"] * steps * section["batch_size"] * per_image
+
+
+def passes(net: Net) -> int:
+    """What a call of a net costs a step, in forward passes: a backward pass takes two more."""
+    return 3 if net.learns else 1
+
+
+def images_of_epoch(config: Row, section: Row, stage: Stage) -> int:
+    """How many training images an epoch of a stage visits."""
+    total, classes, _ = DATASETS[config["data"]["name"]]
+    total -= round(config["data"]["validation"] * total)
+    label = np.arange(total) % classes
+    if section["images"]["imbalance"] > 1:
+        label = label[long_tail(label, section["images"]["imbalance"], seed=0)]
+    label = label[: round(section["images"]["share"] * label.size)]
+    images = types.SimpleNamespace(size=label.size, label=label)
+    return len(stage.order(np.random.default_rng(0), images, 0))
+
+
+@functools.cache
+def forward(model: str, part: str, size: int, classes: int) -> float:
+    """Operations over one image of a network, or of its part "branches"."""
+    module, given, _ = outline(model, part, size, classes)
+    return forward_operations(module, (given,), {})
+
+
+def forward_operations(module: nn.Module | Adapted, args: Any, kwargs: Any) -> float:
+    """Floating-point operations of one call of a net, as XLA counts them before it optimises."""
+    module = in_float32(module)  # else conversions would count
+    blank = jax.eval_shape(module.init, jax.random.key(0), *args, **kwargs)
+    return jax.jit(module.apply).lower(blank, *args, **kwargs).cost_analysis()["flops"]
+
+
+def in_float32(module: nn.Module | Adapted) -> nn.Module | Adapted:
+    """A net that computes in float32."""
+    if isinstance(module, Branches):
+        return Branches(in_float32(module.network))
+    if isinstance(module, Adapted):
+        return dataclasses.replace(module, module=in_float32(module.module))
+    return module.clone(dtype=jnp.float32) if hasattr(module, "dtype") else module
+
+
+@functools.cache
+def outline(model: str, part: str, size: int, classes: int) -> tuple[nn.Module, Any, Any]:
+    """(module, shapes of its argument, shapes of its outputs) of the same, for one image."""
+    module, key = architecture(model)(num_classes=classes), jax.random.key(0)
+    given = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    outputs, _ = jax.eval_shape(module.init_with_output, key, given)
+    if part:
+        module, given = getattr(module, part), outputs.maps
+        outputs, _ = jax.eval_shape(module.init_with_output, key, given)
+    return module, given, outputs
