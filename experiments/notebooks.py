@@ -5,21 +5,16 @@ What is kept has no path of this machine, no time of day, and pictures of few co
 
 import argparse
 import base64
-import contextlib
 import io
-import json
 import os
 import re
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.util import run_sync
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
@@ -32,39 +27,27 @@ NOISE = re.compile(r"  [\d,]+ images/s  [\d:]+ left|\x1b\[\d*m")
 LONGEST = 1800  # seconds of a cell
 
 
-@contextlib.contextmanager
-def own_kernel() -> Iterator[AsyncKernelManager]:
-    """A kernel that runs this very Python, under a name that no installed kernel has."""
-    with tempfile.TemporaryDirectory() as folder:
-        spec = Path(folder) / "this"
-        spec.mkdir()
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        content = {"argv": argv, "display_name": "this", "language": "python"}
-        (spec / "kernel.json").write_text(json.dumps(content))
-        manager = KernelSpecManager(kernel_dirs=[folder], ensure_native_kernel=False)
-        kernel = AsyncKernelManager(kernel_name="this", kernel_spec_manager=manager)
-        try:
-            yield kernel
-        finally:  # nbclient ends only those that it began by itself
-            run_sync(kernel.shutdown_kernel)(now=True)
-
-
 def execute(
     notebook: nbformat.NotebookNode, env: Mapping[str, str], timeout: int
 ) -> nbformat.NotebookNode:
     """The notebook with its outputs, run from top to bottom in the folder of this file.
+
+    Its kernel runs this very Python, whatever kernels are installed.
 
     Args:
       notebook: to run.
       env: of its kernel, beside this process's.
       timeout: of a cell, in seconds.
     """
+    # Where no kernels are looked for, python3 is the interpreter's own.
+    specs = KernelSpecManager(kernel_dirs=[])
+    kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
     resources = {"metadata": {"path": str(FOLDER)}}
-    with own_kernel() as kernel:
-        client = NotebookClient(
-            notebook, km=kernel, timeout=timeout, resources=resources, record_timing=False
-        )
-        return client.execute(env=os.environ | env)
+    client = NotebookClient(
+        notebook, km=kernel, timeout=timeout, resources=resources, record_timing=False
+    )
+    # By default, nbclient ends only kernels that it has chosen by itself.
+    return client.execute(env=os.environ | env, cleanup_kc=True)
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:

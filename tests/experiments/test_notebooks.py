@@ -2,7 +2,10 @@
 
 import base64
 import io
+import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -119,6 +122,22 @@ def test_outputs_that_are_kept_are_small_and_of_no_machine():
         assert image.size == (900, 450) and len(kept) < len(picture.getvalue()) / 4
     assert cell.outputs[1].text == "loss 2.2\nresults  runs/results.json"
     assert list(cell.outputs[0].data) == ["image/png"]
+
+
+def test_the_kernel_is_this_python_and_ends(tmp_path, monkeypatch):
+    """Also where another one is installed by the name that notebooks ask for."""
+    installed = tmp_path / "kernels/python3"
+    installed.mkdir(parents=True)
+    other = {"argv": ["false"], "display_name": "Python 3", "language": "python"}
+    (installed / "kernel.json").write_text(json.dumps(other))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    cell = nbformat.v4.new_code_cell("import os, sys; print(sys.executable, os.getpid())")
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    (output,) = notebooks.execute(notebook, {}, timeout=60).cells[0].outputs
+    python, process = output.text.split()
+    assert python == sys.executable
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(process), 0)
 
 
 def test_the_tour_has_a_section_for_every_method():
