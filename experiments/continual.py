@@ -6,13 +6,15 @@ Reads the metrics.jsonl of a workdir of configs/continual.py, prints a row per m
 forgetting.png there: the accuracy on every task (columns) behind every task (rows).
 """
 
-import sys
+import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
+from experiments.page import Field, Grid, markdown_table
+from sskd_jax.main import fail
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import METRICS, Row, read_json, read_rows
@@ -102,12 +104,13 @@ def read(workdir: epath.Path) -> dict[tuple[str, str], tuple[np.ndarray, Measure
     return found
 
 
-def table(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]]) -> str:
-    """The measures in Markdown."""
-    lines = [f"| stage | score | {' | '.join(Measures._fields)} |", "|---" * 6 + "|"]
-    for (stage, score), (_, own) in found.items():
-        lines.append(f"| {stage} | {score} | " + " | ".join(f"{x:.2f}" for x in own) + " |")
-    return "\n".join(lines)
+def table(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]]) -> Grid:
+    """The measures, a row per stage and score."""
+    rows = [
+        [Field(text) for text in (*place, *(f"{value:.2f}" for value in own))]
+        for place, (_, own) in found.items()
+    ]
+    return Grid(("stage", "score", *Measures._fields), rows)
 
 
 def draw(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]], path: epath.Path) -> None:
@@ -130,21 +133,21 @@ def draw(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]], path: epa
     plt.close(figure)
 
 
-def main(arguments: Sequence[str]) -> int:
-    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        print("usage: python -m experiments.continual WORKDIR", file=sys.stderr)
-        return 2
-    workdir = locate(arguments[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints and draws what the methods of a workdir forgot."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.continual", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("workdir", help="of a finished run of configs/continual.py")
+    workdir = locate(parser.parse_args(argv).workdir)
     try:
         found = read(workdir)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(table(found))
-    draw(found, workdir / "forgetting.png")
+        print(markdown_table(table(found)))
+        draw(found, workdir / "forgetting.png")
+    except (UserError, OSError) as error:
+        fail(str(error))
     print(f"picture  {workdir / 'forgetting.png'}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()
