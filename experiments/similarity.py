@@ -14,16 +14,15 @@ import argparse
 import json
 import pathlib
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 
 from experiments import protocol, record
 from sskd_jax.data import sources
 from sskd_jax.exchange import torch_bridge
+from sskd_jax.exchange.classifier import Classifier
 from sskd_jax.losses import row_divergence
 from sskd_jax.main import fail
 from sskd_jax.methods.sskd import (
@@ -36,13 +35,12 @@ from sskd_jax.methods.sskd import (
 from sskd_jax.models.build import adapted, architecture
 from sskd_jax.system.console import console
 from sskd_jax.system.paths import locate, write_bytes
-from sskd_jax.types import Array, Params, UserError
-from sskd_jax.views import Optics, normalise, rotated
+from sskd_jax.types import Params, UserError
+from sskd_jax.views import Optics
 from sskd_jax.workdir.files import read_json
 from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import kind_of, load_stage, stage_folders
 
-BATCH = 500  # images
 PICTURED = 8  # images whose rotations are compared
 CLASSES, PER_CLASS = 8, 30  # whose embeddings are shown
 
@@ -77,18 +75,10 @@ def measures(student: Answers, teacher: Answers) -> dict[str, float]:
     }
 
 
-def answers(module: Any, variables: Params, pixels: Array) -> Answers:
-    """What a network says of pixels [N, H, W, C]."""
-
-    @jax.jit
-    def ask(variables: Params, part: Array) -> tuple[Array, Array]:
-        found = module.apply(variables, part)
-        return found.logits, found.embed
-
-    parts = [
-        ask(variables, pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)
-    ]
-    return Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+def answers(network: Classifier, image: np.ndarray) -> Answers:
+    """What a network says of uint8 images [N, H, W, C]."""
+    parts = [(outputs.logits, outputs.embed) for outputs in network.outputs(image)]
+    return Answers(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def neighbourhood(embed: np.ndarray, label: np.ndarray) -> dict[str, Any]:
@@ -145,31 +135,31 @@ def compare(workdir: epath.Path) -> dict[str, Any]:
         raise UserError(f"{workdir} was trained on streamed images, which are not compared here")
     data = sources.load(told["name"], told["data_dir"] or None)
     optics = Optics(flip=False, pad=0, mean=tuple(told["mean"]), std=tuple(told["std"]))
-    plain = normalise(data.test.image, optics)
-    views = jax.vmap(partial(rotated, optics, jax.random.key(0)))(data.test.image[:PICTURED])
-    turned = views.reshape(-1, *plain.shape[1:])
+    image, label = data.test.image, data.test.label
+    views = [np.rot90(image[:PICTURED], turn, axes=(1, 2)) for turn in range(4)]
+    turned = np.stack(views, 1).reshape(-1, *image.shape[1:])
 
-    def ask(kind: str, variables: Params, pixels: Array) -> Answers:
-        module = architecture(config[kind]["model"])(num_classes=data.num_classes)
-        return answers(adapted(module, optics, config[kind]), variables, pixels)
+    def network(kind: str, variables: Params) -> Classifier:
+        """That takes the dataset's images, and sees them as it did in the run."""
+        section = config[kind]
+        module = architecture(section["model"])(num_classes=data.num_classes)
+        return Classifier(section["model"], adapted(module, optics, section), variables, told)
 
-    teacher = stage_variables(workdir, config, "teacher")["teacher"]
-    theirs = ask("teacher", teacher, plain)
-    found: dict[str, Any] = {"teacher": {"tsne": neighbourhood(theirs.embed, data.test.label)}}
+    teacher = network("teacher", stage_variables(workdir, config, "teacher")["teacher"])
+    theirs = answers(teacher, image)
+    found: dict[str, Any] = {"teacher": {"tsne": neighbourhood(theirs.embed, label)}}
     for folder in stage_folders(workdir):
         if folder.name == "student":
             stage = str(folder.relative_to(workdir))
             nets = load_stage(folder, "student", {})
-            ours = ask("student", nets["student"], plain)
+            student = network("student", nets["student"])
+            ours = answers(student, image)
             found[stage] = measures(ours, theirs)
-            found[stage]["tsne"] = neighbourhood(ours.embed, data.test.label)
+            found[stage]["tsne"] = neighbourhood(ours.embed, label)
             _, setting, _ = protocol.recipe(config, stage)
             if "ss_ratio" in setting["method"]:  # SSKD's head, and no other
                 head = stage_variables(workdir, config, stage.replace("student", "head"))["head"]
-                pair = [
-                    ask(kind, variables, turned).embed
-                    for kind, variables in (("student", nets["student"]), ("teacher", teacher))
-                ]
+                pair = [one.features(turned) for one in (student, teacher)]
                 ratio = setting["method"]["ss_ratio"]
                 found[stage]["rotations"] = rotations(*pair, (nets["head"], head), ratio)
     return found
