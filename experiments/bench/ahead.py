@@ -12,18 +12,16 @@ batches of them.
 import os
 import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from experiments.bench import benchmark
+from experiments.bench import command
 from experiments.bench.workload import Row, make_jobs, synthetic_run
-from sskd_jax import main as cli
 from sskd_jax.engine.devices import enough_memory
 from sskd_jax.engine.loop import Job, epoch_order
 from sskd_jax.engine.step import train_program
@@ -142,4 +140,4 @@ def measure(config: ConfigDict) -> list[Row]:
 
 
 if __name__ == "__main__":
-    app.run(partial(benchmark.main, measure=measure), flags_parser=cli.parse)
+    command.run(measure)

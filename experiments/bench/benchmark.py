@@ -10,9 +10,7 @@ shows how many times as fast the latter is.
 """
 
 import json
-import math
 import os
-import pathlib
 import shlex
 import statistics
 import subprocess
@@ -26,10 +24,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
-from etils import epath
+from absl import flags
 from ml_collections import ConfigDict
 
+from experiments.bench import command
+from experiments.bench.timing import ROUNDS, timed, train_epochs
 from experiments.bench.workload import (
     IMAGES,
     STEPS,
@@ -40,21 +39,13 @@ from experiments.bench.workload import (
     synthetic_run,
 )
 from experiments.cost import forward_operations, passes
-from sskd_jax import main as cli
-from sskd_jax.engine import loop
-from sskd_jax.engine.devices import Mapped, keep_programs, replicated
+from sskd_jax.engine.devices import Mapped, replicated
 from sskd_jax.engine.evaluate import evaluation
-from sskd_jax.engine.loop import Job, Session, first_state, variables
+from sskd_jax.engine.loop import Job, variables
 from sskd_jax.engine.step import train_step
-from sskd_jax.system.console import table
-from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Batch, Losses, Nets, UserError
-from sskd_jax.workdir.checkpoint import Checkpoints
-from sskd_jax.workdir.logbook import NoLogbook, environment
+from sskd_jax.workdir.logbook import NoLogbook
 
-ROUNDS = flags.DEFINE_integer(
-    "rounds", 5, "Timings, of which the median and the best are shown.", lower_bound=1
-)
 ONLY = flags.DEFINE_multi_enum(
     "only",
     ["start", "student", "loop", "stages"],
@@ -63,7 +54,6 @@ ONLY = flags.DEFINE_multi_enum(
     "may be given several times.",
 )
 PEER = flags.DEFINE_string("peer", None, "A program to compare with.")
-OUT = flags.DEFINE_string("out", "benchmark.json", "Where the figures go.")
 LAUNCH = flags.DEFINE_bool(
     "launch", False, "Do no more than a start and the first step of the last stage."
 )
@@ -91,16 +81,6 @@ class Clock(NoLogbook):
 
     def write(self, row: Row) -> None:
         self.times.append(time.perf_counter())
-
-
-def timed(once: Callable[[], Any], parts: int = 1) -> list[float]:
-    """Milliseconds that one of the `parts` of `once` takes, in every round. It has run before."""
-    times = []
-    for _ in range(ROUNDS.value):
-        began = time.perf_counter()
-        jax.block_until_ready(once())
-        times.append(1e3 * (time.perf_counter() - began) / parts)
-    return times
 
 
 def timing_row(what: str, times: Sequence[float], images: int, **more: Any) -> Row:
@@ -204,10 +184,8 @@ def loop_rows(steps: Steps) -> list[Row]:
 
 def epoch_milliseconds(steps: Steps) -> list[float]:
     """Times of ROUNDS epochs, without a first one in which programs are compiled."""
-    job, clock = steps.job._replace(epochs=ROUNDS.value + 1), Clock()
-    with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
-        session = Session(epath.Path(folder), steps.devices, clock, Interruption(), math.inf)
-        loop.train(job, first_state(job), checkpoints, session)
+    clock = Clock()
+    train_epochs(steps.job, steps.devices, clock)
     return (1e3 * np.diff(clock.times)[1:]).tolist()
 
 
@@ -265,7 +243,7 @@ def measure(config: ConfigDict) -> list[Row]:
     """A row for everything that is asked for."""
     if LAUNCH.value:
         last_steps(config)
-        return []
+        sys.exit()  # nothing is to be reported
     wanted = set(ONLY.value)
     rows = start_rows() if "start" in wanted else []
     return rows + stage_rows(config, wanted) if PEER.value or wanted - {"start"} else rows
@@ -291,33 +269,5 @@ def stage_rows(config: ConfigDict, wanted: set[str]) -> list[Row]:
     return rows
 
 
-def report(config: ConfigDict, rows: list[Row]) -> None:
-    """A table on the screen; the same with the config and the environment as JSON."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table(OUT.value, columns, [[cell(row.get(key)) for key in columns] for row in rows])
-    content = {
-        "config": config.to_dict(),
-        "environment": environment(jax.local_devices()),
-        "rows": rows,
-    }
-    pathlib.Path(OUT.value).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def cell(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def main(argv: Sequence[str], measure: Callable[[ConfigDict], list[Row]] = measure) -> None:
-    """Measures and reports, or says in one line why it can't."""
-    logging.set_verbosity(logging.ERROR)
-    keep_programs()
-    try:
-        rows = measure(cli.CONFIG.value)
-    except UserError as error:
-        cli.fail(str(error))
-    if not LAUNCH.value:
-        report(cli.CONFIG.value, rows)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=cli.parse)
+    command.run(measure)

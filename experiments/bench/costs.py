@@ -8,18 +8,16 @@ with one of KD's.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
 from configs import methods
-from experiments.bench import benchmark
-from experiments.bench.benchmark import ROUNDS
+from experiments.bench import command
+from experiments.bench.timing import ROUNDS
 from experiments.bench.workload import Row, Steps, make_jobs, synthetic_run
-from sskd_jax import main as cli
 from sskd_jax.engine.loop import Job
 from sskd_jax.methods import METHODS
 from sskd_jax.models import MODELS
@@ -98,4 +96,4 @@ def measure(config: ConfigDict) -> list[Row]:
 
 
 if __name__ == "__main__":
-    app.run(partial(benchmark.main, measure=measure), flags_parser=cli.parse)
+    command.run(measure)

@@ -19,26 +19,20 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import app, flags
-from etils import epath
+from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.bench import benchmark
-from experiments.bench.benchmark import ROUNDS
+from experiments.bench import command
+from experiments.bench.timing import train_epochs
 from experiments.bench.workload import CLASSES, IMAGES, STEPS, Row, make_jobs, synthetic_run
-from sskd_jax import main as cli
 from sskd_jax import settings
-from sskd_jax.engine import loop
-from sskd_jax.engine.loop import Job, Session, first_state
-from sskd_jax.system.interruption import Interruption
+from sskd_jax.engine.loop import Job
 from sskd_jax.types import UserError
-from sskd_jax.workdir.checkpoint import Checkpoints
 from sskd_jax.workdir.logbook import NoLogbook
 
 CHANNELS_LAST = flags.DEFINE_bool(
@@ -138,15 +132,9 @@ def measure(config: ConfigDict) -> list[Row]:
     """A row each for seconds and for processor time."""
     devices = jax.local_devices()
     *_, job = make_jobs(synthetic_run(config, devices, enough_images(config)))
-    job = job._replace(epochs=ROUNDS.value + 1)
-    with (
-        start_peer(config, job) as peer,
-        tempfile.TemporaryDirectory() as folder,
-        Checkpoints(folder) as checkpoints,
-    ):
+    with start_peer(config, job) as peer:
         book = InTurn(peer)
-        session = Session(epath.Path(folder), devices, book, Interruption(), math.inf)
-        loop.train(job, first_state(job), checkpoints, session)
+        train_epochs(job, devices, book)
     images = job.task.steps_per_epoch * job.batch_size
     return [compare(kind, book, images) for kind in ("seconds", "processor")]
 
@@ -166,4 +154,4 @@ def compare(kind: str, book: InTurn, images: int) -> Row:
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: benchmark.main(argv, measure), flags_parser=cli.parse)
+    command.run(measure)

@@ -17,17 +17,16 @@ from functools import partial
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments.bench import benchmark
-from experiments.bench.benchmark import ROUNDS
-from experiments.bench.workload import Row
-from sskd_jax import main as cli
+from experiments.bench import command
+from experiments.bench.timing import ROUNDS
 from sskd_jax import plan, settings
 from sskd_jax.data.stream import Framing, Stream
 from sskd_jax.types import UserError
+from sskd_jax.workdir.files import Row
 
 BATCHES = flags.DEFINE_integer(
     "batches", 64, "Batches per timing, besides a first one.", lower_bound=1
@@ -141,4 +140,4 @@ def loader_row(name: str, found: Sequence[Rates], ours: Sequence[Rates]) -> Row:
 
 
 if __name__ == "__main__":
-    app.run(partial(benchmark.main, measure=measure), flags_parser=cli.parse)
+    command.run(measure)

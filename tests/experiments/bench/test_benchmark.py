@@ -11,7 +11,7 @@ from absl.testing import flagsaver
 from tiny import TinyNet
 
 from configs import quickstart
-from experiments.bench import benchmark, workload
+from experiments.bench import benchmark, command, workload
 from sskd_jax.models import MODELS
 from sskd_jax.models.resnet import ResNet
 from sskd_jax.types import UserError
@@ -35,7 +35,7 @@ def test_a_row_for_everything(tiny, tmp_path):
     peer = f"{sys.executable} -c \"print('hello'); print('{{\\\"ms_per_step\\\": 1e9}}')\""
     only = ["student", "loop", "stages"]
     with flagsaver.flagsaver(peer=peer, only=only, out=str(tmp_path / "out.json")):
-        benchmark.report(tiny, benchmark.measure(tiny))
+        command.report(tiny, benchmark.measure(tiny))
     content = json.loads((tmp_path / "out.json").read_text())
     rows = {row["what"]: row for row in content["rows"]}
     assert set(rows) == {
