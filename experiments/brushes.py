@@ -54,9 +54,7 @@ def card(
     write(axes, x + 14, y + height - 12, text, 7.6, va="bottom", linespacing=1.4)
 
 
-def picture(
-    axes: Axes, x: float, y: float, size: float, image: np.ndarray, edge: str = PALE
-) -> None:
+def picture(axes: Axes, x: float, y: float, size: float, image: np.ndarray) -> None:
     """A digit, black on white, in a thin frame."""
     axes.imshow(
         1 - image,
@@ -68,7 +66,7 @@ def picture(
         zorder=2,
     )
     axes.add_patch(
-        Rectangle((x, y), size, size, fill=False, edgecolor=edge, linewidth=0.7, zorder=3)
+        Rectangle((x, y), size, size, fill=False, edgecolor=PALE, linewidth=0.7, zorder=3)
     )
 
 

@@ -1,6 +1,6 @@
 """The tables that are to be filled, as data: what runs in every cell, and which claims they test.
 
-Tables 1 and 3 to 5 are those of Xu et al., ECCV 2020. Where the paper does not say how it was done,
+Tables 1 to 5 are those of Xu et al., ECCV 2020. Where the paper does not say how it was done,
 `protocol` says how it is done here. The small tables put the paper's claims to the test in hours of
 a CPU: a quarter of CIFAR-100's training images, 15 epochs in one cycle, resnet20 -> resnet8.
 """

@@ -23,7 +23,8 @@ from sskd_jax.workdir.files import Row
 from sskd_jax.workdir.logbook import flatten
 
 GIVEN = (".pth", ".pt", ".safetensors")  # endings of the file of a network trained elsewhere
-LABELS = "labels", {"method": {}, "weights": {}}, {"teacher": supervised("teacher")}
+# How a teacher is trained, as `recipe` tells it.
+SUPERVISED = "labels", {"method": {}, "weights": {}}, {"teacher": supervised("teacher")}
 # A stage that says nothing special.
 STAGE = common.OWN_PIXELS | common.sgd(epochs=0, milestones=(), learning_rate=0.0)
 
@@ -132,7 +133,7 @@ def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
     """
     folder, _, kind = stage.rpartition("/")
     if kind == "teacher" and (not folder and "settings" in config):  # that of all methods
-        return LABELS
+        return SUPERVISED
     setting = config["settings"][folder] if folder else config
     numbers, weights = dict(setting["method"]), setting["weights"]
     base = numbers.pop("name")
@@ -141,7 +142,7 @@ def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
     found = {"method": numbers, "weights": weights}
     stages = find(METHODS, base, "method")(**numbers)
     if kind == "teacher" and (kind not in stages or stages[kind].shared):
-        return LABELS
+        return SUPERVISED
     if kind:
         kinds = list(stages)
         stages = {name: stages[name] for name in kinds[: kinds.index(kind) + 1]}

@@ -99,7 +99,7 @@ def claims_grid(found: Sequence[tuple[str, Claim, Finding]]) -> Grid:
     return Grid(("claim", "verdict", "table", *figures), rows)
 
 
-# ------------------------------------------------------------ a table
+# ------------------------------------------------------------ all that was run
 
 
 def environments(networks: Sequence[Network]) -> Grid:
@@ -222,6 +222,9 @@ def probes(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
     )
     columns = ("trained on", "network", "method", "images", "top-1 (n)")
     return [Heading("Linear probes"), about, Grid(columns, rows) if rows else Text("Not run.")]
+
+
+# ------------------------------------------------------------ the pages
 
 
 def parts_of(results: pathlib.Path) -> list[Part]:

@@ -135,6 +135,8 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str) -
     run = Run(name, f"{kind} {model}", "", config, own | {"until": kind})
     if kind != "teacher":
         return run
+    # No experiment, so that `states_of` does not take its record for done: students need the
+    # weights, which are in its workdir alone.
     told = protocol.describe(protocol.as_json(protocol.load(config, own)), kind)
     return run._replace(told={key: value for key, value in told.items() if key != "experiment"})
 

@@ -74,7 +74,7 @@ def scores_of(filled: Iterable[Filled]) -> Scores:
     }
 
 
-# ------------------------------------------------------------ claims
+# ------------------------------------------------------------ shades and grids
 
 
 def shade(one: Filled, yardstick: Filled | None) -> tuple[int | None, str]:
