@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from experiments.page import Field, Grid, markdown_table
-from sskd_jax.main import fail
+from sskd_jax.system.console import fail
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import METRICS, Row, read_json, read_rows

@@ -36,8 +36,7 @@ from experiments.runs import (
     states_of,
     typed_changes,
 )
-from sskd_jax.main import fail
-from sskd_jax.system.console import complain, console, table
+from sskd_jax.system.console import complain, console, fail, table
 from sskd_jax.system.early import GO_ON
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Stopped, UserError

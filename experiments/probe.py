@@ -27,9 +27,8 @@ from sskd_jax.data.stream import Stream
 from sskd_jax.engine.evaluate import padded_batches
 from sskd_jax.exchange.classifier import Classifier, load
 from sskd_jax.exchange.finished import networks_in
-from sskd_jax.main import fail
 from sskd_jax.sections import dataset_of
-from sskd_jax.system.console import console
+from sskd_jax.system.console import console, fail
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import read_json, write_json

@@ -25,8 +25,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     early.catch_signals(early.ANEW)
 
 from experiments import protocol
-from sskd_jax.main import fail
-from sskd_jax.system.console import console
+from sskd_jax.system.console import console, fail
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir import seeds

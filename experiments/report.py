@@ -27,8 +27,7 @@ from experiments.tables import (
     scores_of,
     table_parts,
 )
-from sskd_jax.main import fail
-from sskd_jax.system.console import console
+from sskd_jax.system.console import console, fail
 from sskd_jax.types import UserError
 
 README = pathlib.Path(__file__).parents[1] / "README.md"

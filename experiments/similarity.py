@@ -24,7 +24,6 @@ from sskd_jax.data import sources
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.exchange.classifier import Classifier
 from sskd_jax.losses import row_divergence
-from sskd_jax.main import fail
 from sskd_jax.methods.sskd import (
     ProjectionHead,
     error_level,
@@ -33,7 +32,7 @@ from sskd_jax.methods.sskd import (
     transferred,
 )
 from sskd_jax.models.build import adapted, architecture
-from sskd_jax.system.console import console
+from sskd_jax.system.console import console, fail
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import Params, UserError
 from sskd_jax.views import Optics

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from sskd_jax import main as cli
 from sskd_jax.engine.devices import keep_programs
-from sskd_jax.system.console import table
+from sskd_jax.system.console import fail, table
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import Row
 from sskd_jax.workdir.logbook import environment
@@ -34,7 +34,7 @@ def main(measure: Measure, argv: Sequence[str]) -> None:
     try:
         report(cli.CONFIG.value, measure(cli.CONFIG.value))
     except UserError as error:
-        cli.fail(str(error))
+        fail(str(error))
 
 
 def report(config: ConfigDict, rows: list[Row]) -> None:
