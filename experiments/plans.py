@@ -164,6 +164,13 @@ def digit_cells(*names: str) -> tuple[Cell, ...]:
 
 SMALL = "resnet20 -> resnet8"
 FAMILY = ("kd", "ka", "dtd", "ka_dtd", "sskd", "hsakd")
+JOINT_TEACHER = {
+    "teacher.checkpoint": "",
+    "teacher.epochs": 15,
+    "teacher.milestones": (),
+    "teacher.warmup_epochs": 3.0,
+    "teacher.cooldown_epochs": 12.0,
+}
 FEW = {"25 %": 0.25, "50 %": 0.5, "100 %": 1.0}
 NOISE = {"0 %": 0.0, "30 %": 0.3, "50 %": 0.5}
 WITHOUT = ("ce", "kd", "tf", "ss")
@@ -297,10 +304,13 @@ TABLES = {
     ),
     "family_quarter": Table(
         "A quarter of the images: the same",
-        "As the quarter; HSAKD's branches learn as SSKD's head does. KA and DTD have temperature "
-        "8, so KD stands beside them with that, too.",
+        "As the quarter; HSAKD's branches learn as SSKD's head does, and its joint teacher on all "
+        "images, for 15 epochs in one cycle. HSSAKD's two networks see the quarter alone. KA and "
+        "DTD have temperature 8, so KD stands beside them with that, too.",
         (
             *(quarter(SMALL, method) for method in FAMILY),
+            quarter(SMALL, "hsakd_joint", changes=JOINT_TEACHER),
+            quarter(SMALL, "hssakd"),
             quarter(SMALL, "kd, temperature 8", "kd", {"method.temperature": 8.0}),
         ),
         claims=(Claim("HSAKD is above SSKD", "hsakd", "sskd"),),

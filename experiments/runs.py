@@ -94,7 +94,8 @@ def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> 
         if given:
             checkpoints[f"{kind}.checkpoint"] = str(place.weights / given)
         elif kind in stages:
-            run = shared_run(cell.config, changes, kind, config["teacher"]["model"])
+            is_own = kind == "teacher" and not stages[kind].shared
+            run = shared_run(cell.config, changes, kind, config["teacher"]["model"], is_own)
             yield run._replace(changes=run.changes | checkpoints, needs=tuple(needs))
             checkpoints[f"{kind}.checkpoint"] = str(place.workdirs / run.name)
             needs.append(run.name)
@@ -111,10 +112,11 @@ def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> 
     )
 
 
-def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str) -> Run:
+def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, is_own: bool) -> Run:
     """The run that ends with the teacher or its head: the same for all students that can share it.
 
-    One teacher serves all seeds, as in the paper; a head is that of its seed.
+    One teacher serves all seeds, as in the paper; a head is that of its seed. A teacher that is a
+    method's own (`is_own`), as HSAKD's joint one is, serves that method alone.
     """
     path, _, arguments = config.partition(":")
     kept = [part for part in arguments.split(",") if not part.startswith("student=")]
@@ -125,10 +127,11 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str) -
         # A method's numbers are named by its stage where they are that one's.
         if key.partition(".")[0] in (*sections, "methods") or key.startswith(f"method.{kind}")
     }
-    if kind == "teacher":  # which has no part in the method
-        kept = ["method=kd" if part.startswith("method=") else part for part in kept]
-        own |= {"methods": ("kd",)} if "methods" in own else {}
+    if kind == "teacher":
         own["seed"] = 0
+        if not is_own:  # it has no part in the method
+            kept = ["method=kd" if part.startswith("method=") else part for part in kept]
+            own |= {"methods": ("kd",)} if "methods" in own else {}
     config = ":".join(filter(None, [path, ",".join(kept)]))
     decides = {key: value for key, value in own.items() if key not in ("seed", "data.data_dir")}
     name = f"{kind}-{model}-{protocol.checksum([config, decides])}-{own['seed']}"
@@ -137,7 +140,9 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str) -
         return run
     # No experiment, so that `states_of` does not take its record for done: students need the
     # weights, which are in its workdir alone.
-    told = protocol.describe(protocol.as_json(protocol.load(config, own)), kind)
+    loaded = protocol.as_json(protocol.load(config, own))
+    folder = protocol.last_stage(loaded).rpartition("/")[0] if is_own else ""
+    told = protocol.describe(loaded, "/".join(filter(None, [folder, kind])))
     return run._replace(told={key: value for key, value in told.items() if key != "experiment"})
 
 

@@ -55,6 +55,15 @@ def test_a_teacher_serves_all_and_a_head_its_seed(place):
     assert teacher.name in other and other[teacher.name] == teacher
 
 
+@pytest.mark.parametrize("table", ["family", "family_quarter"])
+def test_a_teacher_of_a_methods_own_is_trained_by_it(place, table):
+    joint = runs.chosen(plans.TABLES[table].cells, ["hsakd_joint"])
+    teacher, student, other = planned(place, cells=joint).values()
+    assert student.needs == other.needs == (teacher.name,)
+    assert teacher.told["method"] == student.told["method"] == "hsakd_joint"
+    assert "hsakd_joint" in " ".join(teacher.command())
+
+
 def test_every_run_has_a_config_of_its_own_and_is_found_by_its_record(place):
     found = planned(place)
     for run in found.values():
