@@ -13,6 +13,8 @@ from sskd_jax.workdir.files import METRICS, Row, read_rows
 from sskd_jax.workdir.logbook import LOCK
 
 SHARED = ("teacher", "head")  # stages that are the same for all students of a teacher
+# How the keys of a method's numbers begin by which its head is trained, not its student alone.
+OF_THE_HEAD = ("method.head", "method.transformation", "method.task", "method.exemplars")
 DONE, FAILED, RUNNING, LEFT = record.DONE, record.FAILED, "running", "left"
 
 
@@ -124,8 +126,9 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, i
     own = {
         key: value
         for key, value in changes.items()
-        # A method's numbers are named by its stage where they are that one's.
-        if key.partition(".")[0] in (*sections, "methods") or key.startswith(f"method.{kind}")
+        if key.partition(".")[0] in (*sections, "methods")
+        or kind == "head"
+        and key.startswith(OF_THE_HEAD)
     }
     if kind == "teacher":
         own["seed"] = 0

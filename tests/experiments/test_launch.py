@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from configs import methods
 from experiments import launch, plans, protocol, record, runs
 from experiments.plans import Cell
 from sskd_jax.system.interruption import Interruption
@@ -53,6 +54,20 @@ def test_a_teacher_serves_all_and_a_head_its_seed(place):
     # All students ask for the same teacher, however they are trained themselves.
     other = planned(place, seeds=[4], cells=[CELLS[2]], **{"student.epochs": 3})
     assert teacher.name in other and other[teacher.name] == teacher
+
+
+def test_students_share_a_head_that_is_trained_alike(place):
+    """Not heads of other tasks, but those whose students keep another share of the rows."""
+    for table, heads in {"tasks": 5, "kept": 1}.items():
+        found = planned(place, seeds=[0], cells=plans.TABLES[table].cells)
+        assert sum(name.startswith("head") for name in found) == heads
+
+
+@pytest.mark.parametrize("method", ["sskd", "pretext"])
+def test_it_is_known_which_numbers_the_head_is_trained_by(method):
+    of_the_student = {"kd_temperature", "tf_temperature", "ss_temperature", "tf_ratio", "ss_ratio"}
+    others = methods.entry_of(method).numbers.keys() - of_the_student
+    assert others and all(f"method.{name}".startswith(runs.OF_THE_HEAD) for name in others)
 
 
 @pytest.mark.parametrize("table", ["family", "family_quarter"])
