@@ -1,6 +1,6 @@
-"""Shares and wholes: a batch is spread over the devices along one mapped axis.
+"""A batch is divided among the devices along one mapped axis; each device has a share of it.
 
-Outside of a mapped program there is one device, whose share is the whole.
+Outside of a mapped program there is one device, whose share is the whole batch.
 """
 
 from typing import Any
@@ -22,15 +22,15 @@ def device_count() -> int:
 
 
 def device_index() -> Array | int:
-    """Which of them this is."""
+    """The position of this device on the axis."""
     return lax.axis_index(AXIS) if device_count() > 1 else 0
 
 
 def everywhere(tree: Any) -> Any:
-    """The whole [N, ...] of every leaf of which this device has the share [n, ...].
+    """The whole array [N, ...] of every leaf, of which this device has its share [n, ...].
 
-    Gather two shares one by one and then join them: joined first, they come back sorted by
-    device.
+    To join two batches, gather each and concatenate the results. The gather of concatenated
+    shares would be sorted by device.
     """
     if device_count() == 1:
         return tree
@@ -38,7 +38,7 @@ def everywhere(tree: Any) -> Any:
 
 
 def share(tree: Any) -> Any:
-    """This device's share [n, ...] of every leaf that all devices have whole, [N, ...]."""
+    """This device's share [n, ...] of every leaf [N, ...], which all devices have as a whole."""
     devices = device_count()
     if devices == 1:
         return tree
@@ -51,5 +51,5 @@ def share(tree: Any) -> Any:
 
 
 def mean_over_devices(tree: Any) -> Any:
-    """The mean of what the devices have."""
+    """The mean over the devices of every leaf."""
     return tree if device_count() == 1 else lax.pmean(tree, AXIS)

@@ -1,10 +1,9 @@
 """Strong augmentation of one image: two random distortions, then a grey square.
 
-They are RandAugment's operations and Cutout (Cubuk et al. 2020; DeVries, Taylor 2017) as the
-released code of MLKD has them, with the meaning that PIL gives each: whole grey levels, which are
-rounded down, the nearest pixel, black behind the edges. An operation is a function
-(i32[H, W, 3] from 0 to 255, strength f32[] from 0 to 1) -> the same, and has a range of its own
-through which the strength leads.
+They are RandAugment's operations and Cutout (Cubuk et al. 2020; DeVries, Taylor 2017) as in the
+released code of MLKD. Each computes as PIL does: with integer levels, which are rounded down, the
+nearest pixel, and black outside the image. An operation is a function (i32[H, W, 3] from 0 to 255,
+strength f32[] from 0 to 1) -> i32[H, W, 3]; the strength runs through the operation's own range.
 """
 
 import jax
@@ -12,8 +11,8 @@ import jax.numpy as jnp
 
 from sskd_jax.types import Array
 
-GREY = (125, 123, 114)  # of the square
-LARGEST_SQUARE = 0.5  # of an image's side
+GREY = (125, 123, 114)  # the colour of the square
+LARGEST_SQUARE = 0.5  # the longest side of the square, relative to the image's height
 
 
 def within(low: float, high: float, strength: Array) -> Array:
@@ -25,20 +24,20 @@ def identity(image: Array, strength: Array) -> Array:
 
 
 def autocontrast(image: Array, strength: Array) -> Array:
-    """Every channel stretched to the whole range."""
+    """Every channel stretched to the range from 0 to 255."""
     low, high = (f(image, (0, 1), keepdims=True) for f in (jnp.min, jnp.max))
     return jnp.where(high > low, (image - low) * 255 // jnp.maximum(high - low, 1), image)
 
 
 def equalize(image: Array, strength: Array) -> Array:
-    """Every channel such that all levels are about as frequent."""
+    """Every channel changed so that all its levels are about equally frequent."""
     return jax.vmap(equalize_channel, 2, 2)(image)
 
 
 def equalize_channel(channel: Array) -> Array:
     """Histogram equalization of a channel i32[H, W].
 
-    As in PIL, the pixels of its brightest level do not count in the size of a step.
+    As in PIL, the pixels of the brightest level are not counted in the size of a step.
     """
     count = jnp.zeros(256, jnp.int32).at[channel.ravel()].add(1)
     step = (channel.size - count[channel.max()]) // 255
@@ -48,13 +47,13 @@ def equalize_channel(channel: Array) -> Array:
 
 
 def lightness(image: Array) -> Array:
-    """The lightness i32[H, W, 1], by the weights of ITU-R 601."""
+    """The lightness i32[H, W, 1] of an image, by the weights of ITU-R 601."""
     red, green, blue = (image[..., i : i + 1] for i in range(3))
     return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
 
 
 def blended(image: Array, other: Array, strength: Array) -> Array:
-    """Between the other one and the image, and never wholly either."""
+    """A mixture of two images, with a weight of .05 to .95 for the first one, by the strength."""
     factor = within(0.05, 0.95, strength)
     return jnp.floor(other + factor * (image - other)).astype(jnp.int32)
 
@@ -73,7 +72,7 @@ def contrast(image: Array, strength: Array) -> Array:
 
 
 def sharpness(image: Array, strength: Array) -> Array:
-    """Towards a smooth image: 5/13 of a pixel and 1/13 of each neighbour, the border as it is."""
+    """Mixed with a smoothed image: 5/13 of a pixel, 1/13 of each neighbour; its border is kept."""
     height, width = image.shape[:2]
     shifts = [(i, j) for i in range(3) for j in range(3)]
     total = sum(image[i : height - 2 + i, j : width - 2 + j] for i, j in shifts)
@@ -82,18 +81,18 @@ def sharpness(image: Array, strength: Array) -> Array:
 
 
 def posterize(image: Array, strength: Array) -> Array:
-    """Four to seven bits of every level are kept."""
+    """Keeps the four to seven highest bits of every level."""
     bits = within(4, 8, strength).astype(jnp.int32)
     return image >> (8 - bits) << (8 - bits)
 
 
 def solarize(image: Array, strength: Array) -> Array:
-    """Levels from a threshold on are inverted."""
+    """Inverts all levels at or above a threshold."""
     return jnp.where(image < within(0, 256, strength), image, 255 - image)
 
 
 def affine(image: Array, row: tuple[Array, ...], column: tuple[Array, ...]) -> Array:
-    """Every pixel (y, x) is the one at (row, column): a y + b x + c of its middle, or black."""
+    """Takes the pixel at (row, column) for (y, x), each a y + b x + c of its centre, or black."""
     height, width = image.shape[:2]
     y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
     rows, columns = (jnp.floor(a * y + b * x + c) for a, b, c in (row, column))
@@ -107,7 +106,7 @@ STILL_ROW, STILL_COLUMN = (1, 0, 0), (0, 1, 0)
 
 
 def rotate(image: Array, strength: Array) -> Array:
-    """About the centre, by up to 30 degrees either way."""
+    """Rotates about the centre, by up to 30 degrees either way."""
     angle = jnp.deg2rad(within(-30, 30, strength))
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
     y, x = (size / 2 for size in image.shape[:2])
@@ -151,12 +150,12 @@ OPERATIONS = (
 
 
 def cut_out(image: Array, centre: Array, side: Array) -> Array:
-    """The image with a grey square around centre f32[2] (y, x), as far as it lies inside."""
+    """The image with a grey square around centre f32[2] (y, x), cut off at the image's edges."""
     height, width = image.shape[:2]
     marked = []
     for middle, size in zip(centre, (height, width), strict=True):
         start = jnp.floor(jnp.maximum(middle - side / 2, 0))
-        stop = jnp.minimum(start + side, size)  # drawn as well, as PIL does
+        stop = jnp.minimum(start + side, size)  # inclusive, as in PIL
         place = jnp.arange(size)
         marked.append((place >= start) & (place <= stop))
     is_marked = marked[0][:, None] & marked[1][None]
@@ -164,7 +163,10 @@ def cut_out(image: Array, centre: Array, side: Array) -> Array:
 
 
 def distort(key: Array, image: Array) -> Array:
-    """Two operations of u8[H, W, 3], drawn with replacement, and the square: i32[H, W, 3]."""
+    """Applies two random operations to u8[H, W, 3], then draws the square: i32[H, W, 3].
+
+    The operations are drawn with replacement.
+    """
     first, second, square = jax.random.split(key, 3)
     image = image.astype(jnp.int32)
     for drawn in (first, second):

@@ -1,4 +1,4 @@
-"""Equations that two or more methods share, in float32: predictions first, targets second."""
+"""Equations that two or more methods share, in float32. Predictions come before targets."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def soft_divergence(
 ) -> Array:
     """Hinton's KD (2015): T^2 KL(softmax(teacher / T) || softmax(student / T)) of logits [N, K].
 
-    It is the mean over the rows that `keep` [N] marks; nothing kept gives 0. The factor T^2 keeps
+    It is the mean over the rows that `keep` [N] marks, or 0 if it marks none. The factor T^2 keeps
     the gradient's size independent of T.
     """
     rows = row_divergence(student / temperature, teacher / temperature)
@@ -35,7 +35,7 @@ def soft_divergence(
 
 
 def standardized(logits: Array) -> Array:
-    """Every row [N, K] minus its mean, over its standard deviation; a constant row gives zeros.
+    """Every row [N, K] minus its mean, divided by its standard deviation; 0 for a constant row.
 
     Logit Standardization in Knowledge Distillation (Sun, Ren, Li, Wang, Cao, CVPR 2024).
     """
@@ -45,10 +45,10 @@ def standardized(logits: Array) -> Array:
 
 
 def shifted(logits: Array, label: Array) -> Array:
-    """Logits [N, K] in which the largest and that of the label [N] have changed places.
+    """Logits [N, K] with the largest logit and that of the label [N] exchanged.
 
-    So the label becomes the largest, and nothing changes where it is. This is the probability
-    shift of knowledge adjustment (Wen, Lai, Qian 2019), at any temperature.
+    So the label's logit becomes the largest; where it already is, nothing changes. This is the
+    probability shift of knowledge adjustment (Wen, Lai, Qian 2019), at any temperature.
     """
     classes = logits.shape[1]
     is_largest, is_label = (
@@ -62,9 +62,9 @@ def shifted(logits: Array, label: Array) -> Array:
 def compared_logits(
     student: Outputs, teacher: Outputs, standardize: bool, shift_to: Array | None = None
 ) -> tuple[Array, Array]:
-    """The logits [N, K] of both networks, or the `standardized` ones.
+    """The logits [N, K] of both networks; if `standardize`, they are `standardized`.
 
-    The teacher's are `shifted` to labels [N] where those are given.
+    If labels `shift_to` [N] are given, the teacher's logits are `shifted` to them first.
     """
     ours, theirs = student.logits, teacher.logits
     if shift_to is not None:
@@ -73,14 +73,14 @@ def compared_logits(
 
 
 def accuracy(logits: Array, labels: Array) -> Array:
-    """Share of the rows [N, K] whose largest logit is that of the label [N]."""
+    """The share of the rows [N, K] whose largest logit is that of the label [N]."""
     return jnp.mean(logits.argmax(-1) == labels)
 
 
 def normalized(rows: Array) -> Array:
     """Unit vectors along the last axis.
 
-    A row of zeros stays one, and has a gradient like any other.
+    A row of zeros remains zero, and its gradient is finite.
     """
     squares = jnp.sum(jnp.square(rows), -1, keepdims=True)
     return rows * jax.lax.rsqrt(jnp.where(squares > 1e-24, squares, 1))
@@ -99,7 +99,7 @@ def pooled(features: Array, height: int, width: int) -> Array:
 
 
 def averages(size: int, count: int) -> np.ndarray:
-    """f32[count, size]: what each of `size` places adds to the mean of each of `count` parts.
+    """f32[count, size]: the weights of all `size` positions in the mean of each of `count` parts.
 
     Part i begins at i * size / count, rounded down, and ends at (i + 1) * size / count, rounded
     up; so neighbouring parts overlap where `count` does not divide `size`.
@@ -122,7 +122,7 @@ def same_size(student: Array, teacher: Array) -> tuple[Array, Array]:
 
 
 def attention(features: Array) -> Array:
-    """The squares' mean over the channels of a map [N, H, W, C], as unit vectors [N, H * W]."""
+    """The mean square over the channels of a map [N, H, W, C], as unit vectors [N, H * W]."""
     energy = jnp.mean(jnp.square(features), -1)
     return normalized(energy.reshape(features.shape[0], -1))
 
@@ -130,12 +130,12 @@ def attention(features: Array) -> Array:
 def map_pairs(
     student: Sequence[Array], teacher: Sequence[Array], start: int = 1
 ) -> list[tuple[Array, Array]]:
-    """Pairs of both networks' maps, or pre-activations, by depth.
+    """Pairs of the two networks' maps, or pre-activations, of equal depth.
 
-    They begin with number `start`: 1 leaves out the stem.
+    They begin at the depth `start`; 1 leaves out the stem.
 
     Raises:
-      UserError: one has more than the other.
+      UserError: one network has more maps than the other.
     """
     if len(student) != len(teacher):
         raise UserError(
@@ -146,10 +146,10 @@ def map_pairs(
 
 
 def same_widths(method: str, students: Sequence[Array], teachers: Sequence[Array]) -> None:
-    """Refuses maps [n, H, W, C] of which a student's is not as wide as the teacher's.
+    """Checks that the student's maps [n, H, W, C] have as many channels as the teacher's.
 
     Raises:
-      UserError: one is not.
+      UserError: one of them has not.
     """
     ours, theirs = ([features.shape[-1] for features in maps] for maps in (students, teachers))
     if ours != theirs:

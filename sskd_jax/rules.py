@@ -1,11 +1,11 @@
-"""What the numbers of a config may be, and the types by which a method asks for such numbers."""
+"""Rules for the values of a config, and the types with which a method annotates its numbers."""
 
 import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
-HUGE = 1e12  # its square is still a number of 32 bits
+HUGE = 1e12  # its square still fits in a 32-bit float
 FORMATS = {int: "d", float: "g"}
 
 
@@ -13,9 +13,9 @@ class Rule(NamedTuple):
     """What a value may be.
 
     Attributes:
-      fits: whether a value is of the right kind.
-      text: what would be, in words.
-      least: the smallest number, or part of a sequence, that can be computed with.
+      fits: whether a value is allowed, apart from `least` and `most`.
+      text: which values are allowed, in words.
+      least: the smallest number that can be computed with; of a sequence, for each element.
       most: the largest one.
     """
 
@@ -25,7 +25,7 @@ class Rule(NamedTuple):
     most: float = math.inf
 
     def advice(self, value: Any) -> str:
-        """What to give in place of a value; "" where it may stay."""
+        """What to give instead of a value; "" if the value is allowed."""
         parts = value if is_sequence(value) else [value]
         given = [part for part in parts if is_number(part)]
         if any(part > self.most for part in given):
@@ -38,7 +38,7 @@ class Rule(NamedTuple):
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite real number; True and False are none."""
+    """Whether it is a finite real number; True and False are not."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_real and -math.inf < value < math.inf  # isfinite fails on whole numbers like 10**400
 
@@ -52,12 +52,12 @@ def is_sequence(value: Any) -> bool:
 
 
 def number(fits: Callable[[float], bool], text: str) -> Rule:
-    """Any number of which `fits` is true, as far as it can be computed with in 32 bits."""
+    """Any number for which `fits` is true and which can be computed with in 32 bits."""
     return Rule(lambda value: is_number(value) and fits(value), text, -HUGE, HUGE)
 
 
 def whole(low: int, most: int = 2**31 - 1) -> Rule:
-    """A whole number from `low` to `most`, by default as far as 32 bits hold it."""
+    """A whole number from `low` to `most`, by default the largest signed 32-bit integer."""
     return Rule(
         lambda value: is_whole(value) and low <= value <= most,
         f"a whole number from {low} on",
@@ -77,7 +77,7 @@ BELOW_ONE = number(lambda value: 0 <= value < 1, "a number from 0, but below 1")
 FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 TEXT = Rule(lambda value: isinstance(value, str), "text")
 
-# What a method's factory annotates its numbers with.
+# The annotations for the arguments of a method's factory.
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Share = Annotated[float, SHARE]

@@ -3,9 +3,10 @@
 A method is its stages in order. A stage names its networks (nets) and gives a loss; the loss
 calls them.
 
-Shape alphabet: N images of the whole batch, n of this device's share of it; V views of each
-image, n * V rows image-major (image 0 view 0, image 0 view 1, ...); M training images; H, W, C
-image or map sizes, D embedding width, K classes.
+Letters in shapes: N images of the whole batch, n images of this device's share of it; V views of
+each image, n * V rows in image-major order (image 0 view 0, image 0 view 1, ...); M training
+images; H, W, C height, width and channels of an image or a feature map; D embedding width; K
+classes.
 """
 
 import difflib
@@ -20,24 +21,24 @@ from flax import linen as nn
 Array = jax.Array
 Params = Mapping[str, Any]
 Terms = dict[str, Array]  # scalars by name
-Nets = Mapping[str, Callable[..., Any]]  # every net of a stage, to be called with arrays
+Nets = Mapping[str, Callable[..., Any]]  # every net of a stage as a function of arrays
 View = Callable[..., Array]  # (optics, key, u8[H, W, C]) -> f32[V, H, W, C]: see views.py
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its text is the one line that they are shown."""
+    """A mistake that the user can correct; its text is the one line that they see."""
 
 
 class Stopped(BaseException):
-    """The run ended before its end and can go on; its text says why and from where.
+    """The run stopped early and can be resumed; its text says why and from where.
 
-    Like KeyboardInterrupt it is no `Exception`: a signal may raise it anywhere, and what catches
-    every error of a library, to find that a file is damaged, must not take it for one.
+    Like KeyboardInterrupt it is not an `Exception`: a signal may raise it anywhere, and code that
+    catches every error of a library, to detect a damaged file, must not catch it.
     """
 
 
 class Streamed(NamedTuple):
-    """Images that come with a step, in place of lying on the device: u8[n, H, W, C].
+    """Images u8[n, H, W, C] that are sent with a step, instead of being resident on the device.
 
     label and index are i32[n].
     """
@@ -52,9 +53,9 @@ class Outputs(NamedTuple):
 
     Attributes:
       logits: f32[B, K].
-      embed: f32[B, D], the pooled feature in front of the classifier.
+      embed: f32[B, D], the pooled feature that the classifier takes.
       maps: feature maps [B, H, W, C], stem first; the tensors of the reference's feature list.
-      preacts: the same maps in front of their ReLU.
+      preacts: the same maps before their ReLU.
     """
 
     logits: Array
@@ -64,19 +65,20 @@ class Outputs(NamedTuple):
 
 
 class Net(NamedTuple):
-    """A network, or anything else with parameters, that takes part in a stage.
+    """A network, or any other module with parameters, that takes part in a stage.
 
-    What neither learns nor follows is frozen: in evaluation mode, and in no checkpoint.
+    A net that neither learns nor follows is frozen: it runs in evaluation mode and is not stored
+    in checkpoints.
 
     Attributes:
-      module: a linen module whose `__call__` takes `train: bool = False`, or the architecture
-        that a section of the config names: "student", "teacher", "teacher.branches".
+      module: a linen module whose `__call__` takes `train: bool = False`, or a string for the
+        architecture that a config section names: "student", "teacher", "teacher.branches".
       start: "stage/net" of an earlier stage whose last weights it starts from; "" for random
         ones, which depend on the net's name and the seed alone.
-      learns: whether the optimizer moves it.
-      follows: the net of this stage whose moving average it is. It starts as that net, is
-        updated behind every step, and runs in training mode.
-      momentum: of that average.
+      learns: whether the optimizer updates it.
+      follows: the net of this stage whose moving average it is. It starts with that net's
+        weights, is updated after every step, and runs in training mode.
+      momentum: of the moving average.
     """
 
     module: nn.Module | str
@@ -87,36 +89,36 @@ class Net(NamedTuple):
 
 
 def learns(module: nn.Module | str, start: str = "") -> Net:
-    """A net that the optimizer moves."""
+    """A net that the optimizer updates."""
     return Net(module, start)
 
 
 def frozen(module: nn.Module | str, start: str = "") -> Net:
-    """A net that stays as an earlier stage left it; "teacher" is that of the stage "teacher"."""
+    """A net that stays as an earlier stage left it: for "teacher", by default that of its name."""
     return Net(module, start or f"{module}/{module}", learns=False)
 
 
 def follows(leader: str, module: nn.Module | str, momentum: float) -> Net:
-    """The moving average of another net."""
+    """A net that is the moving average of the net `leader`."""
     return Net(module, learns=False, follows=leader, momentum=momentum)
 
 
 class Batch(NamedTuple):
-    """What a loss, or scores, are given of one step.
+    """The arguments of a loss, or of scores, in one step.
 
     Attributes:
       image: u8[n, H, W, C], this device's share of the batch.
       label: i32[N], of the whole batch.
-      index: i32[N], the places of its images in the training set.
-      see: (view, image=None) -> f32[n * V, H, W, C], pixels of the batch's images, or of another
-        share of raw ones. Every call draws anew, by an image's place in its whole; in
-        evaluation nothing is drawn.
-      epoch: i32[], from 0.
-      key: for what is drawn once for all images; another one in every step.
-      memory: what the stage carries.
-      counts: () -> i64[K], how many training images each class has; a number of numpy, known
+      index: i32[N], the positions of the batch's images in the training set.
+      see: (view, image=None) -> f32[n * V, H, W, C], the view of the batch's images, or of this
+        device's share of other uint8 images. Every call draws new random numbers, which depend
+        on an image's position in the whole batch; in evaluation nothing is random.
+      epoch: i32[], counted from 0.
+      key: for random draws that concern the whole batch; a different one in every step.
+      memory: the arrays that the stage carries from step to step.
+      counts: () -> i64[K], the number of training images of each class; a NumPy array, known
         when the program is traced.
-      mask: bool[N], in evaluation: whether an image counts, or only fills up its batch.
+      mask: bool[N], in evaluation: False for the images that only fill up the last batch.
     """
 
     image: Array
@@ -131,7 +133,7 @@ class Batch(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Unweighted terms [] by name, figures [] worth logging, and the memory of the next step."""
+    """Unweighted loss terms [] by name, figures [] to log, and the memory for the next step."""
 
     terms: Terms
     figures: Terms = {}
@@ -141,12 +143,12 @@ class Losses(NamedTuple):
 class Binned(NamedTuple):
     """A score that is summed within each bin, as for the expected calibration error.
 
-    The absolute values of these sums are added and divided by the number of rows.
+    The absolute values of the bins' sums are added and divided by the number of rows.
 
     Attributes:
       score: f32[N * r], of every row.
-      bin: i32[N * r], which bin a row falls in.
-      bins: how many there are.
+      bin: i32[N * r], the bin of every row.
+      bins: the number of bins.
     """
 
     score: Array
@@ -155,7 +157,7 @@ class Binned(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """The training images as a memory needs them: label i32[M], shape [H, W, C], their classes."""
+    """What a memory may depend on: labels i32[M], the images' shape [H, W, C], how many classes."""
 
     label: Array
     shape: tuple[int, ...]
@@ -163,32 +165,32 @@ class Facts(NamedTuple):
 
 
 def shuffled(rng: np.random.Generator, images: Any, epoch: int) -> np.ndarray:
-    """A permutation of all images, the order of most epochs."""
+    """A random permutation of all images: the default order of an epoch."""
     return rng.permutation(images.size)
 
 
 class Stage(NamedTuple):
     """One part of a method's training.
 
-    A stage that is called like one of its nets makes that network, which can be exported. Its
-    accuracy stands in the results, and so does that of every other stage that scores top1.
+    A stage that has the name of one of its nets produces that network, which can be exported. Its
+    accuracy is reported in the results, as is that of every other stage with a score `top1`.
 
     Attributes:
       terms: names of the loss terms, each of which needs a weight.
       nets: by name.
-      loss: (nets, batch) -> `Losses`. It is traced once before training: what a net is first
-        given decides the shapes of its parameters. A term that is a mean over images may be
-        taken of shares; what compares images with each other takes wholes.
-      scores: (nets, batch) -> {name: f32[N * r]}, a score of every row, r rows per image, or of
-        those that a bool[N * r] beside it marks, or a `Binned` one. Means over a whole split are
-        reported; epochs are compared by the first one, or by the training loss where there is
-        none.
-      memory: (key, facts) -> arrays that are carried from step to step, in no optimizer.
-      order: (rng, images, epoch) -> i64[M'], which images an epoch visits. `images` have `size`
-        and `label`; M' is the same in all epochs.
-      shared: trained once for all methods of a run.
-      momentum_offset: what the momentum of the first term's gradient is lower by, and that of the
-        other terms' higher; 0: the whole gradient has one momentum. See `methods/dot.py`.
+      loss: (nets, batch) -> `Losses`. It is traced once before training: the first arguments of
+        a net decide the shapes of its parameters. A term that is a mean over images may be
+        computed from this device's share; one that compares images needs the whole batch.
+      scores: (nets, batch) -> {name: score}. A score is f32[N * r], with r rows per image; or a
+        pair of that and a bool[N * r] that marks the rows that count; or `Binned`. Means over a
+        whole split are reported. Epochs are compared by the first score, or by the training loss
+        if there is none.
+      memory: (key, facts) -> arrays that are carried from step to step and not optimized.
+      order: (rng, images, epoch) -> i64[M'], the images of an epoch in order. `images` has the
+        attributes `size` and `label`; M' is the same in all epochs.
+      shared: whether it is trained once for all methods of a run.
+      momentum_offset: is subtracted from the momentum of the first term's gradient and added to
+        that of the other terms'; 0: one momentum for the whole gradient. See `methods/dot.py`.
     """
 
     terms: tuple[str, ...]
@@ -205,7 +207,7 @@ Method = Mapping[str, Stage]
 
 
 def choose(registry: Mapping[str, Any], name: str, what: str) -> Any:
-    """registry[name]; for a name that is not there, a `UserError` that lists those that are."""
+    """registry[name]; raises a `UserError` that lists all names if there is no such name."""
     if name in registry:
         return registry[name]
     close = difflib.get_close_matches(str(name), registry, n=1)
@@ -215,7 +217,7 @@ def choose(registry: Mapping[str, Any], name: str, what: str) -> Any:
 
 
 def find(registry: Mapping[str, Any], name: str, what: str) -> Any:
-    """registry[name], or of a name such as "my_code:Thing", what the module my_code has there.
+    """registry[name]; for a name such as "my_code:Thing", the attribute Thing of module my_code.
 
     Raises:
       UserError: there is no such name, or the module can't be imported.

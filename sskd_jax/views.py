@@ -1,7 +1,7 @@
-"""What networks see of an image: views, made on the device inside the jitted step.
+"""Views: the networks' inputs, made from an image on the device inside the jitted step.
 
 A view is a function (optics, key, image) -> f32[V, H, W, C] of one square uint8 image [H, W, C].
-`key` decides everything random about it; with `Optics.plain` nothing is random.
+`key` decides everything that is random. With `Optics.plain`, `once` and the rotations are not.
 
 SSKD (Xu et al., ECCV 2020) flips, rotates and then crops, and HSAKD (Yang et al., IJCAI 2021)
 flips, crops and then rotates, each as in its released code.
@@ -21,10 +21,10 @@ Channels = tuple[float, float, float]
 
 
 class Optics(NamedTuple):
-    """How a dataset is looked at.
+    """How the images of a dataset are augmented and normalised.
 
     Attributes:
-      flip: whether to mirror left and right with probability 1/2, in all views of an image alike.
+      flip: whether to mirror left and right with probability 1/2, all views of an image alike.
       pad: width of the black border within which every view draws its own crop, as PyTorch's
         RandomCrop does.
       mean: per channel, of values in [0, 1].
@@ -41,31 +41,31 @@ class Optics(NamedTuple):
         return self._replace(flip=False, pad=0)
 
     def own(self, section: Mapping[str, Any]) -> "Optics":
-        """The same with the mean and deviation of a network whose section of the config has any."""
+        """The same with the `mean` and `std` of a network's config section, if it has them."""
         mean, std = section.get("mean") or self.mean, section.get("std") or self.std
         return self._replace(mean=tuple(mean), std=tuple(std))
 
 
 def once(optics: Optics, key: Array, image: Array) -> Array:
-    """The image itself, flipped and moved at random: f32[1, H, W, C]."""
+    """The image itself, randomly flipped and cropped: f32[1, H, W, C]."""
     return turns(optics, key, image, 1)
 
 
 def rotated(optics: Optics, key: Array, image: Array) -> Array:
-    """The four rotations of SSKD, f32[4, H, W, C]: one flip for all, a crop of its own for each."""
+    """The four rotations of SSKD, f32[4, H, W, C]: one flip for all, and a new crop for each."""
     return turns(optics, key, image, 4)
 
 
 def turned(optics: Optics, key: Array, image: Array) -> Array:
-    """The four rotations of HSAKD, f32[4, H, W, C]: those of one view, with its flip and crop."""
+    """The four rotations of HSAKD, f32[4, H, W, C]: of one view, so all share its flip and crop."""
     (view,) = once(optics, key, image)
     return jnp.stack([jnp.rot90(view, k) for k in range(4)])
 
 
 def strong(optics: Optics, key: Array, image: Array) -> Array:
-    """The image flipped and moved at random, then strongly distorted: f32[1, H, W, 3].
+    """The image randomly flipped and cropped, then strongly distorted: f32[1, H, W, 3].
 
-    It is random whatever the optics, so it is a view for training alone.
+    It is random even with `Optics.plain`, so it is a view for training alone.
     """
     place, distortion = jax.random.split(key)
     (view,) = raw_turns(optics, place, image, 1)
@@ -73,7 +73,7 @@ def strong(optics: Optics, key: Array, image: Array) -> Array:
 
 
 def repeated(optics: Optics, key: Array, image: Array) -> Array:
-    """`once`, four times, each with a flip and a crop of its own: f32[4, H, W, C]."""
+    """`once`, four times, each with a new flip and crop: f32[4, H, W, C]."""
     return jnp.concatenate([once(optics, own, image) for own in jax.random.split(key, 4)])
 
 
@@ -83,7 +83,7 @@ def turns(optics: Optics, key: Array, image: Array, count: int) -> Array:
 
 
 def raw_turns(optics: Optics, key: Array, image: Array, count: int) -> Array:
-    """The same in front of normalisation: u8[count, H, W, C]."""
+    """`turns` before the normalisation: u8[count, H, W, C]."""
     flip_key, crop_key = jax.random.split(key)
     if optics.flip:
         image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
@@ -97,7 +97,7 @@ def raw_turns(optics: Optics, key: Array, image: Array, count: int) -> Array:
 def crop(image: Array, start: Array, pad: int) -> Array:
     """The window [H, W, C] that begins at start i32[2] of the zero-padded image.
 
-    It is the image moved by `pad` at most.
+    It is the image shifted by `pad` pixels at most.
     """
     # Zero before normalisation is black, not the mean colour.
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
@@ -105,22 +105,22 @@ def crop(image: Array, start: Array, pad: int) -> Array:
 
 
 def normalise(view: Array, optics: Optics) -> Array:
-    """Levels from 0 to 255 [V, H, W, C] as f32, with the mean and deviation of `optics`."""
+    """Levels from 0 to 255 [V, H, W, C] as f32, normalised by the mean and std of `optics`."""
     mean, std = (
         jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (optics.mean, optics.std)
     )
     return (view.astype(jnp.float32) / 255 - mean) / std
 
 
-# Views of contrastive learning. They are for training alone: held-out images are seen by `once`.
+# Views of contrastive learning, for training alone: held-out images are seen by `once`.
 
-GREY = (0.299, 0.587, 0.114)  # what each colour adds to the brightness that is seen
+GREY = (0.299, 0.587, 0.114)  # the weights of the colours in the perceived brightness
 # Brightness and two differences of colours (YIQ), in which the hue is an angle.
 YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
 def coloured(strength: float, optics: Optics, key: Array, image: Array) -> Array:
-    """`once` in other colours: f32[1, H, W, C].
+    """`once` with its colours jittered: f32[1, H, W, C].
 
     Brightness, contrast and saturation change by a factor of up to 1 +- `strength` each.
     """
@@ -132,7 +132,7 @@ def coloured(strength: float, optics: Optics, key: Array, image: Array) -> Array
 def distorted(optics: Optics, key: Array, image: Array) -> Array:
     """The view of MoCo v2 (Chen, Fan, Girshick, He 2020): f32[1, H, W, C].
 
-    A part of the image, enlarged; with probability .8 in other colours, .2 in grey, .5 blurred;
+    A part of the image, enlarged; with probability .8 its colours jittered, .2 in grey, .5 blurred;
     flipped where `optics` flips. `optics.pad` has no effect.
     """
     crop_key, colour_key, blur_key, chance_key = jax.random.split(key, 4)
@@ -148,10 +148,10 @@ def distorted(optics: Optics, key: Array, image: Array) -> Array:
 
 
 def exemplar(optics: Optics, key: Array, image: Array) -> Array:
-    """`once`, and three times a part of the image, of 8 % on, enlarged, in other colours.
+    """`once`, then three enlarged parts of the image with jittered colours: f32[4, H, W, C].
 
-    f32[4, H, W, C]. A reimplementation of SSKD's exemplar task has these numbers; the paper's are
-    not known.
+    A part has 8 % of the image's area or more. These numbers are those of a reimplementation of
+    SSKD's exemplar task; the paper's are not known.
     """
 
     def part(key: Array) -> Array:
@@ -166,11 +166,11 @@ def exemplar(optics: Optics, key: Array, image: Array) -> Array:
 
 
 def transformed(optics: Optics, key: Array, image: Array) -> Array:
-    """`once`, and three transformed ones: f32[4, H, W, C].
+    """`once`, and three transformed views: f32[4, H, W, C].
 
-    Each draws one of the paper's four transformations (Xu et al., ECCV 2020): turned by 90, 180 or
-    270 degrees, grey, a part of the image enlarged, or other colours. How strong the last two are
-    is not known; here they are as `exemplar` has them.
+    Each is one of the paper's four transformations (Xu et al., ECCV 2020), drawn at random: a turn
+    by 90, 180 or 270 degrees, grey, an enlarged part of the image, or jittered colours. How strong
+    the last two are is not known; here they are as in `exemplar`.
     """
 
     def one(key: Array) -> Array:
@@ -194,10 +194,10 @@ def transformed(optics: Optics, key: Array, image: Array) -> Array:
 
 
 def resized_crop(key: Array, image: Array, least: float) -> Array:
-    """A random part of a square image [H, H, C], brought to its size, bilinear.
+    """A random part of a square image [H, H, C], resized to the image's size, bilinear.
 
-    Its area is `least` to 1 of the image's, its width 3/4 to 4/3 of its height, unless that is
-    more than there is.
+    The part's area is `least` to 1 of the image's, and its width is 3/4 to 4/3 of its height; a
+    side that would be longer than the image is cut off.
     """
     size = image.shape[0]
     area_key, ratio_key, place_key = jax.random.split(key, 3)
@@ -209,7 +209,7 @@ def resized_crop(key: Array, image: Array, least: float) -> Array:
 
 
 def cut(image: Array, corner: Array, sides: Array) -> Array:
-    """The part of an image [H, W, C] that begins at corner f32[2], brought to its size, bilinear.
+    """The part of an image [H, W, C] from corner f32[2] on, resized to the image's size, bilinear.
 
     `sides` f32[2] are the part's height and width.
     """
@@ -220,7 +220,7 @@ def cut(image: Array, corner: Array, sides: Array) -> Array:
 
 
 def jittered(key: Array, image: Array, strength: float, hue: float) -> Array:
-    """An image [H, W, C] in [0, 1] in other colours.
+    """An image [H, W, C] in [0, 1] with jittered colours.
 
     Its brightness, contrast and saturation change, in this order, by a factor of up to
     1 +- `strength` each; then its hue turns by up to `hue` of a full turn to either side.
@@ -253,7 +253,7 @@ def turned_hue(image: Array, turn: Array) -> Array:
 
 
 def blurred(key: Array, image: Array) -> Array:
-    """A square image [H, H, C] under a Gaussian of .1 to 2 pixels per 224 of its size."""
+    """A square image [H, H, C], blurred by a Gaussian with a deviation of .1 to 2 times H / 224."""
     size = image.shape[0]
     sigma = jax.random.uniform(key, (), minval=0.1, maxval=2.0) * size / 224
     place = jnp.arange(size, dtype=jnp.float32)
