@@ -1,4 +1,4 @@
-"""The first state of a stage, and what is known of it before anything is computed."""
+"""The first state of a stage, and what the trace of its loss tells before anything is computed."""
 
 import zlib
 from collections.abc import Mapping
@@ -27,20 +27,20 @@ from sskd_jax.types import Array, Batch, Facts, Losses, Params, Stage, UserError
 def begin(
     task: Task, shape: tuple[int, ...], key: Array, label: Array, nets: Params, start: Params
 ) -> TrainState:
-    """Step 0 as one program, in which the loss is traced, but not computed."""
+    """The state of step 0, as one program in which the loss is traced, but not computed."""
     return trace_loss(task, shape, key, label, nets, start)[0]
 
 
 def trace_loss(
     task: Task, shape: tuple[int, ...], key: Array, label: Array, nets: Params, start: Params
 ) -> tuple[TrainState, Array | tuple[Array, Array]]:
-    """The state of step 0 and its objective, traced on two black images.
+    """The state of step 0 and its objective, from the loss of two black images.
 
-    What a net is first given decides the shapes of its parameters.
+    The first arguments of a net decide the shapes of its parameters.
 
     Raises:
-      UserError: a net is called, but not declared, or declared and never called; the terms are
-        not those that the stage names; or whatever the loss finds wrong with its networks.
+      UserError: a net is called, but not declared, or declared, but never called; the terms are
+        not those that the stage names; or the loss finds its networks unsuitable.
     """
     variables = {name: complete(own) for name, own in {**nets, **start}.items()}
     called, memory, stage = {}, {}, task.stage
@@ -49,7 +49,7 @@ def trace_loss(
         module = task.modules[name]
         if name not in variables:
             first = jax.random.fold_in(key, zlib.crc32(name.encode()))
-            # Copies keep parameters apart from what they are initialised by: see `sketch`.
+            # Copies, because `sketch` tells parameters apart: they must not share a variable.
             made = traced_once(module, "init")(first, *args, **kwargs)
             variables[name] = jax.tree.map(jnp.copy, complete(made))
         called[name] = True
@@ -92,7 +92,7 @@ def trace_loss(
 
 
 def check_loss(stage: Stage, losses: Losses, called: Mapping[str, bool]) -> None:
-    """Refuses a loss that does not keep what its stage says."""
+    """Raises a `UserError` if the loss is not as its stage declares it."""
     if unused := [name for name in stage.nets if name not in called]:
         raise UserError(
             f"the stage declares the net {unused[0]!r}, but its loss never calls it: call it, or "
@@ -115,7 +115,7 @@ class Sketch(NamedTuple):
     """What is known of a stage before anything is computed.
 
     Attributes:
-      state: of the first step, shapes only.
+      state: of step 0, shapes only.
       reached: as in `Task`.
     """
 
@@ -124,7 +124,7 @@ class Sketch(NamedTuple):
 
 
 def sketch(task: Task, frozen: Frozen, start: Params) -> Sketch:
-    """Traces a stage's loss, of frozen nets and starts whose numbers do not matter.
+    """Traces a stage's loss; only the shapes of `frozen` and `start` matter, not their values.
 
     Raises:
       UserError: as `trace_loss`.
@@ -136,8 +136,8 @@ def sketch(task: Task, frozen: Frozen, start: Params) -> Sketch:
     state, parts = shapes
     outputs, count = jaxpr.jaxpr.outvars, len(jax.tree.leaves(parts))
     needed = [depends_on(jaxpr.jaxpr, [part]) for part in outputs[-count:]]
-    # Every parameter is an output of the program, so a part depends on it if on that output.
-    # (Only the zeros among the outputs are literals.)
+    # Every parameter is also an output of the program, so a part of the objective depends on a
+    # parameter if it depends on that output. (Only the zeros among the outputs are literals.)
     found = [
         frozenset(i for i, inputs in enumerate(needed) if isinstance(var, Var) and var in inputs)
         for var in outputs[:-count]

@@ -1,4 +1,4 @@
-"""Programs on devices: the one `jax.pmap`, what it takes, and how XLA compiles it."""
+"""Programs on the devices: the only `jax.pmap`, its arguments, and the options of the compiler."""
 
 import contextlib
 import gc
@@ -15,12 +15,12 @@ from sskd_jax.axis import AXIS
 from sskd_jax.system.paths import CACHE
 from sskd_jax.types import UserError
 
-# On the CPU, XLA gives convolutions of more than 16 channels to a library that uses one core, and
-# products to one that wants them transposed first. To name reductions alone as the library's
-# share leaves both to XLA's own routines. Its last level of optimisation takes half as long again
-# to compile, for a step that is no faster. Whoever asks JAX for few optimisations
-# (JAX_DISABLE_MOST_OPTIMIZATIONS) gets few. What runs once is not optimised at all; XLA for GPUs
-# takes no level below 2.
+# By default, XLA on the CPU gives convolutions of more than 16 channels to a library that uses one
+# core, and matrix products to one that needs them transposed first. With the option below, the
+# library gets reductions alone, and XLA's own routines do the rest. XLA's highest level of
+# optimisation takes 1.5 times as long to compile, for a step that is no faster. If JAX is asked for
+# few optimisations (JAX_DISABLE_MOST_OPTIMIZATIONS), RUN_OFTEN is not used. A program that runs
+# once is not optimised at all on the CPU; XLA for GPUs accepts no level below 2.
 RUN_OFTEN = {
     "cpu": {
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
@@ -36,7 +36,7 @@ RUN_ONCE = {
 
 
 def keep_programs() -> None:
-    """Has compiled programs cached on the disk for the next start.
+    """Makes JAX cache compiled programs on the disk, for later runs.
 
     JAX_ENABLE_COMPILATION_CACHE=false turns it off.
     """
@@ -46,7 +46,7 @@ def keep_programs() -> None:
 
 
 def forget_programs() -> None:
-    """Lets go of the programs of a stage that is done: about 40 MB of memory each."""
+    """Frees the programs of a finished stage, which take about 40 MB of memory each."""
     jax.clear_caches()
     gc.collect()
 
@@ -62,7 +62,7 @@ def understood(option: str, value: Any) -> bool:
 
 
 def compiler_options(wanted: Mapping[str, dict[str, Any]], platform: str) -> dict[str, Any]:
-    """Those that are `wanted` on a platform, as far as this version of XLA knows them."""
+    """The options that are `wanted` on a platform and that this version of XLA knows."""
     return {
         option: value
         for option, value in wanted.get(platform, {}).items()
@@ -75,7 +75,7 @@ def enough_memory() -> Iterator[None]:
     """Turns the error of a device that runs out of memory into one line for the user.
 
     Raises:
-      UserError: one did. Its other errors pass.
+      UserError: a device ran out of memory; other errors are raised unchanged.
     """
     try:
         yield
@@ -93,8 +93,8 @@ class Mapped:
     """A per-device program on all devices of all processes, compiled at its first call.
 
     Its first three arguments are stacked over the devices, [devices, ...]; the `shared` scalars
-    behind them are not. Of the third, which comes from the host, every process gives the parts of
-    its own devices.
+    after them are the same on all devices. The third argument comes from the host, and every
+    process passes only the parts of its own devices.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Mapped:
         few = jax.config.read("jax_disable_most_optimizations")
         self.options = {} if few else compiler_options(RUN_OFTEN, devices[0].platform)
         self.sharding, self.executable = stacked(devices), None
-        # Where in this process's arrays the part of a device lies, by the device's position.
+        # The slice of this process's arrays that belongs to a device, by the device's position.
         local = enumerate(local_positions(devices))
         self.parts = {position: slice(part, part + 1) for part, position in local}
 
@@ -141,17 +141,17 @@ class Mapped:
 
 
 def local_positions(devices: Sequence[jax.Device]) -> list[int]:
-    """Positions in `devices` of those that this process owns."""
+    """The positions in `devices` of the devices that this process owns."""
     return [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
 
 
 def stacked(devices: Sequence[jax.Device]) -> NamedSharding:
-    """The sharding of arrays [devices, ...] of which every device has its own part."""
+    """The sharding of arrays [devices, ...], with one part on each device."""
     return NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
 
 
 def replicated(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Every leaf [...] as [devices, ...]; nothing is sent to devices of other processes."""
+    """A copy of every leaf [...] on each device: [devices, ...]; processes exchange nothing."""
 
     def stack(leaf: Any) -> jax.Array:
         copy, shape = np.asarray(leaf)[None], (len(devices), *leaf.shape)
@@ -171,18 +171,18 @@ def chief() -> bool:
 
 
 def max_over_processes(*numbers: int) -> Sequence[int]:
-    """The largest that any process says, number by number."""
+    """The maximum over all processes of each of the numbers."""
     if jax.process_count() == 1:
         return numbers
     return process_allgather(np.int32(numbers)).max(0).tolist()
 
 
 def broadcast_from_chief(tree: Any) -> Any:
-    """The arrays that the chief has; the others need only give some of the same shapes."""
+    """The chief's arrays, in all processes; the others pass any arrays of the same shapes."""
     return tree if jax.process_count() == 1 else broadcast_one_to_all(tree)
 
 
 def run_once(function: Callable, *args: Any) -> Any:
-    """function(*args), compiled quickly: for what runs once, compiling is most of the cost."""
+    """function(*args), compiled quickly: compilation is most of the cost of what runs once."""
     options = compiler_options(RUN_ONCE, jax.default_backend())
     return jax.jit(function, compiler_options=options)(*args)

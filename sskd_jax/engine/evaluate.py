@@ -20,11 +20,11 @@ from sskd_jax.types import Array, Batch, Binned, Params, Streamed, Terms, UserEr
 def batch_scores(
     task: Task, variables: Params, frozen: Frozen, index: Array | Streamed, mask: Array
 ) -> tuple[Array, Terms]:
-    """How many images count in one whole batch, and {name: [sum, count]} of every score.
+    """The number of images that count in a whole batch, and {name: [sum, count]} of every score.
 
     Args:
       variables: {"params", "batch_stats"} of the nets that learn or follow, by net.
-      index: [n] of this device's examples.
+      index: [n], this device's examples.
       mask: bool[n], whether they count.
     """
     image, label, index = gather_examples(frozen, index)
@@ -37,10 +37,10 @@ def batch_scores(
 
 
 def masked_sum(name: str, score: Array | tuple[Array, Array] | Binned, mask: Array) -> Array:
-    """[sum, count] of a score f32[N * r] over the images that mask [N] admits.
+    """[sum, count] of a score f32[N * r] over the images that mask [N] marks.
 
-    A score with a bool[N * r] beside it counts in those rows alone. Of a binned one they are the
-    sums in each bin, and the count of all rows in each bin's place: [2, bins].
+    In a pair of a score and a bool[N * r], only the rows that the latter marks count. A `Binned`
+    score gives [2, bins]: the sum in each bin, and the count of all rows, repeated for each bin.
 
     Raises:
       UserError: the score has another shape.
@@ -64,7 +64,7 @@ def masked_sum(name: str, score: Array | tuple[Array, Array] | Binned, mask: Arr
 def split_scores(
     task: Task, variables: Params, frozen: Frozen, batches: tuple[Any, Array]
 ) -> tuple[Array, Terms]:
-    """The counts and sums of `batches`, (index [b, n], mask [b, n]), whole on every device."""
+    """The sums of `batch_scores` over the b batches in `batches`: (index [b, n], mask [b, n])."""
 
     def scores(i: Array | int) -> tuple[Array, Terms]:
         index, mask = jax.tree.map(lambda leaf: leaf[i], batches)
@@ -82,7 +82,7 @@ def split_scores(
 def padded_batches(size: int, batch_size: int, devices: int) -> tuple[np.ndarray, np.ndarray]:
     """(index, mask) [devices, batches, n] of `size` images in order.
 
-    The last batch is filled up with the last image, masked.
+    The last batch is filled up with copies of the last image, for which the mask is False.
     """
     count = -(-size // batch_size)
     place = np.arange(count * batch_size, dtype=np.int32).reshape(count, devices, -1)
@@ -96,7 +96,7 @@ Evaluate = Callable[[Params, Frozen, Split | Stream], dict[str, float]]
 def evaluation(task: Task, devices: Sequence[jax.Device], batch_size: int) -> Evaluate:
     """(stacked variables, stacked frozen, split) -> the mean of every score over the split.
 
-    What of the split is resident must lie in `frozen`.
+    The resident arrays of the split must be in `frozen`.
 
     Raises:
       UserError: a score counts in no row of the split.
@@ -106,7 +106,7 @@ def evaluation(task: Task, devices: Sequence[jax.Device], batch_size: int) -> Ev
 
     @cache
     def program(resident: int) -> Mapped:
-        """Compiled for so many images on a device: held-out ones are not as many as test images."""
+        """The program for splits with so many resident images, for each of which it is compiled."""
         return Mapped(partial(split_scores, task), devices)
 
     def evaluate(variables: Params, frozen: Frozen, split: Split | Stream) -> dict[str, float]:
@@ -125,7 +125,7 @@ def evaluation(task: Task, devices: Sequence[jax.Device], batch_size: int) -> Ev
 
 
 def add(total: Any, sums: Any) -> Any:
-    """The total on the host with the sums that are on the devices, once they are there."""
+    """The total, which is on the host, plus the sums on the devices; waits until they are ready."""
     if sums is None:
         return total
     sums = unreplicate(sums)
@@ -133,7 +133,7 @@ def add(total: Any, sums: Any) -> Any:
 
 
 def mean(name: str, total: np.ndarray, count: np.ndarray) -> float:
-    """The mean of a score's rows; of a binned one, the sum of all bins' absolute parts of it."""
+    """The mean of a score over its rows; for a `Binned` one, the bins' sum of |total / count|."""
     if not np.all(count):
         raise UserError(f"no image of the split has the score {name!r}: leave the score out")
     return float(np.abs(total / count).sum() if np.ndim(total) else total / count)

@@ -43,24 +43,24 @@ class Job(NamedTuple):
     Attributes:
       name: as in metrics.jsonl, such as "teacher" or "sskd/student"; also its folder.
       kind: its name in its method, such as "student".
-      about: what its checkpoints belong to; a folder with another description is refused.
-      networks: architectures by net, of those that are networks ("resnet8") or a part of one
-        ("resnet8.branches").
-      task: of its programs.
-      sketch: shapes of its first state.
-      origins: (job, net) by net, of those that go on from, or stay as, an earlier job left them.
-      frozen: what is resident of the images, and the frozen nets; their numbers count from when
-        the jobs that they come from are done.
-      start: variables by net to start from, likewise.
+      about: the description of its checkpoints; a folder with a different one is refused.
+      networks: the architecture, by net, of every net that is a network ("resnet8") or a part of
+        one ("resnet8.branches").
+      task: the constants of its programs.
+      sketch: the shapes of its first state.
+      origins: by net, the (job, net) from which a net starts, or as which it stays frozen.
+      frozen: the resident images and the frozen nets, whose values are not valid before the jobs
+        in `origins` are done.
+      start: the variables to start from, by net; the same holds for their values.
       images: to train on.
       held_out: images to evaluate with after every epoch.
       held_out_name: "test" or "validation".
       learning_rate: a function of the step.
       seed: of the run.
-      checkpoint: where the finished stage comes from, in place of training it; "" if it does not.
-      start_from: the file or the workdir whose weights it starts from; "" if it does not.
-      remarks: what its row of the results says beside the scores.
-      beside: what stage.json says beside `about`, which may differ in a folder.
+      checkpoint: where the finished stage is read from instead of being trained; "" for none.
+      start_from: the file or the workdir whose weights it starts from; "" for none.
+      remarks: what its row of the results contains in addition to the scores.
+      beside: further entries of stage.json, which may differ from those in the folder.
     """
 
     name: str
@@ -93,9 +93,9 @@ class Trained(NamedTuple):
     """How a stage ended.
 
     Attributes:
-      last: {"params", "batch_stats"} by net, behind the last epoch.
-      best: the same of the best epoch; None where the stage comes from elsewhere, or where that
-        checkpoint was lost.
+      last: {"params", "batch_stats"} by net, after the last epoch.
+      best: the same after the best epoch; None if the stage was not trained in this run, or if
+        that checkpoint was lost.
       best_epoch: counted from 1.
     """
 
@@ -108,9 +108,9 @@ class Session(NamedTuple):
     """Where the stages of a run are trained, and what they share.
 
     Attributes:
-      workdir: of which every stage has a folder.
+      workdir: the folder in which every stage has its folder.
       devices: of all processes.
-      book: the chief's, or one that writes nothing.
+      book: the logbook in the chief; in other processes, one that writes nothing.
       interruption: asked before every dispatch.
       save_seconds: between two checkpoints within an epoch.
     """
@@ -159,7 +159,7 @@ class Dispatcher:
     ) -> Iterator[tuple[int, TrainState]]:
         """Yields (steps of the epoch that are done or queued, state) about every second.
 
-        Ends with the epoch, or before it where a stop is due.
+        Ends at the end of the epoch, or earlier if a stop is due.
         """
         total, pending = self.job.task.steps_per_epoch, []
         while start < total and not self.stop_is_due():
@@ -176,7 +176,7 @@ class Dispatcher:
         self.wait(pending)
 
     def wait(self, pending: list[tuple[dict[str, Array], int]]) -> int:
-        """Waits for the dispatch that is pending, if one is; returns its number of steps."""
+        """Waits for the pending dispatch, if there is one; returns its number of steps."""
         if not pending:
             return 0
         nonfinite, steps = pending.pop()
@@ -184,13 +184,13 @@ class Dispatcher:
         return steps
 
     def stop_is_due(self) -> bool:
-        """All processes must stop before the same dispatch, and agree on how long one is."""
+        """Whether to stop; all processes agree on it, and on the number of steps per dispatch."""
         self.steps, due = max_over_processes(self.steps, self.interruption.due())
         return bool(due)
 
 
 def check_finite(job: Job, first_nonfinite: dict[str, Array]) -> None:
-    """Waits for a dispatch, and ends training where something in it was not finite."""
+    """Waits for a dispatch; raises a `UserError` if one of its values was not finite."""
     steps = {name: int(step) for name, step in unreplicate(first_nonfinite).items() if step}
     if steps:
         step = min(steps.values())
@@ -204,7 +204,7 @@ def check_finite(job: Job, first_nonfinite: dict[str, Array]) -> None:
 def run_stage(job: Job, session: Session) -> Trained:
     """Trains a stage from its newest checkpoint, or from the start, to its end.
 
-    A finished one is only loaded.
+    A finished stage is only loaded.
     """
     opened = open_checkpoints(job, session.workdir) if chief() else contextlib.nullcontext()
     with opened as checkpoints:
@@ -249,7 +249,7 @@ def restored(
     shapes: TrainState,
     read: Callable[[Checkpoints], dict[str, Any] | None],
 ) -> TrainState | None:
-    """What the chief reads, in all processes; None where there is nothing."""
+    """The state that the chief reads from its checkpoints, in all processes; None without one."""
     stored = checkpoints and read(checkpoints)
     if not any(max_over_processes(bool(stored))):
         return None
@@ -268,7 +268,7 @@ def variables(state: TrainState) -> Params:
 def measure(
     job: Job, trained: Sequence[Params], split: Split | Stream, session: Session
 ) -> list[dict[str, float]]:
-    """The means of a stage's scores over a split, with each of several variables."""
+    """The means of a stage's scores over a split, for each of several sets of variables."""
     evaluate = evaluation(job.task, session.devices, job.batch_size)
     frozen = replicated(job.frozen._replace(**split.resident()), session.devices)
     return [evaluate(replicated(own, session.devices), frozen, split) for own in trained]
@@ -280,7 +280,7 @@ def train(
     checkpoints: Checkpoints | None,
     session: Session,
 ) -> None:
-    """From `state` to the last epoch.
+    """Trains a stage from `state` to its last epoch.
 
     Every epoch ends with an evaluation, a row in the logbook and a checkpoint.
 
@@ -325,7 +325,7 @@ def save(
     session: Session,
     score: float | None = None,
 ) -> None:
-    """Saves a state, stacked over the devices, if it is finite and this process is the chief."""
+    """Checks that a stacked state is finite; in the chief, also saves it as a checkpoint."""
     check_finite(job, state.first_nonfinite)
     if checkpoints:
         checkpoints.save(unreplicate(state), score)
@@ -335,7 +335,7 @@ def save(
 def stop(
     job: Job, step: int, state: TrainState, checkpoints: Checkpoints | None, session: Session
 ) -> NoReturn:
-    """Ends training within an epoch, once `state` is saved; at step 0 there is nothing to save."""
+    """Saves `state`, unless it is that of step 0, and ends training by raising `Stopped`."""
     if step:
         save(job, step, state, checkpoints, session)
     if checkpoints:
@@ -357,5 +357,5 @@ def epoch_figures(job: Job, state: TrainState, scores: dict[str, float]) -> dict
 
 
 def compared_by(scores: dict[str, float], figures: dict[str, float]) -> float:
-    """What epochs are compared by, more is better: the first score, or else the training loss."""
+    """The value by which epochs are compared, larger is better: the first score, or else -loss."""
     return next(iter(scores.values()), -figures["train/loss"])

@@ -1,4 +1,4 @@
-"""SGD as PyTorch means it, the schedule of its rate, and what a loss depends on."""
+"""SGD as in PyTorch, the schedule of the learning rate, and what a loss depends on."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 
-JITTED = ("jit", "pjit")  # what JAX calls a jitted function within another, by its version
+JITTED = ("jit", "pjit")  # primitives of a nested jitted function in different versions of JAX
 
 
 def milestone_schedule(
@@ -23,15 +23,15 @@ def milestone_schedule(
     cooldown_epochs: float = 0.0,
     cosine: bool = False,
 ) -> optax.Schedule:
-    """`learning_rate`, times `decay` from the start of every epoch in `milestones` (from 0) on.
+    """`learning_rate`, multiplied by `decay` at the start of every epoch in `milestones` (from 0).
 
-    It rises in equal steps to that over the first `warmup_epochs`, as large batches need it
-    (Goyal et al. 2017), and falls in equal steps towards nothing over the last `cooldown_epochs`
+    The rate rises to that value in equal steps over the first `warmup_epochs`, as large batches
+    need it (Goyal et al. 2017), and falls in equal steps towards 0 over the last `cooldown_epochs`
     of `epochs`. Without milestones, the two make one cycle (Smith and Topin 2018). With `cosine`
-    every epoch has a rate of its own, along half a cosine that reaches zero behind the last.
+    it changes once per epoch, along half a cosine that would reach 0 after the last epoch.
     """
     boundaries: dict[int, float] = {}
-    for epoch in milestones:  # of few steps, several may fall on one
+    for epoch in milestones:  # when an epoch has few steps, several may fall on the same step
         step = round(epoch * steps_per_epoch)
         boundaries[step] = decay * boundaries.get(step, 1.0)
     falling = optax.piecewise_constant_schedule(learning_rate, boundaries)
@@ -52,10 +52,10 @@ def milestone_schedule(
 def sgd(
     schedule: optax.Schedule, *, momentum: float, weight_decay: float, nesterov: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """torch.optim.SGD: before momentum, decay is added to the gradient of every parameter.
+    """torch.optim.SGD: weight decay is added to every parameter's gradient, before the momentum.
 
-    Those of batch norms and biases are no exception. With `nesterov`, a step goes along the
-    gradient plus `momentum` times the buffer, into which that gradient went already.
+    Parameters of batch norms and biases are no exception. With `nesterov`, a step follows the
+    gradient plus `momentum` times the buffer, which already contains that gradient.
     """
     sgd = optax.sgd(schedule, momentum, nesterov)
     decayed = optax.chain(optax.add_decayed_weights(weight_decay), sgd)
@@ -63,7 +63,7 @@ def sgd(
 
 
 class Momenta(NamedTuple):
-    """The state of `two_momenta`: steps done, and a buffer per parameter for each of the parts."""
+    """The state of `two_momenta`: the steps done, and for each part one buffer per parameter."""
 
     count: jax.Array
     buffers: tuple[Any, Any]
@@ -74,9 +74,10 @@ def two_momenta(
 ) -> optax.GradientTransformationExtraArgs:
     """SGD on the gradients of two parts of a loss; see `methods/dot.py`.
 
-    The momentum is `offset` less for the first part, and as much more for the second; it is
-    neither for a parameter that only one of them depends on. Decay goes with the first part that
-    does; with the second, as in the released code, it begins with the second step.
+    The momentum is lower by `offset` for the first part and higher by `offset` for the second; a
+    parameter on which only one part depends has the plain `momentum`. Weight decay is added to the
+    gradient of the first part that depends on the parameter. If that is the second part, decay
+    begins with the second step, as in the released code.
     """
 
     def init(params: Any) -> Momenta:
@@ -103,7 +104,7 @@ def two_momenta(
 
 
 def depends_on(jaxpr: Jaxpr, outputs: Iterable[Any]) -> set[Var]:
-    """The variables of a program that some of its `outputs` are computed from."""
+    """The variables of a program from which at least one of its `outputs` is computed."""
     needed = {var for var in outputs if isinstance(var, Var)}
     for equation in reversed(jaxpr.eqns):
         if needed.intersection(equation.outvars):
@@ -114,8 +115,8 @@ def depends_on(jaxpr: Jaxpr, outputs: Iterable[Any]) -> set[Var]:
 def inputs_needed(equation: JaxprEqn, needed: set[Var]) -> set[Var]:
     """The inputs of an equation from which those of its outputs that are `needed` come.
 
-    A jitted function is looked into; of other equations, every output comes from every input. No
-    gradient passes where one is stopped, so nothing is needed in front of that.
+    Dependencies inside a jitted function are followed; of any other equation, every output depends
+    on every input. No gradient passes through `stop_gradient`, so it needs no input.
     """
     inputs = equation.invars
     if equation.primitive.name == "stop_gradient":

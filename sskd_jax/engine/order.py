@@ -9,23 +9,23 @@ from sskd_jax.types import Array, UserError
 
 
 def stage_seed(seed: int, kind: str) -> list[int]:
-    """The students of all methods see the same images in the same order."""
+    """The seed of a stage's order, such that the students of all methods see the same order."""
     return [seed, zlib.crc32(kind.encode())]
 
 
 def stage_key(seed: int, kind: str) -> Array:
-    """u32[2], of everything random in the steps of a stage."""
+    """The key u32[2] of everything random in the steps of a stage."""
     return jax.random.fold_in(jax.random.PRNGKey(seed), stage_seed(seed, kind)[1])
 
 
 def shard_epoch(numbers: np.ndarray, steps: int, batch_size: int, devices: int) -> np.ndarray:
-    """The first of `numbers` as i32[devices, steps, n].
+    """The first `steps * batch_size` of `numbers`, as i32[devices, steps, n].
 
-    A step takes the next `batch_size` of them, and a device its part of each step. What does not
-    fill a batch is left out.
+    Every step takes the next `batch_size` of them, divided among the devices. The remaining
+    numbers are left out.
 
     Raises:
-      UserError: there are too few.
+      UserError: there are too few numbers.
     """
     if len(numbers) < steps * batch_size:
         raise UserError(

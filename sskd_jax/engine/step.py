@@ -1,9 +1,9 @@
-"""The step: a stage's loss calls its nets; gradient, optimizer, moving averages, memory.
+"""The training step: loss, gradient, optimizer, moving averages and memory.
 
-From `train_step` on, every function is a per-device program over the axis of `sskd_jax.axis`. A
-loss sees wholes where it asks for them (`everywhere`), so each device computes the whole loss,
-and the mean of the devices' gradients is then exactly the gradient of that loss: the transpose
-of all_gather sums what every device contributed.
+`train_steps` and the functions that it calls are per-device programs over the axis of
+`sskd_jax.axis`. A loss may gather the whole batch (`everywhere`); then each device computes the
+whole loss, and the mean of the devices' gradients is exactly the gradient of that loss: the
+transpose of all_gather sums what every device contributed.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ from sskd_jax.types import Array, Batch, Params, Streamed
 
 
 def make_batch(task: Task, state: TrainState, frozen: Frozen, index: Array | Streamed) -> Batch:
-    """What the loss of step `state.step` is given."""
+    """The argument `batch` of the loss in step `state.step`."""
     image, label, index = gather_examples(frozen, index)
     label, index = everywhere((label, index))
     key = jax.random.fold_in(frozen.key, state.step)
@@ -95,7 +95,7 @@ def train_step(
 
 
 def gradients(loss: Callable[[Params], tuple[Any, Any]], learned: Params) -> tuple[Any, Any]:
-    """The gradient of a loss, or of each of its parts in the part's place, and what is beside."""
+    """The gradient of a loss, or one for each of its parts, and the loss's auxiliary output."""
     parts, pull_back, beside = jax.vjp(loss, learned, has_aux=True)
     form = jax.tree.structure(parts)
     one_by_one = np.eye(form.num_leaves, dtype=np.float32)
@@ -104,7 +104,7 @@ def gradients(loss: Callable[[Params], tuple[Any, Any]], learned: Params) -> tup
 
 
 def apply_updates(params: Params, updates: Params, reached: Any) -> Params:
-    """params + updates where something stands in `reached`, such a tree or one of its prefixes."""
+    """params + updates where `reached`, such a tree or a prefix of one, is true or not empty."""
 
     def apply(is_reached: Any, params: Params, updates: Params) -> Params:
         return optax.apply_updates(params, updates) if is_reached else params
@@ -113,7 +113,7 @@ def apply_updates(params: Params, updates: Params, reached: Any) -> Params:
 
 
 def add_to_epoch(task: Task, state: TrainState, values: dict[str, Array]) -> dict[str, Array]:
-    """The running sums of an epoch with the values of this step, the first of which starts anew."""
+    """The running sums of an epoch plus this step's values; its first step starts from 0."""
     is_first = state.step % task.steps_per_epoch == 0
     return {
         name: jnp.where(is_first, 0, state.sums[name]) + value for name, value in values.items()
@@ -123,7 +123,7 @@ def add_to_epoch(task: Task, state: TrainState, values: dict[str, Array]) -> dic
 def sum_of_leaves(tree: Params) -> Array:
     """The sum of all numbers in a tree, in one pass.
 
-    An accelerator starts two small programs for every sum.
+    One sum per leaf would make an accelerator start two small programs for each.
     """
     leaves = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
     return jnp.sum(lax.optimization_barrier(leaves))
@@ -137,10 +137,10 @@ def train_steps(
     start: Array,
     stop: Array,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Steps start ... stop - 1 of `order` in one dispatch; its leaves are [steps, n, ...].
+    """Runs steps start ... stop - 1 of `order`, with leaves [steps, n, ...], in one dispatch.
 
-    Returns the state and a copy of `first_nonfinite`, which outlives the donation of the state to
-    the next dispatch.
+    Returns the state, and a copy of `first_nonfinite` that stays valid when the state is donated
+    to the next dispatch.
     """
 
     def step(i: Array, state: TrainState) -> TrainState:
@@ -158,13 +158,13 @@ def train_program(task: Task, devices: Sequence[jax.Device]) -> Mapped:
 def initial_state(
     task: Task, key: Array, frozen: Frozen, start: Params | None = None
 ) -> TrainState:
-    """Step 0 of a stage.
+    """The state of step 0 of a stage.
 
     Args:
-      key: u32[2] from which nets without a start, and the memory, get their random numbers; each
-        by its name, so a student begins with the same weights whatever method teaches it.
-      frozen: of which the nets, the labels and the shape of an image are used.
-      start: {"params", "batch_stats"} by net, of those that go on from an earlier stage.
+      key: u32[2], with which the nets without a start and the memory are initialised. It is
+        folded with a net's name, so a student's first weights are the same for all methods.
+      frozen: its nets, its labels and the shape of its images are used.
+      start: {"params", "batch_stats"} by net, for the nets that start from an earlier stage.
     """
     program = partial(begin, task, frozen.image.shape[1:])
     return run_once(program, key, frozen.label, frozen.nets, start or {})

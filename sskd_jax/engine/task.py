@@ -16,28 +16,28 @@ from sskd_jax.axis import device_index
 from sskd_jax.types import Array, Losses, Nets, Params, Stage, Streamed, UserError, View
 from sskd_jax.views import Optics
 
-# Of the numbers that a step's key is folded with, those below 2**31 are places of images in a
-# batch; so what is drawn once for all images, and views that are drawn anew, lie above.
+# Numbers with which a step's key is folded. Those below 2**31 are positions of images in the
+# batch; so larger ones serve for draws for the whole batch, and for the second view onwards.
 ONCE = np.uint32(2**32 - 1)
 ANEW = np.uint32(2**31)
 
 
 class Task(NamedTuple):
-    """What is fixed in the programs of one stage.
+    """The constants of the programs of one stage.
 
     Attributes:
       stage: whose terms are minimised.
-      modules: every net's, by its name.
+      modules: the module of every net, by name.
       weights: of every term.
       optimizer: of the parameters of all nets that learn together.
-      optics: how training images are looked at.
+      optics: how training images are augmented and normalised.
       num_classes: of the dataset.
-      steps_per_epoch: after which the running sums begin anew.
-      counts: () -> i64[K], how many training images each class has. Labels of a streamed dataset
-        are read for it, so only a stage that asks pays for that.
-      reached: in the place of every parameter of the nets that learn, which parts of the
-        objective depend on it, by their number. What none depends on is neither updated nor
-        decayed, as PyTorch's optimizers pass over it.
+      steps_per_epoch: after so many steps the running sums start from 0 again.
+      counts: () -> i64[K], how many training images each class has. For a streamed dataset it
+        reads all labels, so only a stage that calls it pays for that.
+      reached: a tree with, for every parameter of the nets that learn, the numbers of the
+        objective's parts that depend on it. A parameter on which none depends is neither updated
+        nor decayed; PyTorch's optimizers skip it, too.
       scores: names of the stage's scores, in its order.
     """
 
@@ -54,7 +54,7 @@ class Task(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """What a step changes; stacked over the devices and donated.
+    """What a step changes. It is stacked over the devices and donated.
 
     Attributes:
       step: i32[], steps done.
@@ -63,8 +63,8 @@ class TrainState(NamedTuple):
       opt_state: of the optimizer.
       memory: what the stage carries.
       sums: of the loss, its terms and figures over this epoch's steps, by name.
-      first_nonfinite: i32[], the step, counted from 1, in which each of them and the gradient was
-        first not finite; 0: none.
+      first_nonfinite: i32[] for each of these names and "gradient": the first step, counted from
+        1, in which its value was not finite; 0: none.
     """
 
     step: Array
@@ -77,7 +77,7 @@ class TrainState(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """What a stage reads and never changes; replicated, not donated, in no optimizer.
+    """What a stage reads and never changes. It is replicated, not donated and not optimized.
 
     Attributes:
       key: u32[2], of everything random in the stage's steps.
@@ -95,8 +95,8 @@ class Frozen(NamedTuple):
 def traced_once(module: nn.Module, method: str) -> Callable[..., Any]:
     """A module's "init" or "apply", traced once for inputs of the same shapes.
 
-    Equal modules share it: tracing a network takes a third of a second, and several programs of a
-    run hold the same one.
+    Equal modules share the trace: tracing a network takes a third of a second, and several
+    programs of a run contain the same network.
     """
     try:
         return inlined(module, method)
@@ -120,19 +120,19 @@ class Functions(dict):
 
 
 def complete(variables: Params) -> Params:
-    """{"params", "batch_stats"} of a net, one of which flax leaves out where it is empty.
+    """{"params", "batch_stats"} of a net; flax leaves one of them out if it is empty.
 
-    So every program calls it with variables of one structure, and it is traced once.
+    So every program calls the net with variables of one structure, and it is traced once.
     """
     return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
 
 
 def net_functions(task: Task, variables: Params, train: bool) -> tuple[Nets, dict[str, Params]]:
-    """The nets as functions, and the batch statistics that call after call leaves behind.
+    """The nets as functions, and a dict with their batch statistics, which the calls update.
 
     Args:
       variables: {"params", "batch_stats"} of every net by name.
-      train: whether nets that learn or follow normalise by the batch and move their statistics;
+      train: whether nets that learn or follow normalise by the batch and update their statistics;
         frozen ones never do.
     """
     variables = {name: complete(own) for name, own in variables.items()}
@@ -151,14 +151,14 @@ def net_functions(task: Task, variables: Params, train: bool) -> tuple[Nets, dic
 
 
 def viewer(optics: Optics, key: Array, image: Array) -> Callable[..., Array]:
-    """The function `see` of a batch whose share is `image` u8[n, H, W, C]: see `Batch`."""
+    """The function `see` of a `Batch` with this device's share `image` u8[n, H, W, C]."""
     calls = itertools.count()
 
     def see(view: View, pixels: Array | None = None) -> Array:
         number, pixels = next(calls), image if pixels is None else pixels
         drawn = jax.random.fold_in(key, ANEW + np.uint32(number)) if number else key
         count = pixels.shape[0]
-        # An image's place in its whole, so that no draw depends on the number of devices.
+        # The position in the whole batch, so that no draw depends on the number of devices.
         place = device_index() * count + jnp.arange(count)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(drawn, place)
         seen = jax.vmap(partial(view, optics))(keys, pixels)
@@ -170,7 +170,8 @@ def viewer(optics: Optics, key: Array, image: Array) -> Callable[..., Array]:
 def gather_examples(frozen: Frozen, index: Array | Streamed) -> Streamed:
     """Image, label and index of this device's examples.
 
-    They are gathered from the resident split at `index` i32[n], or are as streamed from the host.
+    They are gathered from the resident split at `index` i32[n]; streamed examples are returned as
+    they are.
     """
     if isinstance(index, Streamed):
         return index
@@ -180,8 +181,7 @@ def gather_examples(frozen: Frozen, index: Array | Streamed) -> Streamed:
 def objective(task: Task, losses: Losses) -> Array | tuple[Array, Array]:
     """What a step minimises: every term times its weight.
 
-    It has two parts, the first term and the others, where their gradients have momenta of their
-    own.
+    With a `momentum_offset` it has two parts, the first term and the sum of the others.
     """
     weighted = {name: task.weights[name] * term for name, term in losses.terms.items()}
     if not task.stage.momentum_offset:
