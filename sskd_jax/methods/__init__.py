@@ -1,4 +1,4 @@
-"""The methods by name: METHODS[name](**its numbers) is a Method."""
+"""The methods by name: METHODS[name](**numbers) is a `Method`."""
 
 from collections.abc import Callable
 

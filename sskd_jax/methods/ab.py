@@ -1,7 +1,7 @@
 """Knowledge Transfer via Distillation of Activation Boundaries (Heo et al., AAAI 2019).
 
-As in RepDistiller: a first stage has the student's neurons respond where the teacher's do; then
-it learns its task from there.
+As in RepDistiller: in a first stage, the student's neurons learn to be active where the teacher's
+are. A second stage starts from these weights and learns the task.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ MARGIN = 1.0
 
 
 def boundary_loss(student: Array, teacher: Array) -> Array:
-    """What pre-activations [n, H, W, C] lack to MARGIN on the teacher's side of zero, squared.
+    """Squared distance of pre-activations [n, H, W, C] to MARGIN on the teacher's side of zero.
 
-    It is summed over a map, and the mean over the images.
+    Those beyond the margin count 0. It is summed over a map, and the mean over the images.
     """
     off = jnp.where((teacher <= 0) & (student > -MARGIN), jnp.square(student + MARGIN), 0)
     on = jnp.where((teacher > 0) & (student <= MARGIN), jnp.square(student - MARGIN), 0)
@@ -39,7 +39,7 @@ def boundary_loss(student: Array, teacher: Array) -> Array:
 
 
 def transfer_loss(students: Sequence[Array], teachers: Sequence[Array]) -> Array:
-    """The sum over the maps, each of which counts twice as much as the one before it."""
+    """0.003 times the sum over the maps, each of which counts twice as much as the one before."""
     total = jnp.zeros(())
     for pair in zip(students, teachers, strict=True):
         total = total / 2 + boundary_loss(*pair)
@@ -47,9 +47,9 @@ def transfer_loss(students: Sequence[Array], teachers: Sequence[Array]) -> Array
 
 
 class Connectors(nn.Module):
-    """Brings every pre-activation of the student to the shape of the teacher's of that depth.
+    """Brings every pre-activation of the student to the shape of the teacher's at that depth.
 
-    One that has it already stays as it is.
+    A pre-activation that already has that shape stays as it is.
     """
 
     @nn.compact
@@ -64,7 +64,7 @@ class Connectors(nn.Module):
 
 
 def warmup() -> Stage:
-    """On the pre-activations behind the stem."""
+    """The first stage: the boundaries of all pre-activations after the stem."""
 
     def loss(nets: Nets, batch: Batch) -> Losses:
         pixels = batch.see(once)
@@ -85,5 +85,5 @@ def warmup() -> Stage:
 
 
 def ab(*, kd_temperature: Positive) -> Method:
-    """Cross-entropy, from the weights that the first stage leaves."""
+    """The first stage, then cross-entropy from the weights that it leaves."""
     return warmed_up(warmup(), kd_temperature=kd_temperature)

@@ -9,16 +9,13 @@ from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
 
 def attention_loss(student: Array, teacher: Array) -> Array:
-    """Mean squared difference of the attention of two maps.
-
-    The larger one is pooled to the other's size.
-    """
+    """Mean squared difference of two maps' attention; the larger is pooled to the other's size."""
     student, teacher = same_size(student, teacher)
     return jnp.mean(jnp.square(attention(student) - attention(teacher)))
 
 
 def at(*, kd_temperature: Positive) -> Method:
-    """The sum over all maps behind the stem."""
+    """The term `at`: the sum over all maps after the stem."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         pairs = map_pairs(student.maps, teacher.maps)

@@ -1,6 +1,6 @@
 """Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019).
 
-As RepDistiller has it.
+As in RepDistiller.
 """
 
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
 
 
 def correlation_loss(student: Array, teacher: Array) -> Array:
-    """How far each row [N, D] is from the teacher's, times how far the next one is: the mean."""
+    """Mean inner product of neighbouring rows' absolute differences [N, D] from the teacher's."""
     delta = jnp.abs(student - teacher)
     return jnp.mean(jnp.sum(delta[:-1] * delta[1:], 1))
 
 
 def cc(*, width: Count, kd_temperature: Positive) -> Method:
-    """On embeddings of both networks, of the whole batch, in a common space."""
+    """The term `cc`, on both networks' embeddings of the whole batch, projected to `width`."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         ours = nets["student_embed"](student.embed)

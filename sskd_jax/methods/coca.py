@@ -35,14 +35,14 @@ from sskd_jax.types import Array, Batch, Facts, Losses, Method, Nets, Stage, lea
 from sskd_jax.views import once
 
 ROTATIONS = 4
-SELF_PENALTY = 0.1  # what a row's similarity with itself lacks
-PARTS = 4  # of an image that may be turned, where it is stretched, too
+SELF_PENALTY = 0.1  # is subtracted from a row's similarity with itself
+PARTS = 4  # how many parts of an image may be turned if it may also be stretched
 PART = 0.665  # area that is cut out before an image is turned: the middle of .66 and .67
-TALL, WIDE = 0.67, 1.32  # width over height of what is stretched
+TALL, WIDE = 0.67, 1.32  # width over height of the parts that are stretched
 
 
 class Head(nn.Module):
-    """Three linear layers [n, E] -> [n, features], two with batch norm and ReLU behind them."""
+    """Three linear layers [n, E] -> [n, features], the first two with batch norm and ReLU."""
 
     features: int
 
@@ -56,10 +56,10 @@ class Head(nn.Module):
 
 
 def ensembled(feature: Array, logits: Array, counts: Array, omega: float) -> Array:
-    """Logits [R, K] spread among rows with similar features [R, D], again and again.
+    """Logits [R, K] averaged repeatedly over rows with similar features [R, D].
 
-    It is the limit of what each row takes over from the others that count bool[R], with the
-    weight `omega`, and keeps of its own (BAKE, Ge et al. 2021).
+    In each step a row becomes `omega` times a weighted mean of itself and the rows that count
+    bool[R], plus 1 - omega times its first logits; this is the limit (BAKE, Ge et al. 2021).
     """
     itself = jnp.eye(feature.shape[0])
     similarity = product(feature, feature.T) - SELF_PENALTY * itself
@@ -71,16 +71,16 @@ def ensembled(feature: Array, logits: Array, counts: Array, omega: float) -> Arr
 def supervised_contrast(
     one: Array, other: Array, label: Array, counts: Array, temperature: float
 ) -> Array:
-    """How little each row resembles its other view and rows of its class, against all others.
+    """SupCon (Khosla et al. 2020) of two views [n, D], unit vectors, of images that count bool[n].
 
-    SupCon (Khosla et al. 2020) of two views [n, D], unit vectors, of images that count bool[n].
+    A row's positives are its other view and the rows of its class.
     """
     rows, label = jnp.concatenate([one, other]), jnp.concatenate([label, label])
     counts = jnp.concatenate([counts, counts])
     itself = jnp.eye(label.size, dtype=bool)
     is_other = ~itself & counts[None]
     similarity = product(rows, rows.T) / temperature
-    # A row that does not count sees itself alone, so that nothing becomes infinite.
+    # A row that does not count is compared with itself alone, so that nothing becomes infinite.
     is_seen = is_other | (itself & ~counts[:, None])
     log_probability = jax.nn.log_softmax(jnp.where(is_seen, similarity, -jnp.inf))
     is_positive = is_other & (label[:, None] == label[None])
@@ -96,9 +96,9 @@ def part_size(size: int) -> int:
 def spun(pixels: Array, corner: Array, way: Array, stretched: bool = False) -> Array:
     """A part of pixels [H, H, C], enlarged, then turned clockwise.
 
-    It is turned by `way` modulo 4 times 90 degrees. The part is a square from corner i32[2] on;
-    where images are `stretched`, too, way // 4 is 0 for that, 1 and 2 for the middle columns and
-    rows, and 3 for the whole image.
+    It is turned by `way` modulo 4 times 90 degrees. The part is a square from corner i32[2] on.
+    If images may also be `stretched`, way // 4 chooses the part: 0 for that square, 1 for the
+    middle columns, 2 for the middle rows, and 3 for the whole image.
     """
     size, depth = pixels.shape[0], pixels.shape[2]
     side, width, height = part_size(size), round(TALL * size), round(size / WIDE)
@@ -119,7 +119,7 @@ def spun(pixels: Array, corner: Array, way: Array, stretched: bool = False) -> A
 def random_turns(key: Array, count: int, size: int, ways: int) -> tuple[Array, Array]:
     """(corner i32[count, 2], way i32[count]) of images of `size` pixels.
 
-    Every way comes as often as each other, as nearly as `count` allows.
+    All ways occur equally often, as nearly as `count` allows.
     """
     corner_key, way_key = jax.random.split(key)
     places = size - part_size(size) + 1
@@ -140,41 +140,41 @@ def coca(
     temperature: Positive,
     stretched: Flag,
 ) -> Method:
-    """DER++ with stored logits that are corrected by similar images, and two tasks of its own.
+    """DER++ with stored logits that are corrected by similar images, and two auxiliary tasks.
 
-    The network tells how images were turned (rot), and has turned images and those of one class
-    resemble each other (supcon).
+    The network predicts how images were turned (rot), and makes the features of an image, its
+    turned view and images of its class similar (supcon).
 
     Args:
       task_classes, task_epochs, buffer_size, replay_size: as in `der`.
-      boundaries: whether new images are told apart among the classes of their own task alone, and
-        stored ones among those of the tasks so far; else among all.
+      boundaries: whether new images are classified among the classes of their own task alone, and
+        stored ones among those of the tasks so far, instead of among all classes.
       omega: the weight of similar images in `ensembled`.
-      gamma: how much of these corrected logits the target of stored images has.
+      gamma: the weight of the corrected logits in the target for stored images.
       width: of the features that supcon compares.
       temperature: of that comparison.
       stretched: whether images are not only turned, but also stretched or left whole, as released
-        for Tiny-ImageNet: 16 ways in place of 4.
+        for Tiny-ImageNet: 16 ways instead of 4.
     """
     ways = ROTATIONS * (PARTS if stretched else 1)
 
     def told(nets: Nets, pixels: Array) -> tuple[Array, Array]:
-        """Logits and features of this device's share of pixels."""
+        """Logits [r, K] and features [r, D] of this device's share of pixels [r, H, W, C]."""
         student = nets["student"](pixels)
         return student.logits, normalized(nets["invariant"](student.embed))
 
     def again(nets: Nets, batch: Batch, number: int) -> tuple[Drawn, Array, Array]:
-        """Images of the buffer, and their logits [R, K] and features [R, D] today."""
+        """Images drawn from the buffer, and their current logits [R, K] and features [R, D]."""
         drawn = draw(jax.random.fold_in(batch.key, number), batch, replay_size)
         return drawn, *everywhere_drawn(told(nets, drawn.pixels), drawn)
 
     def told_turned(
         nets: Nets, batch: Batch, pixels: Array, counts: Array
     ) -> tuple[Array, Array, Array]:
-        """(way [n], its logits [n, ways], features [n, D]) of pixels in another view."""
+        """(way [n], its predicted logits [n, ways], features [n, D]) of pixels turned at random."""
         key, new = jax.random.fold_in(batch.key, 4), batch.label.size
         corner, way = random_turns(key, counts.size, pixels.shape[1], ways)
-        # Shares of the new images and of the stored ones, one behind the other as the pixels are.
+        # The share of the new images, then that of the stored ones, as the pixels are arranged.
         corners, own_ways = (jnp.concatenate(share((x[:new], x[new:]))) for x in (corner, way))
         spin = partial(spun, stretched=stretched)
         turned = nets["student"](jax.vmap(spin)(pixels, corners, own_ways)).embed

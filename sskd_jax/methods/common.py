@@ -1,4 +1,4 @@
-"""What methods share: the teacher's stage, a student taught by one, and top-1 accuracy."""
+"""What methods share: the teacher's stage, a student with a teacher, and top-1 accuracy."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,7 +31,7 @@ Own = Callable[[Nets, Batch, Outputs, Outputs], Losses]
 def classification_scores(logits: Array, label: Array) -> Terms:
     """Scores per row of logits [N, K] with label [N].
 
-    Whether the label is the largest logit (top1) or among the five largest (top5), and the loss.
+    Whether the label has the largest logit (top1) or one of the five largest (top5), and the loss.
     """
     hits = lax.top_k(logits, min(5, logits.shape[1]))[1] == label[:, None]
     return {
@@ -42,7 +42,7 @@ def classification_scores(logits: Array, label: Array) -> Terms:
 
 
 def top(net: str) -> Scores:
-    """The accuracy of a net that classifies."""
+    """The classification scores of a net."""
 
     def scores(nets: Nets, batch: Batch) -> Terms:
         logits = everywhere(nets[net](batch.see(once)).logits)
@@ -52,7 +52,7 @@ def top(net: str) -> Scores:
 
 
 def unscored(nets: Nets, batch: Batch) -> Terms:
-    """For a stage that learns nothing of which held-out images could tell how good it is."""
+    """No scores: for a stage whose result can't be measured on held-out images."""
     return {}
 
 
@@ -78,16 +78,16 @@ def taught(
     start: str = "",
     memory: Callable[..., Any] | None = None,
 ) -> Method:
-    """A teacher, then a student that learns from it and from the labels, by one view per image.
+    """A teacher, then a student that learns from it and the labels, with one view of every image.
 
     Args:
-      terms: names of its own terms, beside cross-entropy `ce`.
-      own: (nets, batch, student, teacher) -> these terms, and figures if it has any, from this
-        device's share of both networks' outputs.
-      nets: those of its own.
+      terms: names of the method's terms, without the cross-entropy `ce`.
+      own: (nets, batch, student, teacher) -> the `Losses` with these terms, from this device's
+        share of both networks' outputs.
+      nets: the nets of the student's stage besides "student" and "teacher".
       before: stages between the teacher's and the student's.
-      start: "stage/net" that the student starts from, if not from random weights.
-      memory: as a `Stage` has it.
+      start: "stage/net" from which the student starts; "" for random weights.
+      memory: as in `Stage`.
     """
 
     def loss(nets: Nets, batch: Batch) -> Losses:
@@ -104,9 +104,9 @@ def taught(
 
 
 def with_kd(terms: tuple[str, ...], own: Own, *, kd_temperature: float, **more: Any) -> Method:
-    """`taught` with Hinton's KD beside, as RepDistiller has it: ce + weight * own + kd.
+    """`taught` with Hinton's KD as a further term, as in RepDistiller: ce + weight * own + kd.
 
-    "+kd" behind a method's name gives the term `kd` a weight that is not 0.
+    "+kd" after a method's name gives the term `kd` a weight that is not 0.
     """
 
     def both(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
@@ -118,7 +118,7 @@ def with_kd(terms: tuple[str, ...], own: Own, *, kd_temperature: float, **more: 
 
 
 def warmed_up(warmup: Stage, *, kd_temperature: float) -> Method:
-    """Cross-entropy from the weights that a first stage of the student leaves, with KD beside."""
+    """Cross-entropy, and KD, for a student that starts from the weights of the stage `warmup`."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         return Losses({})

@@ -1,8 +1,8 @@
 """Contrastive Representation Distillation (Tian, Krishnan, Isola, ICLR 2020).
 
-Both networks' embeddings of every training image are remembered; those of other classes' images
-are the negatives. Shapes: N images, M of the whole training set, D width of the common space, K
-negatives.
+Both networks' embeddings of every training image are stored in memory banks; those of images of
+other classes are the negatives. Shapes: N images of the batch, M training images, D width of the
+common space, K negatives.
 """
 
 import jax
@@ -32,7 +32,7 @@ def draw_negatives(key: Array, memory: Memory, label: Array, count: int) -> Arra
 def scores(anchor: Array, bank: Array, chosen: Array, temperature: float) -> Array:
     """exp(cosine / temperature) of each anchor [N, D] with rows of the bank [M, D].
 
-    Which rows, `chosen` [N, 1 + K] says.
+    `chosen` [N, 1 + K] are the indices of these rows.
     """
     similarity = jnp.take_along_axis(product(anchor, bank.T), chosen, 1)
     return jnp.exp(similarity / temperature)
@@ -41,7 +41,8 @@ def scores(anchor: Array, bank: Array, chosen: Array, temperature: float) -> Arr
 def contrast(probability: Array, images: int) -> Array:
     """Noise-contrastive loss of scores [N, 1 + K]: the positive is column 0, the others are noise.
 
-    It is -log of telling them apart where noise draws each of `images` alike; the mean over rows.
+    It is -log of the probability of telling them apart, when the noise is uniform over `images`;
+    the mean over the rows.
     """
     negatives = probability.shape[1] - 1
     noise = negatives / images
@@ -53,7 +54,7 @@ def contrast(probability: Array, images: int) -> Array:
 def all_scores(
     anchors: dict[str, Array], memory: Memory, chosen: Array, temperature: float
 ) -> dict[str, Array]:
-    """Of each network's anchors [N, D] with what is remembered of the other."""
+    """The `scores` of each network's anchors [N, D] with the bank of the other network."""
     return {
         name: scores(anchors[name], memory[other], chosen, temperature)
         for name, other in zip(NETWORKS, reversed(NETWORKS), strict=True)
@@ -61,14 +62,14 @@ def all_scores(
 
 
 def normaliser(found: dict[str, Array], memory: Memory) -> Array:
-    """[2]: M times the mean of the scores of the very first batch."""
+    """[2]: M times the mean of the first batch's scores, with each network as the anchor."""
     means = jnp.stack([lax.stop_gradient(found[name]).mean() for name in NETWORKS])
     now = memory["student"].shape[0] * means
     return jnp.where(memory["normaliser"] > 0, memory["normaliser"], now)
 
 
 def contrastive_loss(found: dict[str, Array], memory: Memory) -> Array:
-    """The sum over both networks as anchors."""
+    """The sum of `contrast` with each network as the anchor."""
     z = dict(zip(NETWORKS, normaliser(found, memory), strict=True))
     images = memory["student"].shape[0]
     return sum(contrast(found[name] / z[name], images) for name in NETWORKS)
@@ -81,9 +82,9 @@ def momentum_update(bank: Array, index: Array, anchors: Array, momentum: float) 
 
 
 def first_memory(key: Array, label: Array, classes: int, width: int) -> Memory:
-    """Random banks, no normaliser yet, and the images sorted by class.
+    """Random banks, a normaliser of 0 (not yet known), and the images sorted by class.
 
-    `first` says where each class begins in that order, and `size` how many images it has.
+    `first` is the position at which each class begins in that order, `size` its number of images.
     """
     bound = (width / 3) ** -0.5
     banks = jax.random.uniform(key, (2, label.size, width), minval=-bound, maxval=bound)
@@ -105,9 +106,9 @@ def crd(
     momentum: BelowOne,
     kd_temperature: Positive,
 ) -> Method:
-    """On embeddings of the whole batch, in a common space of `width`.
+    """The term `crd`, on embeddings of the whole batch in a common space of `width`.
 
-    `momentum` is that of the memory.
+    `momentum` is that of the memory banks.
     """
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:

@@ -1,10 +1,10 @@
 """Curriculum Temperature for Knowledge Distillation (Li et al., AAAI 2023).
 
-KD's temperature is a number that learns against the student: it goes where the divergence grows.
+KD's temperature is a learned number. It is adversarial: it moves to where the divergence grows.
 
     T = lowest + span * sigmoid(theta)
     kd = T^2 KL(softmax(t / T) || softmax(s / T))
-    what the optimizer gets for theta = lambda * d kd / d theta
+    the gradient that the optimizer gets for theta = lambda * d kd / d theta
     lambda = (cos(pi min(e, L) / L) + 1) / 2 - 1 in epoch e, counted from 1
 
 So lambda is negative and falls to -1 over the first L epochs. As in the released code, theta is
@@ -48,9 +48,9 @@ def reversal(epoch: Array, ramp_epochs: int) -> Array:
 
 
 def ctkd(*, lowest: Positive, span: Positive, ramp_epochs: Count, standardize: Flag) -> Method:
-    """The divergence `kd` at the temperature that is learned.
+    """The divergence `kd` at the learned temperature.
 
-    `standardize` compares standardized logits in place of the logits themselves.
+    `standardize` compares standardized logits instead of the logits themselves.
     """
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:

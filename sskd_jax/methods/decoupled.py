@@ -1,7 +1,7 @@
 """Decoupling Representation and Classifier for Long-Tailed Recognition (Kang et al., ICLR 2020).
 
-A network is trained on the labels. Then, on class-balanced images, its classifier is trained anew
-(cRT), or a factor is learned for each class's logit (LWS).
+A network is trained on the labels. Then, on class-balanced images, its classifier is trained again
+from random weights (cRT), or a factor is learned for each class's logit (LWS).
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Dark Experience for General Continual Learning (Buzzega et al., NeurIPS 2020): DER and DER++.
 
-Its terms one by one are experience replay (labels alone), DER (logits alone), DER++ (both) and
-fine-tuning (none). Shapes: N images, K classes, R images of the buffer.
+With the labels of stored images alone it is experience replay; with their logits alone, DER; with
+both, DER++; with neither, fine-tuning. Shapes: N images, K classes, R images of the buffer.
 """
 
 import jax
@@ -27,12 +27,12 @@ from sskd_jax.views import once
 
 
 def kept_logits(logits: Array, target: Array, counts: Array) -> Array:
-    """Mean squared difference of logits [R, K] from others, of the rows that count bool[R]."""
+    """Mean squared difference of logits [R, K] from `target`, over the rows that count bool[R]."""
     return mean_of(jnp.mean(jnp.square(logits - target), 1), counts)
 
 
 def cross_entropy_of(logits: Array, label: Array, counts: Array) -> Array:
-    """Cross-entropy of logits [R, K] with labels [R], of the rows that count bool[R]."""
+    """Cross-entropy of logits [R, K] with labels [R], over the rows that count bool[R]."""
     rows = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     return mean_of(rows, counts)
 
@@ -46,19 +46,19 @@ def der(
     keep_logits: Flag,
     replay_labels: Flag,
 ) -> Method:
-    """A network that learns task by task, and meets stored images of earlier ones.
+    """A network that learns task by task, and replays stored images of earlier tasks.
 
     Args:
       task_classes: how many classes a task has.
-      task_epochs: how many epochs it is trained for.
+      task_epochs: for how many epochs each task is trained.
       buffer_size: how many images are stored.
-      replay_size: how many of them are drawn for each of both terms, in every step.
-      keep_logits: whether stored images shall keep the logits that they had.
-      replay_labels: whether others are learned by their labels again.
+      replay_size: how many of them are drawn for each of the two replay terms, in every step.
+      keep_logits: whether the logits of stored images should stay those that were stored (distil).
+      replay_labels: whether stored images are learned with their labels again (replay).
     """
 
     def again(nets: Nets, batch: Batch, number: int) -> tuple[Drawn, Array]:
-        """Images of the buffer, and their logits [R, K] today."""
+        """Images drawn from the buffer, and their current logits [R, K]."""
         drawn = draw(jax.random.fold_in(batch.key, number), batch, replay_size)
         return drawn, everywhere_drawn(nets["student"](drawn.pixels).logits, drawn)
 

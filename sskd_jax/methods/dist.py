@@ -11,7 +11,7 @@ from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
 
 def pearson(a: Array, b: Array) -> Array:
-    """Correlation of the rows of a and b [N, K], the mean over the rows; a constant row gives 0."""
+    """Mean over the rows of their correlation in a and b [N, K]; a constant row counts 0."""
     a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
     return jnp.mean(jnp.sum(a * b, 1) / (norm(a) * norm(b) + 1e-8))
 
@@ -19,17 +19,17 @@ def pearson(a: Array, b: Array) -> Array:
 def norm(rows: Array) -> Array:
     """The lengths of rows [N, K]; that of a row of zeros has the gradient 0.
 
-    Nothing is added to the squares: certain predictions leave rows as short as 1e-8.
+    Nothing is added to the squares, as confident predictions give rows as short as 1e-8.
     """
     squares = jnp.sum(jnp.square(rows), 1)
     return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
 def relations(student: Array, teacher: Array, temperature: float) -> tuple[Array, Array]:
-    """(inter, intra): distances of the predictions of logits [N, K].
+    """(inter, intra): T^2 (1 - the mean correlation of both networks' predictions).
 
-    Between the classes of an image, and between the images of a class; both are 1 - the mean
-    correlation, times T^2.
+    The predictions are those of logits [N, K]. inter correlates the classes of every image, and
+    intra the images of every class.
     """
     student, teacher = (jax.nn.softmax(logits / temperature) for logits in (student, teacher))
     inter = 1 - pearson(student, teacher)
@@ -38,9 +38,9 @@ def relations(student: Array, teacher: Array, temperature: float) -> tuple[Array
 
 
 def dist(*, temperature: Positive, standardize: Flag, shift: Flag) -> Method:
-    """The two relations, of logits or of standardized logits of the whole batch.
+    """The two relations, of the logits or the standardized logits of the whole batch.
 
-    `shift` has the teacher's largest logit be the label's (see `losses.shifted`).
+    `shift` makes the label's logit the teacher's largest (see `losses.shifted`).
     """
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:

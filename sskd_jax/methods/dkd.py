@@ -15,7 +15,7 @@ def target_divergence(student: Array, teacher: Array, labels: Array) -> Array:
     is_target = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
 
     def two_way(logits: Array) -> Array:
-        """Logs [N, 2] of the label's probability and of all others' together, logits themselves."""
+        """Logits [N, 2]: the logs of the label's probability and of all others' together."""
         log_prediction = jax.nn.log_softmax(logits)
         return jnp.stack(
             [
@@ -39,10 +39,10 @@ def other_divergence(student: Array, teacher: Array, labels: Array) -> Array:
 
 
 def dkd(*, temperature: Positive, warmup_epochs: Index, standardize: Flag, shift: Flag) -> Method:
-    """The terms `tckd` and `nckd`, times T^2, which rise with the first epochs as in its code.
+    """The terms `tckd` and `nckd`, times T^2; they rise over `warmup_epochs`, as in its code.
 
-    `standardize` compares standardized logits in place of the logits themselves, and `shift` has
-    the teacher's largest logit be the label's (see `losses.shifted`).
+    `standardize` compares standardized logits instead of the logits themselves, and `shift` makes
+    the label's logit the teacher's largest (see `losses.shifted`).
     """
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:

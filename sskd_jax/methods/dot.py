@@ -1,13 +1,13 @@
 """DOT: A Distillation-Oriented Trainer (Zhao, Cui, Song, Liang, ICCV 2023).
 
 The paper finds that the gradients of KD's two terms conflict, and that their sum is a compromise
-which converges less well. So each has a momentum of its own, the teacher's the larger one:
+which converges less well. So each term has a separate momentum, larger for the teacher's term:
 
     v_ce <- (mu - offset) v_ce + grad(ce) + decay x
     v_kd <- (mu + offset) v_kd + grad(kd)
     x    <- x - rate (v_ce + v_kd)
 
-That takes a second backward pass.
+This takes a second backward pass.
 """
 
 from sskd_jax.methods.kd import kd

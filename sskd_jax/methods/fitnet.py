@@ -18,7 +18,7 @@ def hint_loss(student: Array, teacher: Array) -> Array:
 
 
 def fitnet(*, layer: Index, kd_temperature: Positive) -> Method:
-    """The hint is the teacher's map number `layer`, counted from the stem's 0."""
+    """The term `hint`; the hint is the teacher's map number `layer`, where the stem's is 0."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         if layer >= min(len(student.maps), len(teacher.maps)):

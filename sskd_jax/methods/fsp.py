@@ -1,7 +1,7 @@
 """A Gift from Knowledge Distillation (Yim, Joo, Bae, Kim, CVPR 2017).
 
-A first stage has the student solve its way from map to map as the teacher does; then it learns
-its task from there.
+In a first stage, the student learns the teacher's FSP matrices, the relations of successive maps.
+A second stage starts from these weights and learns the task.
 """
 
 from collections.abc import Sequence
@@ -25,20 +25,20 @@ from sskd_jax.views import once
 
 
 def flow(before: Array, after: Array) -> Array:
-    """The FSP matrix [n, C, C'] of two maps: products of all channels, the mean over the places."""
+    """The FSP matrix [n, C, C'] of two maps: mean products of their channels over the positions."""
     before, after = same_size(before, after)
     places = before.shape[1] * before.shape[2]
     return jnp.einsum("nhwc,nhwd->ncd", before, after, precision="highest") / places
 
 
 def flow_loss(students: Sequence[Array], teachers: Sequence[Array]) -> Array:
-    """Mean squared differences of the matrices, the sum over all neighbouring maps."""
+    """Mean squared differences of both networks' matrices, summed over successive maps."""
     ours, theirs = (list(map(flow, maps[:-1], maps[1:])) for maps in (students, teachers))
     return sum(jnp.mean(jnp.square(a - b)) for a, b in zip(ours, theirs, strict=True))
 
 
 def warmup() -> Stage:
-    """On all maps, which must be as wide as the teacher's."""
+    """The first stage, on all maps; the student's must be as wide as the teacher's."""
 
     def loss(nets: Nets, batch: Batch) -> Losses:
         pixels = batch.see(once)
@@ -52,5 +52,5 @@ def warmup() -> Stage:
 
 
 def fsp(*, kd_temperature: Positive) -> Method:
-    """Cross-entropy, from the weights that the first stage leaves."""
+    """The first stage, then cross-entropy from the weights that it leaves."""
     return warmed_up(warmup(), kd_temperature=kd_temperature)

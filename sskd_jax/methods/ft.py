@@ -1,6 +1,6 @@
 """Paraphrasing Complex Network: Network Compression via Factor Transfer (Kim et al., NeurIPS 2018).
 
-As RepDistiller has it, on the last map in front of the pooling.
+As in RepDistiller, on the last map before the pooling.
 """
 
 import jax.numpy as jnp
@@ -40,7 +40,8 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, factors: Array, target: Array, train: bool = False) -> Array:
         for width in (factors.shape[-1], target.shape[-1], target.shape[-1]):
-            # By the outputs, as PyTorch does for the reference's transposed convolutions.
+            # Scaled by the number of outputs, as PyTorch does for transposed convolutions, which
+            # the reference has here.
             init = bias_uniform(9 * width)
             factors = nn.leaky_relu(Conv(width, kernel_init=init, bias_init=init)(factors), SLOPE)
         return factors
@@ -60,14 +61,14 @@ class Translator(nn.Module):
 def factor_loss(student: Array, teacher: Array) -> Array:
     """Mean absolute difference of two maps' factors [n, H, W, F].
 
-    Each is averaged over its channels as attention is.
+    The factors are first reduced to `attention` maps.
     """
     student, teacher = same_size(student, teacher)
     return jnp.mean(jnp.abs(attention(student) - attention(teacher)))
 
 
 def paraphraser(ratio: float) -> Stage:
-    """An autoencoder of the teacher's map."""
+    """The stage that trains paraphraser and decoder as an autoencoder of the teacher's map."""
 
     def loss(nets: Nets, batch: Batch) -> Losses:
         features = nets["teacher"](batch.see(once)).maps[-1].astype(jnp.float32)

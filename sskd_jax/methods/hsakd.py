@@ -1,7 +1,7 @@
 """Hierarchical Self-supervised Augmented Knowledge Distillation (Yang et al., IJCAI 2021).
 
-Behind the maps of every network stand branches, classifiers of joint labels: a class and one of
-four rotations. The teacher's branches learn these labels, and the student's imitate the teacher's.
+Every network has branches, which take its maps and classify joint labels: a class and one of four
+rotations. The teacher's branches learn these labels, and the student's imitate the teacher's.
 Shapes: N images, rows [4N, ...] image-major, K classes.
 """
 
@@ -32,7 +32,7 @@ ROTATIONS = 4
 
 
 class Predictions(NamedTuple):
-    """What a network says of rows, logits [4N, K], and each of its branches, joint [4N, 4K]."""
+    """The logits [4N, K] of a network, and the joint logits [4N, 4K] of each of its branches."""
 
     logits: Array
     joint: tuple[Array, ...]
@@ -50,12 +50,12 @@ def joint_label(label: Array) -> Array:
 
 
 def joint_cross_entropy(predicted: Predictions, label: Array) -> Array:
-    """Cross-entropy of all rows with their joint labels, the sum over the branches."""
+    """Cross-entropy of all rows with their joint labels, summed over the branches."""
     return sum(cross_entropy(logits, joint_label(label)) for logits in predicted.joint)
 
 
 def labelled_terms(predicted: Predictions, label: Array) -> Terms:
-    """Cross-entropy of the rows that are not turned (ce), and of all rows jointly (joint_ce)."""
+    """Cross-entropy of the rows that are not turned (ce), and that of the branches (joint_ce)."""
     return {
         "ce": cross_entropy(predicted.logits[::ROTATIONS], label),
         "joint_ce": joint_cross_entropy(predicted, label),
@@ -65,7 +65,7 @@ def labelled_terms(predicted: Predictions, label: Array) -> Terms:
 def imitation_terms(student: Predictions, teacher: Predictions, temperature: float) -> Terms:
     """Divergence from the teacher on all rows: of the networks (kd), of the branches (joint_kd).
 
-    The latter is the sum over the branches, each of which imitates the teacher's of its depth.
+    The latter is the sum over the branches; each imitates the teacher's branch at its depth.
 
     Raises:
       UserError: one network has more branches than the other.
@@ -84,10 +84,10 @@ def imitation_terms(student: Predictions, teacher: Predictions, temperature: flo
 
 
 def joint_scores(predicted: Predictions, label: Array) -> Terms:
-    """How often the branches are right [4N], the mean over all of them.
+    """The share of the branches that are right, for every row: [4N].
 
-    joint_top1 is among the 4K joint classes, and class_top1 among the K classes, each by the sum
-    of its four logits.
+    joint_top1 is about the 4K joint classes, and class_top1 about the K classes, for each of which
+    the branch's four logits are summed.
     """
     joint, classes = joint_label(label), jnp.repeat(label, ROTATIONS)
     joint_hits = [logits.argmax(-1) == joint for logits in predicted.joint]
@@ -100,7 +100,7 @@ def joint_scores(predicted: Predictions, label: Array) -> Terms:
 
 
 def scores_of(net: str) -> Scores:
-    """The accuracy of a network on images that are not turned, and of its branches on all."""
+    """The accuracy of a network on images that are not turned, and of its branches on all rows."""
 
     def scores(nets: Nets, batch: Batch) -> Terms:
         predicted, label = predict(nets, net, batch.see(turned)), share(batch.label)
@@ -111,7 +111,7 @@ def scores_of(net: str) -> Scores:
 
 
 def branches() -> Stage:
-    """The branches of the frozen teacher, on the maps that it gives in evaluation mode."""
+    """The stage that trains branches of the frozen teacher, on its maps in evaluation mode."""
 
     def loss(nets: Nets, batch: Batch) -> Losses:
         predicted, label = predict(nets, "teacher", batch.see(turned)), share(batch.label)
@@ -127,7 +127,7 @@ def branches() -> Stage:
 
 
 def joint_teacher() -> Stage:
-    """A teacher that learns together with its branches, from the start."""
+    """The stage of a teacher that learns together with its branches, from the start."""
 
     def loss(nets: Nets, batch: Batch) -> Losses:
         predicted, label = predict(nets, "teacher", batch.see(turned)), share(batch.label)
@@ -139,11 +139,11 @@ def joint_teacher() -> Stage:
 
 
 def student(temperature: float, origin: str) -> Stage:
-    """A student with branches of its own, which see no joint label.
+    """The stage of a student and its branches, which learn no joint label themselves.
 
     Args:
       temperature: of both divergences.
-      origin: the stage that the teacher's branches are trained in.
+      origin: the stage in which the teacher's branches are trained.
     """
 
     def loss(nets: Nets, batch: Batch) -> Losses:
@@ -163,10 +163,10 @@ def student(temperature: float, origin: str) -> Stage:
 
 
 def hsakd(*, temperature: Positive) -> Method:
-    """From a teacher that learned by itself, and branches that were put behind it."""
+    """From a teacher that was trained alone, and branches that were added to it afterwards."""
     return {"teacher": TEACHER, "branches": branches(), "student": student(temperature, "branches")}
 
 
 def hsakd_joint(*, temperature: Positive) -> Method:
-    """From a teacher that learned together with its branches."""
+    """From a teacher that was trained together with its branches."""
     return {"teacher": joint_teacher(), "student": student(temperature, "teacher")}

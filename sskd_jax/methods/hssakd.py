@@ -1,7 +1,7 @@
 """Knowledge Distillation Using Hierarchical Self-Supervision Augmented Distribution, online.
 
 Yang, An, Cai, Xu (TNNLS 2022): two networks learn together, and each is the other's teacher. The
-terms are HSAKD's; offline, so is the method.
+terms are those of HSAKD, which is the paper's offline method.
 """
 
 import jax
@@ -26,7 +26,7 @@ from sskd_jax.views import turned
 def hssakd(*, temperature: Positive) -> Method:
     """The student and its peer, the network that the config's section `teacher` names.
 
-    Every term is the sum of both networks'.
+    Every term is summed over both networks.
     """
 
     def loss(nets: Nets, batch: Batch) -> Losses:

@@ -1,7 +1,7 @@
 """Information Theoretic Representation Distillation (Miles et al., BMVC 2022).
 
-The student's embedding g, by a linear layer as wide as the teacher's t, is to correlate with it in
-every column, and to have its similarities between the images of the batch:
+The student's embedding g, which a linear layer brings to the width of the teacher's t, should
+correlate with t in every column, and have its similarities between the images of the batch:
 
     correlation = log2 sum_j |c_j - 1|^(2 alpha), c_j = the mean over the images of g_j t_j, both
                   standardized over the batch
@@ -20,9 +20,9 @@ from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
 
 
 def standardized_columns(rows: Array) -> Array:
-    """Every column [N, D] minus its mean, over its standard deviation.
+    """Every column [N, D] minus its mean, divided by its standard deviation.
 
-    Of a constant column, which has none but by rounding, the deviation counts as 1.
+    The deviation of a column that is constant up to rounding errors is replaced by 1.
     """
     variance = rows.var(0, ddof=1, keepdims=True)
     varies = variance > 1e-12 * jnp.square(rows).mean(0, keepdims=True)
@@ -31,7 +31,7 @@ def standardized_columns(rows: Array) -> Array:
 
 
 def correlation_loss(student: Array, teacher: Array, alpha: float) -> Array:
-    """What the columns of two embeddings [N, D] lack to a correlation of 1, in bits.
+    """The log2 of how far the columns of two embeddings [N, D] are from a correlation of 1.
 
     The mean is over N and the deviation over N - 1, as in the released code, so a correlation
     stays below 1 and the logarithm finite.
@@ -47,16 +47,16 @@ def similarities(rows: Array) -> Array:
 
 
 def mutual_loss(student: Array, teacher: Array) -> Array:
-    """How far the similarities of the student's rows [N, d] are from those of both [N, D]."""
+    """The difference `mutual` between the student's rows [N, d] and the teacher's [N, D]."""
     ours = similarities(student)
     both = ours * similarities(teacher)
-    # The trace is the number of rows, but for rows of zeros.
+    # The trace is the number of rows that are not zero.
     ours, both = (matrix / jnp.maximum(jnp.trace(matrix), 1e-6) for matrix in (ours, both))
     return jnp.sum(jnp.square(ours)) - jnp.sum(jnp.square(both))
 
 
 def itrd(*, alpha: Positive) -> Method:
-    """On embeddings of the whole batch; of one width, `mutual` takes the student's own."""
+    """On embeddings of the whole batch; `mutual` projects the student's only if widths differ."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         theirs = everywhere(teacher.embed)

@@ -1,14 +1,14 @@
 """Preparing Lessons: Improve Knowledge Distillation with Better Supervision (Wen, Lai, Qian 2019).
 
-Knowledge adjustment (KA) mends the teacher's prediction where it errs. Dynamic temperature
-distillation (DTD) has a temperature for every image, with the mean T over the batch:
+Knowledge adjustment (KA) corrects the teacher's prediction where it is wrong. Dynamic temperature
+distillation (DTD) has a temperature for every image, whose mean over the batch is T:
 
     T_i = T + beta (mean_j w_j - w_i)
     kd  = mean_i T_i^2 KL(softmax(t_i / T_i) || softmax(s_i / T_i))
 
 The larger the weight w_i of an image, which says how hard it is for the student, the sharper its
-target. The authors released no code: the equations are those of figures of the paper and of
-programs of others, which agree on them.
+target. The authors released no code; the equations are taken from figures of the paper and from
+reimplementations by others, which agree.
 """
 
 from collections.abc import Callable
@@ -31,13 +31,13 @@ Weigh = Callable[[Array, Array], Array]  # (student, teacher [N, K]) -> weights 
 Adjustment = Annotated[str, one_of("shift", "smooth")]
 Weighting = Annotated[str, one_of("flsw", "cwsm")]
 
-LEAST = 1.0  # of the temperatures, which an unsure student would bring below 0
+LEAST = 1.0  # the lowest temperature; without it, an unsure student would bring some below 0
 
 
 def smoothed(logits: Array, label: Array, smoothing: float) -> Array:
-    """Logits [N, K] whose softmax is the smoothed label (1 - e) onehot + e / K where they err.
+    """Logits [N, K], replaced where they err by ones whose softmax is the smoothed label.
 
-    A row whose largest logit is the label's stays as it is.
+    That is (1 - e) onehot + e / K. A row whose largest logit is the label's stays as it is.
     """
     classes = logits.shape[1]
     target = (1 - smoothing) * jax.nn.one_hot(label, classes) + smoothing / classes
@@ -74,7 +74,7 @@ def weighting_of(name: str, gamma: float) -> Weigh:
 
 
 def temperatures(weights: Array, temperature: float, beta: float) -> Array:
-    """The temperatures [N] of a whole batch by its weights, before they are cut off below."""
+    """The temperatures [N] of a whole batch from its weights [N], before the limit at `LEAST`."""
     return temperature + beta * (weights.mean() - weights)
 
 
@@ -100,7 +100,7 @@ def ka(*, temperature: Positive, adjustment: Adjustment, smoothing: Share) -> Me
 
 
 def dynamic(adjust: Adjust, weigh: Weigh, temperature: float, beta: float) -> Method:
-    """KD at temperatures of the images; the weights see the adjusted logits."""
+    """KD with a temperature for every image; the weights are those of the adjusted logits."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         (ours, theirs), label = everywhere((student.logits, teacher.logits)), batch.label
@@ -115,7 +115,7 @@ def dynamic(adjust: Adjust, weigh: Weigh, temperature: float, beta: float) -> Me
 def dtd(
     *, temperature: Positive, weighting: Weighting, beta: NotNegative, gamma: Positive
 ) -> Method:
-    """KD at temperatures of the images, at least 1; `cut_off` is the share that would be below."""
+    """KD with a temperature >= 1 for every image; `cut_off` is the share that would be below."""
     return dynamic(unadjusted, weighting_of(weighting, gamma), temperature, beta)
 
 
@@ -128,6 +128,6 @@ def ka_dtd(
     beta: NotNegative,
     gamma: Positive,
 ) -> Method:
-    """Both: the logits are adjusted first, and FLSW compares the student with these."""
+    """KA and DTD: FLSW compares the student's logits with the teacher's adjusted ones."""
     adjust = adjustment_of(adjustment, smoothing)
     return dynamic(adjust, weighting_of(weighting, gamma), temperature, beta)

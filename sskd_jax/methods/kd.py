@@ -9,7 +9,7 @@ from sskd_jax.types import Batch, Losses, Method, Nets, Outputs
 def kd(*, temperature: Positive, standardize: Flag) -> Method:
     """The divergence `kd` from the teacher's softened predictions.
 
-    `standardize` compares standardized logits in place of the logits themselves.
+    `standardize` compares standardized logits instead of the logits themselves.
     """
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:

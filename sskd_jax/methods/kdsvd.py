@@ -1,6 +1,6 @@
 """Self-supervised Knowledge Distillation Using SVD (Lee, Kim, Song, ECCV 2018).
 
-As RepDistiller has it: the relations of one map's singular vectors to those of the map before it.
+As in RepDistiller: the relations of a map's singular vectors to those of the map before it.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from sskd_jax.methods.common import with_kd
 from sskd_jax.rules import Count, Positive
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
-SPARE = 3  # more of the student's vectors than are compared, for the alignment to choose from
+SPARE = 3  # further vectors of the student from which the alignment may choose
 
 
 @jax.custom_vjp
 def finite_gradient(x: Array) -> Array:
     """x, whose gradient is 0 where it would not be finite.
 
-    Singular vectors of equal values have none.
+    The gradient of singular vectors with equal singular values is not.
     """
     return x
 
@@ -39,28 +39,29 @@ finite_gradient.defvjp(_forward, _backward)
 
 
 def decomposed(rows: Array) -> tuple[Array, Array]:
-    """Singular values and right vectors of matrices."""
+    """The singular values and right singular vectors of matrices."""
     return jnp.linalg.svd(rows, full_matrices=False)[1:]
 
 
 def directions(features: Array, count: int) -> tuple[Array, Array]:
-    """The `count` largest singular values [n, count] of maps [n, H, W, C] as [n, H * W, C].
+    """The `count` largest singular values [n, count] and right vectors [n, count, C] of maps.
 
-    Beside them their right vectors [n, count, C]; values and vectors are scaled to length 1.
+    A map of [n, H, W, C] is taken as a matrix [H * W, C]. The values of an image are scaled to
+    length 1 together, and each vector is.
     """
     features = finite_gradient(features.astype(jnp.float32))
     rows = features.reshape(features.shape[0], -1, features.shape[-1])
-    # On a CPU of two cores, XLA's threads may wait for each other for ever where several batches
-    # are decomposed at once; so there it is image by image.
+    # On a CPU of two cores, XLA's threads may deadlock when several batches are decomposed at
+    # once; so on the CPU it is done image by image.
     one_by_one = partial(lax.map, decomposed)
     values, vectors = lax.platform_dependent(rows, cpu=one_by_one, default=decomposed)
     return normalized(values[:, :count]), normalized(vectors[:, :count])
 
 
 def aligned(student: Array, teacher: Array) -> Array:
-    """For every one of the teacher's vectors [n, k, C], the student's [n, K, C] most along it.
+    """For each of the teacher's vectors [n, k, C], the most parallel of the student's [n, K, C].
 
-    It has the sign with which it points the same way.
+    Its sign is chosen such that both point the same way.
     """
     cosine = jnp.einsum("nsc,ntc->nst", student, teacher, precision="highest")
     nearest = jnp.abs(cosine) == jnp.abs(cosine).max(1, keepdims=True)
@@ -91,7 +92,7 @@ def svd_loss(students: Sequence[Array], teachers: Sequence[Array], count: int) -
 
 
 def kdsvd(*, count: Count, kd_temperature: Positive) -> Method:
-    """Over all maps behind the stem, which must be as wide as the teacher's."""
+    """The term `svd`, over all maps after the stem, where both networks must be equally wide."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         students, teachers = zip(*map_pairs(student.maps, teacher.maps), strict=True)

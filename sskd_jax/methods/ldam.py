@@ -22,7 +22,7 @@ from sskd_jax.views import once
 
 
 class Cosines(nn.Module):
-    """Cosines of embed [n, E] with a vector of each class of `logits` [n, K]: [n, K]."""
+    """Cosines [n, K] of embed [n, E] with a learned vector for each class of `logits` [n, K]."""
 
     @nn.compact
     def __call__(self, embed: Array, logits: Array, train: bool = False) -> Array:
@@ -32,12 +32,12 @@ class Cosines(nn.Module):
 
 
 def unit_vectors(key: Array, shape: tuple[int, ...]) -> Array:
-    """Rows of length 1 [K, E], of numbers that were uniform in [-1, 1]."""
+    """Rows [K, E] of numbers that are uniform in [-1, 1], scaled to length 1."""
     return normalized(jax.random.uniform(key, shape, minval=-1.0, maxval=1.0))
 
 
 def margins(counts: np.ndarray, largest: float) -> np.ndarray:
-    """The margin of each class [K], in proportion to its count to the power of -1/4."""
+    """The margin of each class [K], proportional to count^(-1/4); the largest one is `largest`."""
     ratio = np.maximum(counts, 1) ** -0.25
     return largest * ratio / ratio.max()
 
@@ -54,9 +54,9 @@ def class_weights(counts: np.ndarray, beta: float) -> np.ndarray:
 def margin_loss(
     cosine: Array, label: Array, margin: np.ndarray, weight: Array, scale: float
 ) -> Array:
-    """Cross-entropy of scaled cosines [N, K], of which the label's lacks its class's margin [K].
+    """Cross-entropy of scaled cosines [N, K], with margin[label] subtracted from the label's.
 
-    It is the mean over the rows, weighted by the weight [K] of their labels' classes.
+    It is the mean over the rows, weighted by weight[label]; margin and weight are [K].
     """
     lacking = jax.nn.one_hot(label, cosine.shape[1]) * jnp.asarray(margin, jnp.float32)[None]
     rows = optax.softmax_cross_entropy_with_integer_labels(scale * (cosine - lacking), label)
@@ -67,9 +67,9 @@ def margin_loss(
 def ldam(
     *, largest_margin: NotNegative, scale: Positive, beta: BelowOne, deferred_epochs: Index
 ) -> Method:
-    """A classifier by cosines, in place of the network's own.
+    """A classifier by cosines, which replaces the network's classifier.
 
-    Classes weigh alike for `deferred_epochs`, and from then on by their effective numbers.
+    Classes have equal weights for `deferred_epochs`, and then the `class_weights`.
     """
 
     def cosines(nets: Nets, batch: Batch) -> Array:

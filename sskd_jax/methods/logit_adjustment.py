@@ -16,11 +16,11 @@ from sskd_jax.views import once
 
 
 def adjusted(logits: Array, counts: np.ndarray, strength: float) -> Array:
-    """Logits [N, K] that a network must give on balanced images to give these on long-tailed ones.
+    """Logits [N, K] plus `strength` times the log of each class's share of the training images.
 
-    Those of classes with many of the training images, by their counts [K], are raised.
+    `counts` [K] are the numbers of images. A network trained so gives logits for balanced images.
     """
-    # A class without images has no label to be learned, whatever its logit is.
+    # A class without images is treated as if it had one; the log of 0 is not finite.
     prior = np.log(np.maximum(counts, 1) / counts.sum())
     return logits + strength * jnp.asarray(prior, jnp.float32)[None]
 

@@ -1,7 +1,7 @@
 """What methods for long-tailed datasets share: scores by frequency, a balanced order, scales.
 
-A class is frequent, of medium frequency or rare by how many training images it has (Liu et al.,
-Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019).
+By the number of its training images a class is frequent, medium or rare (Liu et al., Large-Scale
+Long-Tailed Recognition in an Open World, CVPR 2019).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +19,12 @@ from sskd_jax.views import once
 
 Shuffle = Callable[[list[Any]], None]  # in place
 
-CALIBRATION_BINS = 15  # as usual, of equal width
-PER_VISIT = 2  # images of a class that a balanced order takes when its turn comes
+CALIBRATION_BINS = 15  # of equal width, as is usual
+PER_VISIT = 2  # how many images of a class a balanced order takes at a time
 
 
 class Scales(nn.Module):
-    """A factor for each class's logit [n, K], weight and bias alike; 1 at the start."""
+    """Multiplies each class's logit [n, K] by a learned factor, which is 1 at the start."""
 
     @nn.compact
     def __call__(self, logits: Array, train: bool = False) -> Array:
@@ -32,9 +32,9 @@ class Scales(nn.Module):
 
 
 def groups(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Which of the classes bool[K] are frequent, medium and rare, by their counts [K].
+    """The groups "many", "medium" and "few" of the classes, bool[K] each, by their counts [K].
 
-    A group that has none is left out.
+    A group without a class is left out.
     """
     many, few = counts > 100, counts < 20
     named = {"many": many, "medium": ~many & ~few, "few": few}
@@ -42,9 +42,9 @@ def groups(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def by_frequency(logits: Array, batch: Batch) -> Mapping[str, Any]:
-    """Accuracy of logits [N, K] over all classes and over each group, and how far to trust it.
+    """Scores of logits [N, K]: accuracy over all classes and over each group, and calibration.
 
-    That is the mean confidence, and the expected calibration error.
+    The latter is the confidence and the expected calibration error.
     """
     scores = classification_scores(logits, batch.label)
     confidence = jax.nn.softmax(logits).max(-1)
@@ -57,9 +57,9 @@ def by_frequency(logits: Array, batch: Batch) -> Mapping[str, Any]:
 
 
 def calibration_error(confidence: Array, hit: Array) -> Binned:
-    """How far confidence [N] is from accuracy, by hits [N] of 0 or 1, in bins of confidence.
+    """Expected calibration error (Guo et al., On Calibration of Modern Neural Networks, ICML 2017).
 
-    Expected calibration error (Guo et al., On Calibration of Modern Neural Networks, ICML 2017).
+    It compares confidence [N] with hits [N], which are 0 or 1, in bins of confidence.
     """
     place = jnp.ceil(confidence * CALIBRATION_BINS).astype(jnp.int32) - 1
     place = jnp.clip(place, 0, CALIBRATION_BINS - 1)
@@ -67,7 +67,7 @@ def calibration_error(confidence: Array, hit: Array) -> Binned:
 
 
 def frequency_scores(net: str) -> Scores:
-    """The same of a net that classifies."""
+    """The scores `by_frequency` of a net that classifies."""
 
     def scores(nets: Nets, batch: Batch) -> Mapping[str, Any]:
         return by_frequency(everywhere(nets[net](batch.see(once)).logits), batch)
@@ -76,18 +76,18 @@ def frequency_scores(net: str) -> Scores:
 
 
 def balanced(rng: np.random.Generator, images: Any, epoch: int) -> np.ndarray:
-    """As many visits as there are images, of every class alike, however many images it has."""
+    """An order of as many images as there are, in which all classes occur equally often."""
     initial = rng.permutation(images.size)
     return class_balanced(initial, images.label, rng.shuffle)
 
 
 def class_balanced(initial: Sequence[int], label: np.ndarray, shuffle: Shuffle) -> np.ndarray:
-    """An order i64[M] in which classes take turns, with their next two images each.
+    """An order i64[M] in which classes take turns, each with its next two images.
 
     Args:
-      initial: all images, in the order in which each class's cycle has them before it begins.
+      initial: all images, in their order before the first shuffle of each class.
       label: of every image, by its number.
-      shuffle: of a list, in place.
+      shuffle: shuffles a list in place.
     """
     members: dict[int, list[int]] = {}
     for image in initial:
@@ -101,7 +101,7 @@ def class_balanced(initial: Sequence[int], label: np.ndarray, shuffle: Shuffle) 
 
 
 def endless(items: list[Any], shuffle: Shuffle) -> Iterator[Any]:
-    """The items over and over, shuffled from their last order whenever they begin."""
+    """Yields the items again and again; `items` is shuffled in place before each round."""
     while True:
         shuffle(items)
         yield from items

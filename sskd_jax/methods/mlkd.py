@@ -8,10 +8,10 @@ images (batch). With P [N, K] the predictions softmax(logits / T) of student and
     class(T) = sum |P_t^T P_t - P_s^T P_s|^2 / K
     batch(T) = sum |P_t P_t^T - P_s P_s^T|^2 / N
 
-The paper masks images and classes of which the teacher is surer than the median. The released
-code, which made the numbers, does otherwise, and so it is done here: the means are multiplied by
-the share of what is not masked; of the strong view there is kd alone; and at the last two
-temperatures that takes the weak view's logits.
+The paper masks images and classes for which the teacher's confidence is above the median. The
+released code, which produced the published numbers, differs, and it is followed here: the means
+are multiplied by the share that is not masked; for the strong view there is kd alone; and at the
+last two temperatures that kd takes the weak view's logits.
 """
 
 import jax
@@ -35,24 +35,24 @@ from sskd_jax.types import (
 )
 from sskd_jax.views import once, strong
 
-# Beside the one that is a number of the method.
+# The temperatures besides the one that is a number of the method.
 BOTH_VIEWS, WEAK_TWICE = (3.0, 5.0), (2.0, 6.0)
 
 
 def class_distance(student: Array, teacher: Array) -> Array:
-    """Between the relations of the classes over a batch of predictions [N, K]."""
+    """The term class(T) of the predictions [N, K] of a batch."""
     difference = product(teacher.T, teacher) - product(student.T, student)
     return jnp.sum(jnp.square(difference)) / student.shape[1]
 
 
 def batch_distance(student: Array, teacher: Array) -> Array:
-    """Between the relations of the images of a batch of predictions [N, K]."""
+    """The term batch(T) of the predictions [N, K] of a batch."""
     difference = product(teacher, teacher.T) - product(student, student.T)
     return jnp.sum(jnp.square(difference)) / student.shape[0]
 
 
 def kept_share(sureness: Array) -> Array:
-    """The share of entries [M] that are at the median or below: a half where none are equal."""
+    """The share of entries [M] that are not above the median: about 1/2 if none are equal."""
     return jnp.mean(sureness <= jnp.median(sureness))
 
 
@@ -62,7 +62,7 @@ def distillation_terms(
     temperature: float,
     standardize: bool,
 ) -> Terms:
-    """The terms of a share of both networks' outputs (student, teacher) on both views."""
+    """The terms kd, class and batch, from this device's share of (student, teacher) by view."""
     aligned = (temperature, *BOTH_VIEWS)
     pairs = [compared_logits(*view, standardize) for view in (on_weak, on_strong)]
 
@@ -88,7 +88,7 @@ def distillation_terms(
 def mlkd(*, temperature: Positive, standardize: Flag) -> Method:
     """Cross-entropy on both views and the three levels of distillation.
 
-    `standardize` has kd compare standardized logits in place of the logits themselves.
+    `standardize` makes kd compare standardized logits instead of the logits themselves.
     """
 
     def loss(nets: Nets, batch: Batch) -> Losses:

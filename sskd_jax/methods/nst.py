@@ -16,7 +16,7 @@ def kernel_mean(a: Array, b: Array) -> Array:
 
 
 def selectivity(features: Array) -> Array:
-    """Where in a map [n, H, W, C] each channel responds: unit vectors [n, C, H * W]."""
+    """The activations of each channel of a map [n, H, W, C], as unit vectors [n, C, H * W]."""
     places = features.reshape(features.shape[0], -1, features.shape[-1])
     return normalized(places.swapaxes(1, 2))
 
@@ -30,7 +30,7 @@ def discrepancy(student: Array, teacher: Array) -> Array:
 
 
 def nst(*, kd_temperature: Positive) -> Method:
-    """The sum over all maps behind the stem."""
+    """The term `nst`: the sum over all maps after the stem."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         pairs = map_pairs(student.maps, teacher.maps)

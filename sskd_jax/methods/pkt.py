@@ -12,9 +12,9 @@ EPSILON = 1e-7
 
 
 def neighbourhood(embed: Array) -> Array:
-    """How likely each row of [N, D] picks each other as its neighbour: [N, N].
+    """The probabilities [N, N] with which each row of [N, D] picks each row as its neighbour.
 
-    It is proportional to their cosine similarity, brought to 0 ... 1.
+    They are proportional to the rows' cosine similarity, rescaled to 0 ... 1.
     """
     squares = jnp.sum(jnp.square(embed), 1, keepdims=True)
     norm = jnp.sqrt(squares + 1e-30)  # the root of 0 has no gradient
@@ -30,7 +30,7 @@ def transfer_loss(student: Array, teacher: Array) -> Array:
 
 
 def pkt(*, kd_temperature: Positive) -> Method:
-    """On the embeddings of the whole batch."""
+    """The term `pkt`, on the embeddings of the whole batch."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         return Losses({"pkt": transfer_loss(*everywhere((student.embed, teacher.embed)))})

@@ -1,7 +1,7 @@
 """SSKD with another self-supervised task than the contrastive one (Xu et al., ECCV 2020, Table 2).
 
-The paper says what the heads tell apart: four rotations, 24 arrangements of the image's quarters,
-or all training images. That a head is one linear layer, and that no row is left out, is ours.
+The paper says what the heads classify: four rotations, 24 arrangements of the image's quarters,
+or all training images. That a head is one linear layer and that no row is left out is our choice.
 Shapes: n images of this device's share, rows [4n, ...] image-major, the first of an image normal.
 """
 
@@ -37,12 +37,12 @@ ARRANGEMENTS = np.array(list(itertools.permutations(range(4))))  # of quarters; 
 
 
 class Task(NamedTuple):
-    """What a head tells apart.
+    """What a head classifies.
 
     Attributes:
       see: batch -> (pixels f32[4n, H, W, C], target i32[4n]).
       classes: how many there are.
-      held_out: whether it can be asked of images that it was not trained on.
+      held_out: whether it can be evaluated on images on which it was not trained.
     """
 
     see: Callable[[Batch], tuple[Array, Array]]
@@ -51,13 +51,13 @@ class Task(NamedTuple):
 
 
 def rotation(batch: Batch) -> tuple[Array, Array]:
-    """How far each row was turned."""
+    """The task of the rotation by which each row was turned."""
     pixels = batch.see(rotated)
     return pixels, jnp.arange(pixels.shape[0]) % VIEWS
 
 
 def jigsaw(batch: Batch) -> tuple[Array, Array]:
-    """How the quarters of each row were arranged; in evaluation, every arrangement in turn."""
+    """The task of how each row's quarters were arranged; evaluation cycles through all ways."""
     pixels, rows = batch.see(repeated), (batch.label.size, VIEWS - 1)
     count = len(ARRANGEMENTS)
     if batch.key is None:
@@ -69,9 +69,9 @@ def jigsaw(batch: Batch) -> tuple[Array, Array]:
 
 
 def arranged(pixels: Array, order: Array) -> Array:
-    """Pixels [B, H, W, C] of which quarter i is the one that order i32[B, 4] says.
+    """Pixels [B, H, W, C] with their quarters rearranged: quarter i of a row is order[i] of it.
 
-    Of an odd number of rows or columns, the last one is black.
+    order is i32[B, 4]. If the number of rows or columns is odd, the last one becomes 0.
     """
     rows, height, width, channels = pixels.shape
     half, across = height // 2, width // 2
@@ -84,7 +84,7 @@ def arranged(pixels: Array, order: Array) -> Array:
 
 
 def exemplar_task(count: int) -> Task:
-    """Which of `count` training images each row is, however it is distorted."""
+    """The task of which of `count` training images each row is a distorted view of."""
 
     def see(batch: Batch) -> tuple[Array, Array]:
         if batch.counts is not None and (size := batch.counts().sum()) > count:
@@ -95,7 +95,7 @@ def exemplar_task(count: int) -> Task:
 
 
 def head(task: Task) -> Stage:
-    """The task for a head on the frozen teacher."""
+    """The stage in which a head on the frozen teacher learns the task."""
 
     def told(nets: Nets, batch: Batch) -> tuple[Array, Array]:
         pixels, target = task.see(batch)
@@ -121,9 +121,9 @@ def pretext(
     tf_temperature: Positive,
     ss_temperature: Positive,
 ) -> Method:
-    """SSKD's four terms, of which `ss` has the student's head imitate what the teacher's says.
+    """SSKD's four terms, of which `ss` makes the student's head imitate the teacher's predictions.
 
-    `exemplars` is how many images the task `exemplar` can tell apart.
+    `exemplars` is the number of training images that the task `exemplar` can distinguish.
     """
     tasks = {
         "rotation": Task(rotation, VIEWS),

@@ -1,7 +1,7 @@
 """Distilling Knowledge via Knowledge Review (Chen, Liu, Zhao, Jia, CVPR 2021).
 
-Every map of the teacher is compared with the student's map of that depth fused with all deeper
-ones.
+Every map of the teacher is compared with a fusion of the student's map at that depth and all
+deeper ones.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from sskd_jax.rules import Flag, Index, Positive
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, learns
 
 review_uniform = nn.initializers.lecun_uniform()  # PyTorch's kaiming_uniform(a=1)
-MOST_CHANNELS = 512  # of what is passed on
+MOST_CHANNELS = 512  # of the maps that a fusion passes on to the next shallower one
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion (ABF) of a map [n, H, W, C] with what the deeper ones were fused to.
+    """Attention-based fusion (ABF) of a map [n, H, W, C] with the fusion of the deeper maps.
 
-    Returns a map of the target's shape [n, H', W', C'], and what is passed on
-    [n, H', W', middle].
+    Returns a map of the target's shape [n, H', W', C'], and the map [n, H', W', middle] that is
+    passed on to the next shallower fusion.
     """
 
     middle: int
@@ -47,7 +47,7 @@ class Fusion(nn.Module):
 
 
 class Review(nn.Module):
-    """Fuses maps (shallow to deep) into ones of the targets' shapes, from the deepest on."""
+    """Fuses maps (shallow to deep) into maps of the targets' shapes, starting with the deepest."""
 
     @nn.compact
     def __call__(
@@ -65,8 +65,8 @@ class Review(nn.Module):
 def context_loss(student: Array, teacher: Array) -> Array:
     """Hierarchical context loss (HCL) of two maps [n, H, W, C]: mean squared differences.
 
-    Beside the whole maps, those pooled to 4, 2 and 1, where that is smaller, count 1/2, 1/4 and
-    1/8; divided by the sum of the weights.
+    The whole maps have the weight 1, and the maps pooled to the sizes 4, 2 and 1, as far as these
+    are smaller, the next of 1/2, 1/4 and 1/8. The sum is divided by the sum of the weights.
     """
     losses = [jnp.mean(jnp.square(student - teacher))]
     for level in (4, 2, 1):
@@ -78,12 +78,12 @@ def context_loss(student: Array, teacher: Array) -> Array:
 
 
 def knowledge(maps: Sequence[Array], embed: Array) -> list[Array]:
-    """The maps behind the stem and the embedding, as a map of one place; in float32."""
+    """The maps after the stem, then the embedding as a map of size 1x1; all in float32."""
     return [features.astype(jnp.float32) for features in (*maps[1:], embed[:, None, None])]
 
 
 def risen(epoch: Array, warmup_epochs: int) -> Array:
-    """The share that the term has in an epoch: from 0 in the first one it rises in equal steps.
+    """The factor of the term in an epoch; during the warm-up it rises from 0 to 1 in equal steps.
 
     Without a warm-up it is 1 from the start.
     """
@@ -91,14 +91,14 @@ def risen(epoch: Array, warmup_epochs: int) -> Array:
 
 
 def reviewkd(*, warmup_epochs: Index, student_preacts: Flag, kd_temperature: Positive) -> Method:
-    """The student's maps against the teacher's pre-activations.
+    """The term `review`: the student's fused maps against the teacher's pre-activations.
 
     `student_preacts` takes the student's pre-activations, too, as mdistiller does on ImageNet.
     """
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         maps = student.preacts if student_preacts else student.maps
-        map_pairs(maps, teacher.preacts)  # tells where the numbers differ
+        map_pairs(maps, teacher.preacts)  # checks that both have as many
         ours = knowledge(maps, student.embed)
         theirs = knowledge(teacher.preacts, teacher.embed)
         fused = nets["review"](ours, theirs)

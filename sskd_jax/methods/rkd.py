@@ -12,7 +12,7 @@ from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
 
 def distances(embed: Array) -> Array:
-    """Between all rows [N, D], divided by the mean of those that are not zero: [N, N]."""
+    """Distances [N, N] between all rows [N, D], divided by the mean of those off the diagonal."""
     squares = jnp.sum(jnp.square(embed), 1)
     squared = jnp.maximum(squares[:, None] + squares[None] - 2 * product(embed, embed.T), 1e-12)
     off_diagonal = ~jnp.eye(embed.shape[0], dtype=bool)
@@ -21,7 +21,7 @@ def distances(embed: Array) -> Array:
 
 
 def angles(embed: Array) -> Array:
-    """[N, N, N]: the cosine, at every row of [N, D], of the angle between every two others."""
+    """[N, N, N]: the cosine, at every row of [N, D], of the angle between each pair of rows."""
     direction = normalized(embed[None] - embed[:, None])
     return jnp.einsum("ijd,ikd->ijk", direction, direction, precision="highest")
 
@@ -34,7 +34,7 @@ def huber(student: Array, teacher: Array) -> Array:
 def rkd(
     *, distance_weight: NotNegative, angle_weight: NotNegative, kd_temperature: Positive
 ) -> Method:
-    """Distances and angles between the embeddings of the whole batch."""
+    """The term `rkd`: distances and angles between the embeddings of the whole batch."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         ours, theirs = everywhere((student.embed, jax.lax.stop_gradient(teacher.embed)))

@@ -10,18 +10,18 @@ from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
 
 def similarities(features: Array) -> Array:
-    """Products of the activations [N, ...] of all images with each other, in unit rows [N, N]."""
+    """Inner products [N, N] of all images' activations [N, ...], with rows scaled to length 1."""
     rows = features.reshape(features.shape[0], -1)
     return normalized(product(rows, rows.T))
 
 
 def similarity_loss(student: Array, teacher: Array) -> Array:
-    """Mean squared difference of the two matrices."""
+    """Mean squared difference of the two matrices of similarities."""
     return jnp.mean(jnp.square(similarities(student) - similarities(teacher)))
 
 
 def sp(*, kd_temperature: Positive) -> Method:
-    """On the last map in front of the pooling, of the whole batch."""
+    """The term `sp`, on the last map before the pooling, of the whole batch."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         ours, theirs = everywhere((student.maps[-1], teacher.maps[-1]))

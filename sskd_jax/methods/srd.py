@@ -1,7 +1,7 @@
 """Understanding the Role of the Projector in Knowledge Distillation (Miles et al., AAAI 2024).
 
-"A simple recipe": a linear projector of the student's pooled feature, batch norm of both sides, and
-the logarithm of the distances, in which well learned features count less.
+"A simple recipe": a linear projector of the student's pooled feature, batch norm of both features,
+and the logarithm of the distances, which gives less weight to features that are learned well.
 
     representation = ln sum |BN(W f_s + b) - BN(f_t)|^4, over all images and columns
     kd             = T^2 KL(softmax(t / T) || softmax(s / T)), with T 1 in the released code
@@ -19,7 +19,7 @@ EPSILON = 1e-4  # of the batch norms, which have no parameters
 
 
 def batch_normed(rows: Array) -> Array:
-    """Every column [N, D] minus its mean, over its deviation in this batch."""
+    """Every column [N, D] minus its mean, divided by its standard deviation in this batch."""
     variance = rows.var(0, keepdims=True)
     return (rows - rows.mean(0, keepdims=True)) / jnp.sqrt(variance + EPSILON)
 
@@ -31,7 +31,7 @@ def representation_loss(student: Array, teacher: Array) -> Array:
 
 
 def srd(*, kd_temperature: Positive) -> Method:
-    """On embeddings of the whole batch, and on the logits."""
+    """The term `representation` on embeddings of the whole batch, and KD on the logits."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         projected = everywhere(nets["projector"](student.embed, teacher.embed))

@@ -1,7 +1,8 @@
 """Self Supervision to Distillation for Long-Tailed Visual Recognition (Li, Wang, Wu, ICCV 2021).
 
-As released for ImageNet-LT: features by supervision and contrast, a rescaled classifier of them
-as the teacher, and a student with two classifiers, one for labels and one for the teacher.
+As released for ImageNet-LT. Stage I learns features by supervision and contrast; stage II rescales
+their classifier, which makes the teacher; stage III trains a student with two classifiers, one for
+labels and one for the teacher.
 Shapes: N images, D width of the projections, Q length of the queue, K classes.
 """
 
@@ -37,11 +38,11 @@ from sskd_jax.views import coloured, distorted, once
 
 Memory = dict[str, Array]
 
-EMPTY = -1  # in place of a label, where the queue holds no key yet
+EMPTY = -1  # the label of a place in the queue that holds no key yet
 
 
 class Projection(nn.Module):
-    """Two linear layers [n, E] -> [n, width], the first one as wide as its input."""
+    """Two linear layers [n, E] -> [n, width] with a ReLU between; the first is E wide."""
 
     width: int
 
@@ -54,10 +55,10 @@ class Projection(nn.Module):
 def contrastive_loss(
     query: Array, key: Array, label: Array, queue: Memory, temperature: float
 ) -> Array:
-    """-log of how likely each query [N, D] takes its own key [N, D] for the most similar one.
+    """InfoNCE: -log of the probability that each query [N, D] picks its own key [N, D].
 
-    It chooses among that and the keys in the queue that are of other classes than its label [N].
-    All are unit vectors; the mean over the rows.
+    It chooses among that and the keys in the queue of other classes than its label [N]. All are
+    unit vectors. The result is the mean over the rows.
     """
     theirs = queue["label"][None]
     is_negative = (theirs != label[:, None]) & (theirs != EMPTY)
@@ -68,7 +69,7 @@ def contrastive_loss(
 
 
 def enqueued(queue: Memory, key: Array, label: Array) -> Memory:
-    """The queue with keys [N, D] and labels [N] in place of its oldest ones.
+    """The queue in which keys [N, D] and labels [N] replace the oldest ones.
 
     Raises:
       UserError: the queue is shorter than the batch.
@@ -88,7 +89,7 @@ def enqueued(queue: Memory, key: Array, label: Array) -> Memory:
 
 
 def empty_queue(key: Array, length: int, width: int) -> Memory:
-    """Random unit vectors, none of which counts."""
+    """A queue of random unit vectors that are marked as empty."""
     return {
         "keys": normalized(jax.random.normal(key, (length, width))),
         "label": jnp.full(length, EMPTY, jnp.int32),
@@ -99,9 +100,9 @@ def empty_queue(key: Array, length: int, width: int) -> Memory:
 def features(
     view: View, width: int, queue_length: int, key_momentum: float, temperature: float
 ) -> Stage:
-    """Stage I: the labels, and each image's own key among those of other classes.
+    """Stage I: cross-entropy, and the contrast of each image's own key with those of other classes.
 
-    A moving average of student and projector makes the keys, of a view that is distorted more.
+    The keys come from moving averages of student and projector, and from a more distorted view.
     """
 
     def loss(nets: Nets, batch: Batch) -> Losses:
@@ -129,9 +130,9 @@ def features(
 
 
 def scales(view: View, teacher_trains: bool) -> Stage:
-    """Stage II: a factor for every class, by images of which every class has as many.
+    """Stage II: learns a factor for every class, on class-balanced images.
 
-    With `teacher_trains` batch norms normalise by the batch, and their statistics move.
+    With `teacher_trains`, batch norms normalise by the batch and update their statistics.
     """
     start = "features/student"
     student = learns("student", start) if teacher_trains else frozen("student", start)
@@ -166,9 +167,9 @@ def ssd_lt(
 
     Args:
       width: of the projections.
-      jitter: how strongly the colours of what students and teachers see change; 0: not at all.
+      jitter: how strongly the colours of the students' and teachers' views change; 0: not at all.
       teacher_trains: whether batch norms of the frozen networks normalise by the batch, as in the
-        released code, and not by their running statistics.
+        released code, instead of by their running statistics.
     """
     view = partial(coloured, jitter) if jitter else once
     teacher = learns if teacher_trains else frozen

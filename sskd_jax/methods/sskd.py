@@ -48,14 +48,14 @@ def similarity_matrix(projected: Array) -> Array:
 
 
 def positives(similarity: Array) -> Array:
-    """The column [3N] that holds the image each row was made from."""
+    """The column [3N] of the image from which each row was made."""
     return jnp.arange(similarity.shape[0]) // (VIEWS - 1)
 
 
 def error_level(scores: Array, target: Array) -> Array:
     """The rank int[R] of the target column [R] in every row of scores [R, C], 0 for the best.
 
-    Of equal scores, the left one comes first.
+    Among equal scores, the leftmost ranks first.
     """
     at_target = jnp.take_along_axis(scores, target[:, None], 1)
     is_left = jnp.arange(scores.shape[1])[None] < target[:, None]
@@ -66,13 +66,13 @@ def error_level(scores: Array, target: Array) -> Array:
 def transferred(level: Array, ratio: float) -> Array:
     """Mask [R] of the rows to transfer, by their `error_level`.
 
-    They are all correct ones (level 0) and the least wrong `ratio` of the others.
+    These are all correct rows (level 0) and, of the others, the share `ratio` that is least wrong.
     """
     rows = level.shape[0]
     if ratio == 1:
         return jnp.ones(rows, bool)  # nothing to sort
     wrong = jnp.sum(level > 0)
-    # How many of each number of wrong rows are transferred; rounded as Python does.
+    # some[number]: how many of `number` wrong rows are transferred; Python's int rounds down.
     some = jnp.asarray([int(ratio * number) for number in range(rows + 1)])
     count = rows - wrong + some[wrong]
     place = jnp.zeros(rows, int).at[jnp.argsort(level, stable=True)].set(jnp.arange(rows))
@@ -88,9 +88,9 @@ def prediction_terms(
     tf_temperature: float,
     keep: Array | None = None,
 ) -> Terms:
-    """ce, kd and tf of `distillation_terms`, of logits [4N, K] of both networks.
+    """The terms ce, kd and tf of `distillation_terms`, from both networks' logits [4N, K].
 
-    `keep` [3N] marks the transformed views that tf counts; None: all of them.
+    `keep` [3N] marks the transformed views that count in tf; None: all of them.
     """
     normal, transformed = split_views(logits)
     t_normal, t_transformed = split_views(teacher)
@@ -147,9 +147,9 @@ def distillation_terms(
 
 
 def contrastive_scores(projected: Array, mask: Array) -> Terms:
-    """Whether each transformed view [3N] is most similar to its own image, of rows [4N, D].
+    """Whether each transformed view [3N] is most similar to its own image, for rows [4N, D].
 
-    It is compared with the images that `mask` [N] admits.
+    It is compared with the images that `mask` [N] marks.
     """
     similarity = jnp.where(mask[None], similarity_matrix(projected), -jnp.inf)
     is_right = similarity.argmax(1) == positives(similarity)
@@ -157,9 +157,9 @@ def contrastive_scores(projected: Array, mask: Array) -> Terms:
 
 
 def head(temperature: float, view: View = rotated) -> Stage:
-    """The contrastive task for the head of the frozen teacher (eq. 5).
+    """The stage in which a head on the frozen teacher learns the contrastive task (eq. 5).
 
-    In every row the other N - 1 images are the negatives.
+    The negatives of every row are the other N - 1 images.
     """
 
     def loss(nets: Nets, batch: Batch) -> Losses:
@@ -189,8 +189,8 @@ def sskd(
 ) -> Method:
     """The student and its own head imitate the teacher (eq. 8).
 
-    `transformation` is what both learn from in training: `rotation`, as released, or `four`, any of
-    the paper's four. `head_temperature` is for `head`, and what follows for `distillation_terms`.
+    `transformation` makes the views for training: `rotation`, as released, or `four`, any of the
+    paper's four. `head_temperature` is for `head`, the next arguments for `distillation_terms`.
     """
     view = TRANSFORMATIONS[transformation]
     compare = partial(
@@ -226,7 +226,7 @@ def sskd(
 
 
 def figures(logits: Array, projected: Array, labels: Array) -> Terms:
-    """How often the student names the class, and the image that a view was made from."""
+    """The student's accuracy for the class, and for the image from which a view was made."""
     similarity = similarity_matrix(projected)
     return {
         "accuracy": accuracy(logits[::VIEWS], labels),

@@ -1,7 +1,7 @@
 """What methods for streams of tasks share: the order, scores by task, and a buffer of images.
 
-A task is some neighbouring classes; the tasks come one after the other, each for some epochs.
-Shapes: N images, K classes, S slots of the buffer, R images that are drawn from it.
+A task consists of some consecutive classes; the tasks are trained one after the other, each for
+some epochs. Shapes: N images, K classes, R images that are drawn from the buffer.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ def task_by_task(
 ) -> Callable[[np.random.Generator, Any, int], np.ndarray]:
     """The order in which an epoch visits the images of its task alone.
 
-    All tasks have as many images as the smallest, a random part of theirs in every epoch.
+    Every epoch has as many images as the smallest task; of larger tasks, it takes a random part.
 
     Raises:
       UserError: there are more epochs than the tasks have.
@@ -46,7 +46,7 @@ def task_by_task(
 
 
 def among(logits: Array, columns: Array) -> Array:
-    """Logits [N, K] of which only the columns bool[N, K], or bool[1, K], can be chosen."""
+    """Logits [N, K], with -inf outside the columns bool[N, K] or bool[1, K]."""
     return jnp.where(columns, logits, -jnp.inf)
 
 
@@ -60,7 +60,7 @@ def by_task(net: str, task_classes: int) -> Scores:
     """The accuracy of a net over all images and over those of every task.
 
     `class_il` chooses among all classes, as top1 does, and `task_il` among those of the image's
-    own task.
+    task.
     """
 
     def scores(nets: Nets, batch: Batch) -> Mapping[str, Any]:
@@ -79,7 +79,7 @@ def by_task(net: str, task_classes: int) -> Scores:
 
 
 def empty_buffer(facts: Facts, size: int) -> Memory:
-    """A buffer of `size` slots for images, their labels and the logits that they once had."""
+    """A buffer of `size` slots for images, their labels, and their logits when they are stored."""
     return {
         "image": jnp.zeros((size, *facts.shape), jnp.uint8),
         "label": jnp.zeros(size, jnp.int32),
@@ -89,16 +89,16 @@ def empty_buffer(facts: Facts, size: int) -> Memory:
 
 
 def reservoir(key: Array, buffer: Memory, logits: Array, batch: Batch) -> Memory:
-    """The buffer with some of the batch's images, as they are, and their logits [N, K].
+    """The buffer after some of the batch's unaugmented images and logits [N, K] are stored.
 
-    Every image that came by so far, counted anew in each epoch, is in it with the same
-    probability (Vitter's algorithm R).
+    Every image seen so far is in it with the same probability (Vitter's algorithm R); an image
+    that is seen again in a later epoch counts again.
     """
     number = buffer["seen"] + jnp.arange(batch.label.size)
     drawn = jax.random.randint(key, number.shape, 0, number + 1)
     slot = reservoir_slots(number, drawn, buffer["label"].size)
     rows = {"image": everywhere(batch.image), "label": batch.label, "logits": logits}
-    # What lies behind the last slot is dropped.
+    # Items whose slot is `size`, which does not exist, are dropped.
     kept = {name: buffer[name].at[slot].set(row, mode="drop") for name, row in rows.items()}
     return lax.stop_gradient(kept | {"seen": buffer["seen"] + slot.size})
 
@@ -107,8 +107,8 @@ def reservoir_slots(number: Array, drawn: Array, size: int) -> Array:
     """The slot i32[N] of every item, or `size` for one that no slot keeps.
 
     Args:
-      number: how many items came before it.
-      drawn: a random number from 0 to that.
+      number: how many items came before each.
+      drawn: a random number from 0 to `number`.
       size: of the buffer, which the first items fill one by one.
     """
     slot = jnp.where(number < size, number, jnp.minimum(drawn, size))
@@ -119,18 +119,18 @@ def reservoir_slots(number: Array, drawn: Array, size: int) -> Array:
 
 
 def random_slots(key: Array, filled: Array, size: int, count: int) -> Array:
-    """`count` different slots, of which as many come first as are among the first `filled`."""
+    """`count` different random slots; those among the first `filled` slots come first."""
     chance = jnp.where(jnp.arange(size) < filled, jax.random.uniform(key, (size,)), -1)
     return lax.top_k(chance, count)[1]
 
 
 class Drawn(NamedTuple):
-    """Images out of a buffer, in another view than ever before.
+    """Images that were drawn from a buffer, in a new random view.
 
     Attributes:
       pixels: f32[r, H, W, C], this device's share.
       label: i32[R].
-      logits: f32[R, K], that they had when they were stored.
+      logits: f32[R, K], as they were stored.
       counts: bool[R], whether they are from the buffer.
     """
 
@@ -141,9 +141,9 @@ class Drawn(NamedTuple):
 
 
 def draw(key: Array, batch: Batch, count: int) -> Drawn:
-    """`count` images out of the buffer that is the batch's memory, without replacement.
+    """`count` images from the buffer, which is the batch's memory, without replacement.
 
-    Where it holds fewer, images of the batch stand in their places, and do not count.
+    While it holds fewer, images of the batch fill their places and do not count.
 
     Raises:
       UserError: the buffer can never hold as many.
@@ -169,10 +169,10 @@ def draw(key: Array, batch: Batch, count: int) -> Drawn:
 
 
 def everywhere_drawn(outputs: Any, drawn: Drawn) -> Any:
-    """What a net gave of the pixels of drawn images, whole: [R, ...].
+    """A net's outputs for the pixels of drawn images, gathered from all devices: [R, ...].
 
     Raises:
-      UserError: the devices do not divide them.
+      UserError: the number of devices does not divide R.
     """
     whole, count = everywhere(outputs), drawn.label.size
     if any(leaf.shape[0] != count for leaf in jax.tree.leaves(whole)):
@@ -181,5 +181,5 @@ def everywhere_drawn(outputs: Any, drawn: Drawn) -> Any:
 
 
 def mean_of(rows: Array, counts: Array) -> Array:
-    """The mean of rows [R] that count bool[R]; 0 where none does."""
+    """The mean over those rows [R] that count bool[R]; 0 if none does."""
     return jnp.sum(jnp.where(counts, rows, 0)) / jnp.maximum(counts.sum(), 1)

@@ -1,13 +1,13 @@
 """Knowledge Distillation Based on Transformed Teacher Matching (Zheng, Yang, ICLR 2024).
 
-The teacher's probabilities p are raised to a power 1 / T, the student's are left alone; this is
-KD whose temperature acts on the teacher only, and without the factor T^2.
+The teacher's probabilities p are raised to the power 1 / T, and the student's are unchanged. This
+is KD with a temperature for the teacher only, and without the factor T^2.
 
     q = p^(1/T) / Z,  Z = sum_k p_k^(1/T)
     TTM  = mean_i KL(q_i || softmax(s_i))
     WTTM = mean_i Z_i KL(q_i || softmax(s_i))
 
-Z is 1 for a certain teacher, and the larger the less certain it is.
+Z is 1 for a teacher that is certain, and larger the less certain it is (for T > 1).
 """
 
 import jax
@@ -31,7 +31,7 @@ def matching(student: Array, teacher: Array, temperature: float) -> Array:
 
 
 def ttm(*, temperature: Positive, shift: Flag) -> Method:
-    """The term `ttm`; `shift` has the teacher's largest logit be the label's."""
+    """The term `ttm`; `shift` makes the label's logit the teacher's largest."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         label = share(batch.label) if shift else None
@@ -42,7 +42,7 @@ def ttm(*, temperature: Positive, shift: Flag) -> Method:
 
 
 def wttm(*, temperature: Positive, shift: Flag) -> Method:
-    """The term `wttm`; `shift` has the teacher's largest logit be the label's."""
+    """The term `wttm`; `shift` makes the label's logit the teacher's largest."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         label = share(batch.label) if shift else None

@@ -21,7 +21,7 @@ Variance = Annotated[float, number(lambda value: value > EPSILON, f"a number abo
 class Prediction(nn.Module):
     """A Gaussian of the teacher's map, given the student's [n, H, W, C].
 
-    Returns its mean [n, H, W, width], by three 1x1 convolutions, and its variance by channel.
+    Returns its mean [n, H, W, width], from three 1x1 convolutions, and its variance per channel.
     """
 
     width: int
@@ -32,7 +32,7 @@ class Prediction(nn.Module):
         for i in (0, 2, 4):  # the places of the convolutions in the reference's sequence
             layer = Conv(self.width, 1, kernel_init=fan_in_uniform, name=f"regressor.{i}")
             features = layer(nn.relu(features) if i else features)
-        # What softplus makes first_variance - EPSILON of, without an overflow.
+        # The inverse of softplus at first_variance - EPSILON, without an overflow.
         wanted = self.first_variance - EPSILON
         start = wanted + np.log(-np.expm1(-wanted))
         log_scale = self.param("log_scale", nn.initializers.constant(start), (self.width,))
@@ -40,7 +40,7 @@ class Prediction(nn.Module):
 
 
 class Predictions(nn.Module):
-    """A `Prediction` for every one of the teacher's maps behind the stem.
+    """A `Prediction` for every one of the teacher's maps after the stem.
 
     Returns the sum of their `information_loss`.
     """
@@ -60,12 +60,12 @@ class Predictions(nn.Module):
 
 
 def information_loss(mean: Array, variance: Array, teacher: Array) -> Array:
-    """-log of the teacher's map under a Gaussian, without its constant: the mean over elements."""
+    """-log density of the teacher's map under a Gaussian, without its constant; elements' mean."""
     return jnp.mean(jnp.square(mean - teacher) / variance + jnp.log(variance)) / 2
 
 
 def vid(*, first_variance: Variance, kd_temperature: Positive) -> Method:
-    """The sum over all maps behind the stem."""
+    """The term `vid`: the sum over all maps after the stem."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         return Losses({"vid": nets["predictions"](student.maps, teacher.maps)})
