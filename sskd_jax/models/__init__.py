@@ -1,6 +1,6 @@
-"""The architectures by the reference's names, ImageNet's by torchvision's.
+"""The architectures, by the reference's names, and those for ImageNet by torchvision's.
 
-MODELS[name](num_classes=100) is a linen module, which gives `Outputs`.
+MODELS[name](num_classes=100) is a linen module that returns `Outputs`.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
             ("resnet50", (3, 4, 6, 3), Bottleneck),
         )
     },
-    # Continual learning's, and the same of a quarter of the width.
+    # The network of continual learning, and the same at a quarter of its width.
     **{
         name: partial(
             ResNet,
@@ -63,7 +63,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "MobileNetV2": MobileNetV2,
     "ShuffleV1": ShuffleNetV1,
     "ShuffleV2": ShuffleNetV2,
-    # HSAKD's mobilenetV2. Its stem has stride 1, so that all maps are twice as large, but the names
-    # and shapes of its parameters are those of MobileNetV2: weights of one fit the other unnoticed.
+    # HSAKD's mobilenetV2. Its stem has stride 1, so all maps are twice as large. The names and
+    # shapes of its parameters are those of MobileNetV2: loading one's weights into the other gives
+    # no error.
     "MobileNetV2s1": partial(MobileNetV2, stem_stride=1),
 }

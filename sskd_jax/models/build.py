@@ -1,4 +1,4 @@
-"""From the name of an architecture, or of a net, to its module."""
+"""Makes the module of an architecture, or of a net, from its name."""
 
 import dataclasses
 import inspect
@@ -16,10 +16,10 @@ from sskd_jax.views import Optics
 
 
 def architecture(name: str, what: str = "architecture") -> Callable[..., nn.Module]:
-    """The maker (num_classes, dtype) -> module of an architecture, or of one's own: "my_code:Net".
+    """The factory (num_classes, dtype) -> module of an architecture or a user's "my_code:Net".
 
     Raises:
-      UserError: there is no such `what`; it lists those that there are.
+      UserError: there is no such architecture, which the message calls `what`; it lists all.
     """
     return find(MODELS, name, what)
 
@@ -31,7 +31,7 @@ def build(net: str, name: str, num_classes: int, dtype: Any = jnp.float32) -> nn
       net: a section of the config, with ".branches" or without.
       name: of that section's architecture.
       num_classes: K.
-      dtype: what convolutions compute in.
+      dtype: in which convolutions compute.
 
     Raises:
       UserError: there is no such architecture, or part of it.
@@ -48,7 +48,7 @@ def build(net: str, name: str, num_classes: int, dtype: Any = jnp.float32) -> nn
 
 
 def check_own(name: str, make: Callable[..., nn.Module]) -> None:
-    """Refuses a network of one's own, such as "my_code:Net", that can't be made or called here."""
+    """Raises a `UserError` if a user's network, such as "my_code:Net", lacks an argument."""
     if ":" not in name:
         return
     wanted = [(make, ("num_classes", "dtype"))]
@@ -68,15 +68,15 @@ def check_own(name: str, make: Callable[..., nn.Module]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """A network that is called with the dataset's pixels and sees them as it was trained to.
+    """A network that first brings the dataset's pixels to its own normalisation and size.
 
-    Those who call it take it for the linen module.
+    It has those attributes and methods of a linen module that its callers use.
 
     Attributes:
       module: the network.
       scale: per channel; pixels are multiplied by it.
-      shift: per channel, added then.
-      size: of the square that images are brought to, in pixels; 0 leaves them as they are.
+      shift: per channel; it is added then.
+      size: the side to which images are resized, in pixels; 0 leaves them as they are.
     """
 
     module: nn.Module
@@ -107,10 +107,10 @@ class Adapted:
 
 
 def adapted(module: nn.Module, data: Optics, section: Mapping[str, Any]) -> nn.Module | Adapted:
-    """A network that was trained on other pixels than those of `data`, which it is given.
+    """The module for pixels as in `data`, adapted if the network was trained on different ones.
 
-    The `section` of the config has their mean, std and size, as far as they are its own. Where
-    nothing differs, it is the module itself.
+    The config's `section` of the network has the mean, std and size of those, as far as they
+    differ. If none does, the result is the module itself.
     """
     own, size = data.own(section), section.get("size", 0)
     if (data.mean, data.std, size) == (own.mean, own.std, 0):

@@ -34,7 +34,7 @@ The second group has stride 1 where ImageNet's has 2.
 
 
 class InvertedResidual(nn.Module):
-    """Expand by 1x1, depthwise 3x3, project by 1x1 without a ReLU; skip where the shapes allow."""
+    """Expand by 1x1, depthwise 3x3, project by 1x1 without a ReLU; skip if the shapes allow it."""
 
     width: int
     stride: int
@@ -63,9 +63,9 @@ def expand_to_1280(layers: Layers, name: str, x: Array) -> Pair:
 
 
 class MobileNetV2(Network):
-    """Maps are those in front of every halving.
+    """A stem and four stages, whose outputs are the maps.
 
-    They have no ReLU, so they are their own pre-activations.
+    The stages' maps have no ReLU, so they are their own pre-activations.
 
     Attributes:
       width: factor of all widths but the neck's.

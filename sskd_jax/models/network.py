@@ -1,4 +1,4 @@
-"""Networks as stem, stages, neck and classifier, and branches that are made of the same stages."""
+"""Networks of stem, stages, neck and classifier, and branches that are made of the same stages."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from sskd_jax.layers.pooling import global_mean
 from sskd_jax.types import Array, Outputs
 
 Layer = Callable[..., nn.Module]
-Pair = tuple[Array, Array]  # a map [B, H, W, C], and the same in front of its ReLU
+Pair = tuple[Array, Array]  # a map [B, H, W, C], and the same before its ReLU
 
 
 def bias_zeros(fan_in: int) -> Initializer:
@@ -25,12 +25,12 @@ def bias_zeros(fan_in: int) -> Initializer:
 
 
 class Initializers(NamedTuple):
-    """What the layers of a network start from; the defaults are PyTorch's.
+    """The initializers of a network's layers; the defaults are PyTorch's.
 
     Attributes:
       kernel: of the convolutions.
       weight: of the linear layers.
-      bias: of whatever has one, given the fan-in of its layer.
+      bias: fan-in of a layer -> the initializer of its bias, if it has one.
     """
 
     kernel: Initializer = fan_in_uniform
@@ -39,13 +39,13 @@ class Initializers(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """The layers that a forward pass is built of.
+    """The layers of which a forward pass is built.
 
     Attributes:
       conv: (features, kernel, stride, ..., name=) -> a convolution [B, H, W, C].
       norm: (name=) -> a batch norm.
       linear: (features, fan-in, name, whether it has a bias) -> a linear layer [B, D], in float32.
-      bias: fan-in -> the initializer of a convolution's bias, where it has one.
+      bias: fan-in -> the initializer of a convolution's bias, if it has one.
     """
 
     conv: Layer
@@ -70,13 +70,13 @@ Apply = Callable[[Layers, str, Array], Pair]
 
 
 class Part(NamedTuple):
-    """One of the parts that a network applies one after the other behind its stem.
+    """One of the parts that a network applies one after the other, after its stem.
 
     Attributes:
-      name: what the names of its parameters begin with in the network; "" if it has none.
-      apply: (layers, name, x [B, H, W, C]) -> its map, and that in front of its ReLU.
-      branch_name: the same in a branch: branches are numbered from 1 on, and the parts of each by
-        their position from 0 on.
+      name: the prefix of the names of its parameters in the network; "" if it has none.
+      apply: (layers, name, x [B, H, W, C]) -> its map, and the map before its ReLU.
+      branch_name: the prefix in a branch, with the number of the branch (from 1 on) and the part's
+        position in it (from 0 on).
     """
 
     name: str
@@ -85,12 +85,12 @@ class Part(NamedTuple):
 
 
 def strides(first: int, depth: int) -> list[int]:
-    """The strides of a stage's blocks, of which the first alone may halve the resolution."""
+    """The strides of a stage's blocks; only the first block may halve the resolution."""
     return [first] + [1] * (depth - 1)
 
 
 def in_sequence(blocks: Sequence[Layer]) -> Apply:
-    """`Part.apply` of residual blocks, numbered from 0 on; the last one's output is the part's."""
+    """`Part.apply` of residual blocks, numbered from 0 on; its output is that of the last block."""
 
     def apply(layers: Layers, name: str, x: Array) -> Pair:
         preact = x
@@ -108,7 +108,7 @@ def norm_and_relu(layers: Layers, name: str, x: Array) -> Pair:
 
 
 def apply_parts(parts: Iterable[Part], layers: Layers, x: Array) -> Pair:
-    """The map behind the last part, and that in front of its ReLU."""
+    """The map after the last part, and the same before its ReLU."""
     preact = x
     for part in parts:
         x, preact = part.apply(layers, part.name, x)
@@ -118,13 +118,13 @@ def apply_parts(parts: Iterable[Part], layers: Layers, x: Array) -> Pair:
 class Network(nn.Module):
     """A stem, numbered stages, a neck, global average pooling and a linear classifier.
 
-    An architecture says what these are. Modules are named as in PyTorch, so a parameter's path
-    joined by dots is its name in the reference's state_dict. Methods are not wrapped: what they
-    make belongs to the module that calls them, be it the network or its branches.
+    A subclass defines these for one architecture. Modules are named as in PyTorch, so a parameter's
+    path, joined by dots, is its name in the reference's state_dict. Methods are marked `nowrap`, so
+    the layers that they make belong to the module that calls them: the network or its branches.
 
     Attributes:
       num_classes: K.
-      dtype: what convolutions compute in.
+      dtype: in which convolutions compute.
     """
 
     num_classes: int
@@ -156,56 +156,56 @@ class Network(nn.Module):
 
     @nn.nowrap
     def stem(self, layers: Layers, image: Array) -> Pair:
-        """The first map of an image [B, H, W, C], and that in front of its ReLU."""
+        """The first map of an image [B, H, W, C], and the same before its ReLU."""
         raise NotImplementedError
 
     @nn.nowrap
     def stage(self, number: int, halve: bool = True) -> list[Part]:
-        """The parts of a stage, with stride 1 everywhere if it must not halve the resolution."""
+        """The parts of a stage; without `halve`, all strides are 1."""
         raise NotImplementedError
 
     @nn.nowrap
     def trunk(self, number: int) -> list[Part]:
-        """A stage as it stands in the network itself, where this differs from the branches."""
+        """The parts of a stage in the network itself, if they differ from those in branches."""
         return self.stage(number)
 
     @nn.nowrap
     def neck(self) -> list[Part]:
-        """What stands between the last stage and the pooling."""
+        """The parts between the last stage and the pooling."""
         return []
 
     @nn.nowrap
     def preactivations(self, preacts: list[Array]) -> list[Array]:
-        """The maps' pre-activations, out of those that stem, stages and neck gave."""
+        """The maps' pre-activations, given those of the stem, the stages and the neck."""
         return preacts[:-1]
 
     @property
     def taps(self) -> tuple[int, ...]:
-        """Which of the maps, stem first, have a branch; the last stage's is the last of them."""
+        """The indices of the maps with a branch: 0 is the stem's; the last stage's comes last."""
         return tuple(range(1, self.stages + 1))
 
     @property
     def branches(self) -> "Branches":
-        """Classifiers of 4 K joint classes behind the maps."""
+        """Classifiers of 4 K joint classes that take the maps."""
         return Branches(self)
 
 
 class Branches(nn.Module):
     """Auxiliary classifiers of a network's maps (HSAKD, Yang et al. 2021), of 4 K joint classes.
 
-    Branch l = 1 .. L stands behind the l-th tapped map. It is all remaining stages once more, with
-    weights of its own, then neck, global average pooling and a linear layer. Behind the last map no
-    stage remains: there it is the last stage once more, at stride 1.
+    Branch l = 1 .. L takes the l-th tapped map. It consists of copies of all remaining stages, with
+    separate weights, then neck, global average pooling and a linear layer. After the last tapped
+    map no stage remains: its branch copies the stages after the tap before it, at stride 1.
 
     Attributes:
-      network: whose maps and stages these are; its weights are not used.
+      network: the network whose maps it takes and whose stages it copies, without their weights.
     """
 
     network: Network
 
     @property
     def dtype(self) -> Any:
-        """What convolutions compute in."""
+        """The dtype in which convolutions compute."""
         return self.network.dtype
 
     @nn.compact
@@ -223,9 +223,9 @@ class Branches(nn.Module):
 
 
 def branch_parts(network: Network, branch: int) -> list[Part]:
-    """The parts of branch 1 .. L between its map and the pooling, by their names there."""
-    # A stage has the number of its map, so the first one behind map `tap` is tap + 1. The last
-    # branch repeats what lies between the last two taps (the stem's map is number 0).
+    """The parts of branch 1 .. L between its map and the pooling, with their names there."""
+    # A stage has the number of its map, so the first stage after map `tap` is tap + 1. The last
+    # branch repeats the stages between the last two taps (the stem's map is number 0).
     taps = (0, *network.taps)
     is_last = branch == len(network.taps)
     tap = taps[-2] if is_last else taps[branch]

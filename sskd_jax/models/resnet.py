@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016): those for 32x32 images, and ImageNet's for 224x224."""
+"""Residual networks (He et al. 2016) for images of 32x32 pixels, and ImageNet's for 224x224."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -40,7 +40,7 @@ class BasicBlock(nn.Module):
         return self.join(x, out)
 
     def join(self, x: Array, out: Array) -> Pair:
-        """The block's input added to what its convolutions made of it, projected if need be."""
+        """The sum of the convolutions' output and the block's input, projected if needed."""
         if self.stride != 1 or x.shape != out.shape:
             x = self.conv(out.shape[-1], 1, self.stride, name=f"{self.skip}.0")(x)
             x = self.norm(name=f"{self.skip}.1")(x)
@@ -49,7 +49,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(BasicBlock):
-    """1x1, 3x3, 1x1 convolutions, four times wider at the end."""
+    """1x1, 3x3 and 1x1 convolutions, of which the last is four times as wide."""
 
     expansion = 4
 
@@ -90,7 +90,7 @@ class ResNet(Network):
 
     @property
     def branch_initializers(self) -> Initializers:
-        """The reference zeroes the linear biases in the file of its thin networks alone."""
+        """Linear biases of 0 for the thin networks, as in their file of the reference alone."""
         thin = self.block is BasicBlock and not self.large
         return Initializers(fan_out_normal, bias=bias_zeros) if thin else self.initializers
 
@@ -104,7 +104,7 @@ class ResNet(Network):
         x = layers.conv(self.widths[0], kernel, stride, name="conv1")(image)
         x = nn.relu(layers.norm(name="bn1")(x))
         if self.large:
-            # Padded apart from the pooling, as converters to ONNX overlook a padding of numbers.
+            # Padded in a separate step, as converters to ONNX ignore a pooling's numeric padding.
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         return x, x

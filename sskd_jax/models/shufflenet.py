@@ -23,7 +23,7 @@ from sskd_jax.types import Array
 
 
 def shuffle(x: Array, groups: int) -> Array:
-    """Deals the channels of x [..., C] out, one of every group at a time."""
+    """Interleaves the channels of x [..., C]: the first of every group, then the second, ..."""
     split = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     return split.swapaxes(-1, -2).reshape(x.shape)
 
@@ -36,9 +36,9 @@ def stem(layers: Layers, image: Array) -> Pair:
 
 
 class BlockV1(nn.Module):
-    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1.
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1 convolutions.
 
-    At stride 2 the pooled input is concatenated, else added.
+    At stride 2 the pooled input is concatenated; at stride 1 the input is added.
     """
 
     width: int
@@ -85,7 +85,7 @@ class ShuffleNetV1(Network):
 
 
 class DownBlock(nn.Module):
-    """Two ways of width / 2 at the same stride, whose channels are shuffled together."""
+    """Two paths of width / 2 at the same stride, whose channels are shuffled together."""
 
     width: int
     stride: int

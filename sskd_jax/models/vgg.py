@@ -22,7 +22,7 @@ WIDTHS = (64, 128, 256, 512, 512)  # of the five blocks
 
 
 def convolutions(depth: int, width: int, layers: Layers, name: str, x: Array) -> Pair:
-    """3x3 convolutions, each with batch norm and ReLU, but for the last ReLU."""
+    """3x3 convolutions, each with batch norm and ReLU, except for the last ReLU."""
     for i in range(depth):
         # PyTorch numbers convolution, batch norm and ReLU in one sequence: 0, 1, 2, 3, ...
         x = nn.relu(x) if i else x
@@ -39,20 +39,20 @@ def halve_by_max(layers: Layers, name: str, x: Array) -> Pair:
 
 
 def halve_large(layers: Layers, name: str, x: Array) -> Pair:
-    """Max-pooling of maps of 8x8 and more, which images of 64 pixels and more have here."""
+    """Max-pooling of maps of at least 8x8, which images of at least 64 pixels have here."""
     return halve_by_max(layers, name, x) if x.shape[1] >= 8 else (x, x)
 
 
 def relu(layers: Layers, name: str, x: Array) -> Pair:
-    """A ReLU behind a map."""
+    """`Part.apply` of a ReLU."""
     return nn.relu(x), x
 
 
 class VGG(Network):
     """Five blocks of 3x3 convolutions: block 0 is the stem, 1 to 4 are the stages.
 
-    Max-pooling stands in front of the first three stages and, at 64 pixels and more, of the fourth:
-    as in the reference, whose branches have no fourth one.
+    Max-pooling comes before each of the first three stages and, for images of at least 64 pixels,
+    before the fourth. As in the reference, branches have no fourth pooling.
 
     Attributes:
       blocks: number of convolutions in every block.
@@ -67,13 +67,13 @@ class VGG(Network):
 
     @nn.nowrap
     def block(self, number: int) -> list[Part]:
-        """A block of convolutions and its last ReLU, which is a part of its own in the branches."""
+        """A block of convolutions and its last ReLU, which counts as a part in the branches."""
         apply = partial(convolutions, self.blocks[number], WIDTHS[number])
         return [Part(f"block{number}", apply), Part("", relu)]
 
     @nn.nowrap
     def stem(self, layers: Layers, image: Array) -> Pair:
-        """The reference lists this map behind its ReLU among the pre-activations, too."""
+        """The first map; as in the reference, it is its own pre-activation, though after a ReLU."""
         x, _ = apply_parts(self.block(0), layers, image)
         return x, x
 

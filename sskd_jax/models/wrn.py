@@ -23,8 +23,8 @@ from sskd_jax.types import Array
 class Block(nn.Module):
     """Batch norm, ReLU and convolution, twice, and a skip connection.
 
-    The skip connection starts behind the first ReLU if it projects. Returns the sum and the first
-    batch norm's output, which is what the block before it counts as its pre-activation.
+    If the skip connection projects, it starts after the first ReLU. Returns the sum and the first
+    batch norm's output, which counts as the pre-activation of the block before it.
     """
 
     width: int
@@ -45,7 +45,7 @@ class Block(nn.Module):
 
 
 def apply_blocks(width: int, strides: Sequence[int], layers: Layers, name: str, x: Array) -> Pair:
-    """The sum behind the last block, and the first batch norm's output, as in `Block`."""
+    """The last block's sum, and the output of the first batch norm in the first block."""
     preacts = []
     for i, stride in enumerate(strides):
         block = Block(width, stride, layers.conv, layers.norm, name=f"{name}.layer.{i}")
@@ -85,6 +85,6 @@ class WideResNet(Network):
 
     @nn.nowrap
     def preactivations(self, preacts: list[Array]) -> list[Array]:
-        """Stages 2 and 3 and the neck gave those of stages 1, 2 and 3."""
+        """Those of stages 1, 2 and 3 are computed in stages 2 and 3 and in the neck."""
         stem, _, *behind = preacts
         return [stem, *behind]
