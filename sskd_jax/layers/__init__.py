@@ -1,1 +1,1 @@
-"""What networks and heads are built of."""
+"""The layers of which networks and heads are built."""

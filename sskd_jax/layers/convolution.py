@@ -1,11 +1,11 @@
-"""A 2-d convolution that suits XLA's CPU backend too, with its gradients.
+"""A 2-d convolution that is fast on XLA's CPU backend, too, and so are its gradients.
 
-Inside a loop, XLA's gradients fall back to a naive routine there, which takes up to a hundred
-times as long as the forward pass. On the CPU both gradients are therefore convolutions in the
-layout of the forward pass, the kernel's a few images at a time so that what it reads stays in the
-cache. That routine is all that XLA has for depthwise kernels, which are there sums over the
-kernel's taps. The branch is chosen at lowering; programs for other platforms are what autodiff
-gives.
+Inside a loop, XLA's CPU backend computes the gradients by a naive routine, which takes up to a
+hundred times as long as the forward pass. On the CPU both gradients are therefore written as
+convolutions in the layout of the forward pass; that by the kernel takes a few images at a time, so
+that its inputs stay in the cache. For depthwise kernels, the CPU backend has only the naive
+routine, so they are computed as sums over the kernel's positions (taps). The choice is made when
+the program is lowered; on other platforms the gradients are those of autodiff.
 
 Shapes: x [N, H, W, C], kernel [k, k, I, O] with I = C / groups, dy [N, H', W', O].
 """
@@ -24,7 +24,7 @@ from sskd_jax.layers.initializers import fan_out_normal
 from sskd_jax.layers.parameters import parameter
 from sskd_jax.types import Array
 
-# In a kernel gradient: as many as an AVX-512 register holds; copies of more leave the cache.
+# In a kernel gradient: as many as an AVX-512 register holds; copies of more exceed the cache.
 IMAGES_AT_A_TIME = 16
 
 
@@ -56,7 +56,7 @@ class Conv(nn.Module):
 
 
 def correlate(x: Array, kernel: Array, stride: int, groups: int) -> Array:
-    """x with kernel, padded by k // 2 on every side at any stride, as PyTorch does.
+    """Convolves x, padded by k // 2 on every side at any stride as in PyTorch, with kernel.
 
     SAME would pad (0, 1) instead of (1, 1) at stride 2.
     """
@@ -73,7 +73,7 @@ def correlate(x: Array, kernel: Array, stride: int, groups: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(x: Array, kernel: Array, stride: int, groups: int) -> Array:
-    """`correlate`, fast on the CPU too, and its gradients likewise."""
+    """`correlate` in a form that is fast on the CPU, too, and so are its gradients."""
     elsewhere = partial(correlate, stride=stride, groups=groups)
     if groups == 1:
         return elsewhere(x, kernel)
@@ -118,10 +118,10 @@ convolution.defvjp(_forward, _backward)
 
 
 def input_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Array:
-    """Derivative by x, one phase of x beside the other: pixels that lie `stride` apart.
+    """Derivative by x, for all phases of x at once; a phase is the pixels that lie `stride` apart.
 
-    Each phase sees dy through taps of its own, so one convolution of dy as it is gives all of them
-    as channels. To spread dy by the stride instead would multiply mostly by zeros.
+    Each phase depends on dy through separate taps, so one convolution of dy gives all phases as
+    channels. Dilating dy by the stride instead would mostly multiply by zeros.
     """
     k, _, inputs, outputs = kernel.shape
     pad, (images, height, width, _) = k // 2, x.shape
@@ -160,7 +160,7 @@ def kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Array:
 def tap_products(x: Array, dy: Array, k: int, stride: int) -> Array:
     """f32[I, k, k, O]: a convolution of x with dy in which images are the channels to sum over.
 
-    Input channels take the place of images, and dy, spread by the stride, that of the kernel.
+    Input channels take the place of images, and dy, dilated by the stride, that of the kernel.
     """
     pad, padding = k // 2, []
     for size, out in zip(x.shape[1:3], dy.shape[1:3], strict=True):
@@ -177,7 +177,7 @@ def tap_products(x: Array, dy: Array, k: int, stride: int) -> Array:
 
 
 def sum_over_chunks(product: Callable[[Array, Array], Array], x: Array, dy: Array) -> Array:
-    """The sum of the products (f32) of a few images at a time."""
+    """The sum of product(x, dy), in float32, over chunks of a few images."""
     size = images_at_a_time(len(x))
     chunks = tuple(part.reshape(-1, size, *part.shape[1:]) for part in (x, dy))
     shape = jax.eval_shape(product, x[:size], dy[:size])
@@ -198,7 +198,7 @@ def images_at_a_time(images: int) -> int:
 
 
 def group_by_group(function: Callable[..., Array], groups: int) -> Callable[..., Array]:
-    """`function` of one group, applied to each: channels are the last axis of all its arrays."""
+    """Applies `function` to each group; channels are the last axis of all its arrays."""
 
     def apply(*arrays: Array, **numbers: int) -> Array:
         parts = zip(*(jnp.split(array, groups, -1) for array in arrays), strict=True)
@@ -223,9 +223,9 @@ def depthwise(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def taps(x: Array, k: int, stride: int) -> Iterator[tuple[tuple[int, int], Array]]:
-    """Yields (i, j) and what pixel [i, j] of a kernel [k, k] meets at every output: [N, H', W', C].
+    """Yields (i, j) and the pixels [N, H', W', C] that a kernel [k, k] multiplies by its [i, j].
 
-    It goes over x padded by k // 2, `stride` pixels at a time.
+    The kernel moves over x, padded by k // 2, in steps of `stride` pixels.
     """
     pad = k // 2
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -236,7 +236,7 @@ def taps(x: Array, k: int, stride: int) -> Iterator[tuple[tuple[int, int], Array
 
 
 def depthwise_input_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Array:
-    """Derivative by x: dy, spread by the stride to x's size, with the kernel turned by half."""
+    """Derivative by x: dy, dilated by the stride to x's size, with the kernel turned by 180°."""
     around = []
     for size, out in zip(x.shape[1:3], dy.shape[1:3], strict=True):
         around.append((0, size - 1 - stride * (out - 1), stride - 1))

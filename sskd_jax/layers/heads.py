@@ -1,6 +1,6 @@
-"""Layers on features: what brings a student's to a teacher's shape, or into a common space.
+"""Layers on features, which bring a student's to the teacher's shape, or into a common space.
 
-They are trained with the student and thrown away with the method.
+They are trained with the student and are not part of the trained network.
 """
 
 from functools import partial
@@ -37,7 +37,7 @@ class Projector(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A convolution [n, H, W, C] -> [n, H', W', features], initialised as PyTorch's."""
+    """A convolution [n, H, W, C] -> [n, H', W', features], initialised as in PyTorch."""
 
     features: int
     kernel: int = 3
@@ -63,7 +63,7 @@ class Doubling(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        # PyTorch initialises a transposed convolution by the number of its outputs.
+        # PyTorch scales the initialisation of a transposed convolution by its number of outputs.
         init = bias_uniform(16 * self.features)
         kernel = self.param("kernel", init, (4, 4, x.shape[-1], self.features))
         bias = self.param("bias", init, (1, 1, 1, self.features))
@@ -73,11 +73,11 @@ class Doubling(nn.Module):
 class Regressor(nn.Module):
     """Brings a map [n, H, W, C] to the shape [n, H', W', C'] of another.
 
-    A convolution and batch norm do it: 3x3 of stride 2 halves the size, a transposed convolution
-    doubles it, 1x1 keeps it.
+    It is a convolution and batch norm. The convolution is 3x3 of stride 2 to halve the size,
+    transposed to double it, and 1x1 to keep it.
 
     Raises:
-      UserError: the other's size is none of these.
+      UserError: the other map's size is neither equal, nor half or double.
     """
 
     @nn.compact
@@ -98,7 +98,7 @@ class Regressor(nn.Module):
 
 
 def nearest(features: Array, height: int, width: int) -> Array:
-    """A map [n, H, W, C] scaled to height x width: every pixel is the one that it falls into."""
+    """A map [n, H, W, C] resized to height x width by the nearest pixel, rounded down."""
     rows, columns = (
         np.arange(new) * old // new
         for new, old in zip((height, width), features.shape[1:3], strict=True)

@@ -1,4 +1,4 @@
-"""The initialisations that the reference's networks start from."""
+"""The initializers of the reference's networks."""
 
 import jax
 from flax.linen import initializers

@@ -1,4 +1,4 @@
-"""Batch norm with PyTorch's meaning, and what a frozen network computes from its weights alone."""
+"""Batch norm as in PyTorch, and the parameters of a frozen network, prepared for evaluation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,24 +13,24 @@ from sskd_jax.axis import device_count, mean_over_devices
 from sskd_jax.layers.parameters import parameter
 from sskd_jax.types import Array, Params
 
-EPSILON = 1e-5  # PyTorch's, beside the variance
+EPSILON = 1e-5  # added to the variance, as in PyTorch
 
 
 def per_channel(vector: Array, x: Array) -> Array:
-    """vector [C], to be combined with x [..., C]."""
+    """A vector [C] in a shape that broadcasts with x [..., C]."""
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over all but the last axis, by the statistics of the whole batch.
+    """Batch norm over all axes but the last, by the statistics of the whole batch.
 
-    As PyTorch's, its running variance is the unbiased one.
+    As in PyTorch, the running variance is the unbiased one.
 
     Attributes:
-      train: normalise by the batch and move the running statistics, instead of normalising by
-        them.
-      dtype: of the result; statistics are float32 whatever it is.
-      momentum: how much of the running statistics stays; PyTorch calls .1 what is .9 here.
+      train: whether to normalise by the batch and update the running statistics, instead of
+        normalising by these.
+      dtype: of the result; statistics are always float32.
+      momentum: the share of the running statistics that is kept; .9 here is .1 in PyTorch.
     """
 
     train: bool = False
@@ -51,7 +51,7 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
     def statistics(self, x: Array) -> tuple[Array, Array]:
-        """Mean and variance [C] to normalise by; in training the running ones move."""
+        """The mean and variance [C] to normalise by; in training, it updates the running ones."""
         width = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, width, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, width, jnp.float32)
@@ -68,7 +68,7 @@ class BatchNorm(nn.Module):
 
 
 def batch_statistics(x: Array) -> tuple[Array, Array, int]:
-    """Mean [C], biased variance [C] and number of values of a share's whole, in float32.
+    """Mean [C], biased variance [C] and number of values, in float32, of the batch with share x.
 
     The variance is the mean of squared distances: E[x^2] - E[x]^2 would lose digits that the
     reference keeps. Its derivative by the mean is zero.
@@ -81,11 +81,11 @@ def batch_statistics(x: Array) -> tuple[Array, Array, int]:
 
 
 def folded(params: Params, batch_stats: Params, dtype: Any) -> Params:
-    """The parameters of a frozen network, with what every evaluation would compute from them.
+    """The parameters of a frozen network, prepared once instead of in every evaluation.
 
-    A batch norm's are a gain and a shift, with its running statistics in them; kernels of
-    convolutions have the `dtype` that these compute in. The network takes {"params": these} and
-    gives the same outputs.
+    A batch norm's become a gain and a shift that include its running statistics; convolution
+    kernels are cast to the `dtype` in which convolutions compute. The network gives the same
+    outputs with {"params": these}.
     """
     if "mean" in batch_stats:
         gain = params["scale"] / np.sqrt(batch_stats["var"] + EPSILON)

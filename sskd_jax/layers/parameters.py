@@ -10,8 +10,8 @@ from sskd_jax.types import Array
 def parameter(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]) -> Array:
     """The float32 parameter of this name, made by `init` when the module is initialised.
 
-    Where it is there already, flax's `param` traces its initialiser once more to compare shapes:
-    a third of the time that it takes to trace a network.
+    For a parameter that exists already, flax's `param` traces the initializer again to compare
+    shapes, which takes a third of the time of tracing a network.
     """
     if module.has_variable("params", name):
         return module.get_variable("params", name)

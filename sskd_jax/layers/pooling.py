@@ -14,9 +14,9 @@ def global_mean(x: Array) -> Array:
 
 
 def halved(x: Array) -> Array:
-    """The means of 3x3 pixels, two apart, of x padded by zeros, which count: [B, H / 2, W / 2, C].
+    """Average pooling, 3x3 with stride 2, of x padded by zeros, which count: [B, H / 2, W / 2, C].
 
-    On the CPU it is a depthwise convolution: XLA has no fast gradient of the other form there.
+    On the CPU it is a depthwise convolution, as XLA has no fast gradient of pooling there.
     """
 
     def by_windows(x: Array) -> Array:
