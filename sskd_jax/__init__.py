@@ -4,10 +4,10 @@ MODELS[name](num_classes=100) is a linen module: .apply(variables, image) gives 
 METHODS[name](**numbers) is a method: its stages by name, in order.
 from_state_dict(name, state_dict) translates PyTorch's weights to {"params", "batch_stats"}.
 load(workdir_or_file) is a trained network: .predict(images), .features(images), .classes.
-run(config, workdir) trains what a config says, or goes on, and returns the rows of its table.
-UserError is a mistake that the user can mend.
+run(config, workdir) trains what a config describes, or resumes, and returns the rows of its table.
+UserError is a mistake that the user can correct.
 
-Each of these names is imported when it is first asked for, so that `import sskd_jax` alone loads
+Each of these names is imported when it is first used, so that `import sskd_jax` alone loads
 neither JAX nor numpy.
 """
 
@@ -28,7 +28,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name; Python calls this for what the module doesn't have yet."""
+    """Imports a public name; Python calls this for names that the module doesn't have yet."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULES[name]), name)

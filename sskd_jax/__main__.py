@@ -20,7 +20,7 @@ COMMANDS = {  # the modules of `commands`, each with a function `run` that takes
 
 
 def usage() -> str:
-    """The help: every command with what it is for."""
+    """The help: every command and its purpose."""
     lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def console_script() -> NoReturn:
-    """The command `sskd`, which finds modules in the folder where it is typed, as `python -m`."""
+    """The command `sskd`; like `python -m`, it finds modules in the current folder."""
     early.catch_signals(early.GOES_ON if "train" in sys.argv[1:2] else early.ANEW)
     sys.path.insert(0, "")
     sys.exit(main())

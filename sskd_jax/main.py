@@ -35,7 +35,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-    """Parses absl's flags; a mistake in them or in the config file ends in one line, code 2."""
+    """Parses absl's flags; exits with one line and code 2 if they or the config have a mistake."""
     argv = [with_installed_config(part) for part in argv]
     if {"-h", "-help", "--help"} & set(argv):
         print(usage())

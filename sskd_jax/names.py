@@ -42,7 +42,7 @@ LISTS = {
 
 
 def overview() -> str:
-    """All names and keys on a screen, for --help."""
+    """All names and keys, for --help."""
     named = {"methods": METHODS, "networks": MODELS, "datasets": LOADERS}
     lines = []
     for kind, registry in named.items():

@@ -1,4 +1,4 @@
-"""What a run will do: all stages of all methods, traced and checked before anything is trained."""
+"""Plans a run: all stages of all methods are traced and checked before anything is trained."""
 
 import contextlib
 import sys
@@ -28,18 +28,18 @@ from sskd_jax.types import Params, Stage, UserError, choose, shuffled
 from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.files import Row
 
-Origins = Mapping[str, tuple[str, str]]  # (job, net) by net: where its variables come from
+Origins = Mapping[str, tuple[str, str]]  # by net, the (job, net) from which its variables come
 
 
 class Run(NamedTuple):
     """What the stages of a run share.
 
     Attributes:
-      config: all of it.
-      data: as loaded.
-      train: what is trained on; without the images that are held out for validation.
-      held_out: what epochs are compared on, validation or test images.
-      dtype: that networks compute in.
+      config: the whole config.
+      data: the dataset as loaded.
+      train: the training images, without those that are held out for validation.
+      held_out: the images on which epochs are compared: validation or test images.
+      dtype: in which networks compute.
       devices: how many there are.
     """
 
@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
 
 def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
-    """The data of a run, and what else its stages share."""
+    """Loads the data of a run; returns it with the rest that its stages share."""
     dtype = compute_dtype(config.dtype, devices[0].platform)
     data = sections.dataset_of(config.data)
     train, held_out = data.train, data.test
@@ -62,14 +62,14 @@ def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
 
 
 def compute_dtype(name: str, platform: str) -> Any:
-    """What networks compute in; parameters, batch statistics and losses stay float32."""
+    """The dtype of the networks; parameters, batch statistics and losses are float32 anyway."""
     auto = jnp.float32 if platform == "cpu" else jnp.bfloat16
     dtypes = {"auto": auto, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
     return choose(dtypes, name, "dtype")
 
 
 def plan(run: Run, recipes: Sequence[Recipe]) -> list[Job]:
-    """All stages of all methods in order; one that methods share stands there once, and first.
+    """The jobs of all stages of all methods, in order; a shared stage comes once, and first.
 
     Raises:
       UserError: a batch size does not suit the devices or the images, or a stage its networks.
@@ -90,7 +90,7 @@ def plan(run: Run, recipes: Sequence[Recipe]) -> list[Job]:
 
 
 def up_to(kind: str, jobs: list[Job]) -> list[Job]:
-    """The jobs up to the last one of a kind of stage; all of them where it is "".
+    """The jobs up to the last one of a kind of stage; all of them if the kind is "".
 
     Raises:
       UserError: no job is of this kind.
@@ -103,13 +103,13 @@ def up_to(kind: str, jobs: list[Job]) -> list[Job]:
 
 
 def job_name(jobs: Mapping[str, Job], prefix: str, kind: str, stage: Stage) -> str:
-    """A shared stage has no prefix, unless another method has another stage of this name there."""
+    """`prefix` + `kind`, or `kind` alone for a shared stage, unless another stage has that name."""
     is_free = kind not in jobs or jobs[kind].task.stage is stage
     return kind if stage.shared and is_free else prefix + kind
 
 
 def origins_of(stage: Stage, names: Mapping[str, str]) -> Origins:
-    """The origins of the nets that start from an earlier stage; `names` are its jobs' by kind."""
+    """The origins of the nets that start from an earlier stage; `names` gives its job by kind."""
     found = {}
     for name, net in stage.nets.items():
         if net.start:
@@ -119,7 +119,7 @@ def origins_of(stage: Stage, names: Mapping[str, str]) -> Origins:
 
 
 def check_shared(kind: str, stage: Stage, origins: Origins, jobs: Mapping[str, Job]) -> None:
-    """Refuses a shared stage that starts from one that is not: it would differ by method."""
+    """Refuses a shared stage that starts from one that is not shared: it would differ by method."""
     for job, _ in origins.values():
         if stage.shared and not jobs[job].task.stage.shared:
             raise UserError(
@@ -129,7 +129,7 @@ def check_shared(kind: str, stage: Stage, origins: Origins, jobs: Mapping[str, J
 
 
 def check_order(job: Job, devices: int) -> None:
-    """Refuses an order of a stage's own that gives too few images in some epoch."""
+    """Checks that an order other than `shuffled` gives enough images in every epoch."""
     if job.task.stage.order is not shuffled:
         for epoch in range(job.epochs):
             epoch_order(job, epoch, devices)
@@ -138,7 +138,7 @@ def check_order(job: Job, devices: int) -> None:
 def make_job(
     run: Run, recipe: Recipe, kind: str, name: str, origins: Origins, jobs: Mapping[str, Job]
 ) -> Job:
-    """A stage of a method, traced with what the jobs before it will leave."""
+    """The job of a method's stage, traced with variables of the shapes that earlier jobs leave."""
     config, section, stage = run.config, run.config[kind], recipe.method[kind]
     images = scenario(run.train, config.seed, **section.images)
     task = make_task(run, recipe, kind, images)
@@ -187,7 +187,7 @@ def make_job(
 
 @contextlib.contextmanager
 def blamed(job: str, names: Iterable[str]) -> Iterator[None]:
-    """A context in which an error of code that is one's own, "my_code:Net", is told in a line."""
+    """A context that turns an error in a user's code, such as "my_code:Net", into a `UserError`."""
     own = [name for name in names if ":" in name]
     try:
         yield
@@ -206,7 +206,7 @@ def blamed(job: str, names: Iterable[str]) -> Iterator[None]:
 
 
 def make_task(run: Run, recipe: Recipe, kind: str, images: Split | Stream) -> Task:
-    """What a stage's programs are made of, but for what only a trace tells."""
+    """The `Task` of a stage, without the fields that are only known after a trace."""
     config, section, stage = run.config, run.config[kind], recipe.method[kind]
     steps = sections.steps_per_epoch(kind, section, stage, images, run.devices)
     schedule = sections.schedule_of(section, steps)
@@ -228,7 +228,7 @@ def make_task(run: Run, recipe: Recipe, kind: str, images: Split | Stream) -> Ta
 def check_start(
     kind: str, section: ConfigDict, stage: Stage, origins: Origins, jobs: Mapping[str, Job]
 ) -> None:
-    """Refuses a start that would be of no effect, or that another stage is trained in vain for."""
+    """Refuses a `start_from` that has no effect, or that makes an earlier stage's training vain."""
     if section.get("checkpoint"):
         raise UserError(
             f"{kind}.checkpoint stands in place of training, so {kind}.start_from would have no "
@@ -244,7 +244,7 @@ def check_start(
 
 
 def remarks_of(config: ConfigDict, recipe: Recipe, kind: str, name: str) -> Row:
-    """The method that a network is made by, and what it starts from, or else what was published."""
+    """The method of a job, if not shared, and its `start_from`, or else the published accuracy."""
     remarks = {} if recipe.method[kind].shared else {"method": recipe.name}
     *_, last = recipe.method
     key = name.removesuffix(f"/{kind}") if kind == last else name
@@ -255,7 +255,7 @@ def remarks_of(config: ConfigDict, recipe: Recipe, kind: str, name: str) -> Row:
 
 
 def blank_variables(jobs: Mapping[str, Job], job: str, net: str) -> Params:
-    """Zeros in the shapes of what a job leaves of a net."""
+    """Zeros in the shapes of the variables that a job leaves for a net."""
     shapes = variables(jobs[job].sketch.state)
     shapes = choose(shapes, net, f"net of the stage {jobs[job].kind}")
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
@@ -264,7 +264,7 @@ def blank_variables(jobs: Mapping[str, Job], job: str, net: str) -> Params:
 def supplied(task: Task, frozen: Frozen, variables: Params) -> tuple[Frozen, Params]:
     """(frozen, start) with the variables that earlier stages left, by net.
 
-    Of a frozen net, what evaluation would compute from its weights in every step is computed.
+    The weights of a frozen net are `folded`, so that evaluation need not do so in every step.
     """
     constants, start = {}, {}
     for name, own in variables.items():
@@ -278,7 +278,7 @@ def supplied(task: Task, frozen: Frozen, variables: Params) -> tuple[Frozen, Par
 
 
 def supply(job: Job, finished: Mapping[str, Params]) -> Job:
-    """The job with what the jobs before it left: {"params", "batch_stats"} by job and net."""
+    """The job with the {"params", "batch_stats"} that earlier jobs left, by job and net."""
     left = {net: finished[origin][source] for net, (origin, source) in job.origins.items()}
     frozen, start = supplied(job.task, job.frozen, left)
     about = {f"{net}_weights": f"{checksum(own):08x}" for net, own in left.items()}
@@ -286,7 +286,7 @@ def supply(job: Job, finished: Mapping[str, Params]) -> Job:
 
 
 def score_names(task: Task, found: Sketch, frozen: Frozen) -> tuple[str, ...]:
-    """The names of a stage's scores in its order: JAX sorts what a program returns."""
+    """The names of a stage's scores in its own order; JAX sorts the output of a program."""
     names: list[str] = []
     stage = task.stage
 
@@ -304,14 +304,14 @@ def score_names(task: Task, found: Sketch, frozen: Frozen) -> tuple[str, ...]:
 
 
 def parameters(job: Job, *nets: str) -> int:
-    """How many numbers a job learns, or are in some of its nets."""
+    """The number of parameters in some of a job's nets, by default in those that learn."""
     chosen = nets or [name for name, net in job.task.stage.nets.items() if net.learns]
     trees = [job.sketch.state.params[name] for name in chosen]
     return sum(leaf.size for leaf in jax.tree.leaves(trees))
 
 
 def described(job: Job) -> Row:
-    """What is told of a job before it starts."""
+    """The row of a job in the table of stages that is shown before training."""
     learned = [name for name, net in job.task.stage.nets.items() if net.learns]
     epochs = "1 epoch" if job.epochs == 1 else f"{job.epochs} epochs"
     work = f"{epochs}, {job.total_steps} steps of {job.batch_size}"

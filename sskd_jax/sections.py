@@ -1,4 +1,4 @@
-"""What the sections of a config mean to a stage: networks, optics, steps, schedule, optimizer."""
+"""Turns sections of a config into a stage's networks, optics, steps, schedule and optimizer."""
 
 from typing import Any
 
@@ -24,9 +24,9 @@ def optics_of(data: ConfigDict) -> Optics:
 
 
 def networks_of(config: ConfigDict, stage: Stage) -> dict[str, str]:
-    """The architectures of a stage by net, of those nets that are networks or parts of one.
+    """The architecture, by net, of every net of a stage that is a network or a part of one.
 
-    The branches of a resnet8 are "resnet8.branches".
+    That of a resnet8's branches is "resnet8.branches".
     """
     found = {}
     for name, net in stage.nets.items():
@@ -39,7 +39,7 @@ def networks_of(config: ConfigDict, stage: Stage) -> dict[str, str]:
 def dataset_of(
     data: ConfigDict, name: str | None = None, data_dir: str | None = None
 ) -> sources.Dataset:
-    """The dataset of a section `data`, in memory or streamed, or one of another name or folder.
+    """The dataset of a section `data`, in memory or streamed; `name` and `data_dir` override it.
 
     Raises:
       UserError: as `sources.load`.
@@ -61,7 +61,7 @@ def module_of(config: ConfigDict, net: Net, num_classes: int, dtype: Any) -> nn.
 
 
 def normalisations(config: ConfigDict, stage: Stage) -> dict[str, dict[str, Any]]:
-    """Mean, deviation and size, if it is their own, of what a stage's learning networks see."""
+    """The mean, std and, if it is their own, image size of a stage's learning networks, by net."""
     found = {}
     for name, net in stage.nets.items():
         if net.learns and isinstance(net.module, str) and "." not in net.module:
@@ -75,7 +75,7 @@ def normalisations(config: ConfigDict, stage: Stage) -> dict[str, dict[str, Any]
 def steps_per_epoch(
     kind: str, section: ConfigDict, stage: Stage, images: Split | Stream, devices: int
 ) -> int:
-    """The steps of an epoch, of whole batches that the devices divide."""
+    """The number of steps of an epoch, in whole batches that are divided among the devices."""
     size = section.batch_size
     visited = len(stage.order(np.random.default_rng(0), images, 0))
     if size % devices:
@@ -99,7 +99,7 @@ def steps_per_epoch(
 
 
 def class_counts(images: Split | Stream, num_classes: int) -> np.ndarray:
-    """How many images each class has, i64[K]."""
+    """The number of images of each class, i64[K]."""
     return np.bincount(images.label, minlength=num_classes)
 
 
@@ -120,7 +120,7 @@ def schedule_of(section: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
 def optimizer_of(
     kind: str, section: ConfigDict, stage: Stage, schedule: optax.Schedule
 ) -> optax.GradientTransformationExtraArgs:
-    """What moves the parameters of a stage."""
+    """The optimizer of a stage's parameters."""
     numbers = {"momentum": section.momentum, "weight_decay": section.weight_decay}
     offset = stage.momentum_offset
     if not offset:

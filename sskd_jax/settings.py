@@ -1,4 +1,4 @@
-"""What a config may say: the keys of every section and their values, checked before loading."""
+"""Which keys and values a config may have, checked before anything is loaded."""
 
 import inspect
 import itertools
@@ -46,7 +46,7 @@ class Recipe(NamedTuple):
 
 
 def three(fits: Callable[[float], bool], text: str) -> Rule:
-    """A number for each colour."""
+    """A rule for three numbers, one for each colour."""
 
     def fit(value: Any) -> bool:
         is_triple = is_sequence(value) and len(value) == 3
@@ -56,7 +56,7 @@ def three(fits: Callable[[float], bool], text: str) -> Rule:
 
 
 def span(fits: Callable[[Any], bool], text: str) -> Rule:
-    """A least and a largest number."""
+    """A rule for two numbers, of which the first is not the larger."""
 
     def fit(value: Any) -> bool:
         is_pair = is_sequence(value) and len(value) == 2 and all(map(fits, value))
@@ -66,7 +66,7 @@ def span(fits: Callable[[Any], bool], text: str) -> Rule:
 
 
 def or_datas(rule: Rule, none: Any) -> Rule:
-    """A rule for what a network may have of its own, or `none` for the data's."""
+    """A rule for a network's own value, or `none` for that of the data."""
 
     def fit(value: Any) -> bool:
         return rule.fits(value) or (tuple(value) if is_sequence(value) else value) == none
@@ -81,7 +81,7 @@ def are_rising_shares(value: Any) -> bool:
 
 
 def are_names(value: Any) -> bool:
-    """Whether it is a sequence of different names, and has one."""
+    """Whether it is a sequence of at least one name, all of them different."""
     return is_sequence(value) and len(value) == len(set(map(str, value))) > 0
 
 
@@ -89,7 +89,7 @@ def is_part(value: Any) -> bool:
     return is_number(value) and 0 < value <= 1
 
 
-EPOCHS = 10_000  # at most: steps are counted in 32 bits
+EPOCHS = 10_000  # the largest number of epochs, as steps are counted in 32 bits
 
 RUN = {
     "seed": whole(0),
@@ -148,14 +148,14 @@ OF_SOME_STAGES = {
 }
 NAMES = Rule(are_names, "different names")
 BY_TYPE = {float: number(lambda value: True, "a number"), int: whole(0), bool: FLAG, str: TEXT}
-NO_STAGE = ("data", "method", "weights", "settings", "paper")  # what the other sections are
+NO_STAGE = ("data", "method", "weights", "settings", "paper")  # the sections that are no stage's
 
 
 def check(config: ConfigDict) -> list[Recipe]:
-    """The methods of the run, once every number that it takes from `config` is found fit.
+    """Checks all keys and values that the run takes from `config`; returns its methods.
 
     Raises:
-      UserError: a key is missing or unknown, or its value can't be.
+      UserError: a key is missing or unknown, or its value is not allowed.
     """
     check_keys("", config, RUN, allowed=("methods", *NO_STAGE))
     data = section(config, "data")
@@ -185,12 +185,12 @@ def networks(recipes: Sequence[Recipe]) -> dict[str, None]:
 
 
 def given(stage: ConfigDict) -> dict[str, Rule]:
-    """The rules for what only some stages have: a network, its pixels, a place to come from."""
+    """The rules for those keys of `OF_SOME_STAGES` that this stage has."""
     return {key: rule for key, rule in OF_SOME_STAGES.items() if key in stage}
 
 
 def section(config: Mapping[str, Any], name: str, where: str = "") -> Mapping[str, Any]:
-    """A part of the config that must be there and have keys."""
+    """The section `name` of a config; raises a `UserError` if it is missing."""
     if not isinstance(config.get(name), ConfigDict):
         raise UserError(
             f"the config lacks the section {where}{name}: configs/cifar.py shows what belongs there"
@@ -204,7 +204,10 @@ def check_keys(
     rules: Mapping[str, Rule],
     allowed: Collection[str] = (),
 ) -> None:
-    """Checks that all keys with rules are there and fit; others are sections or `allowed`."""
+    """Checks that every key in `rules` is there and fits, and that any other is `allowed`.
+
+    Sections are not checked.
+    """
     for key, rule in rules.items():
         if key not in values:
             raise UserError(f"the config lacks {where}{key}: give {rule.text}")
@@ -217,7 +220,7 @@ def check_keys(
 
 
 def settings(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
-    """{folder prefix: {method, weights}}: those of config.methods, or the config's only one."""
+    """{folder prefix: {method, weights}} of all config.methods, or of the config's only method."""
     if "methods" not in config:
         return {"": config}
     check_keys("", {"methods": config.methods}, {"methods": NAMES})
@@ -247,7 +250,7 @@ def rule_of(hint: Any) -> Rule:
 
 
 def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
-    """The method of one setting; `prefix` as in `settings`."""
+    """The recipe of one setting; `prefix` is as in `settings`."""
     where = prefix and f"settings.{prefix[:-1]}."
     numbers = section(setting, "method", where).to_dict()
     weights = section(setting, "weights", where).to_dict()

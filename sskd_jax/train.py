@@ -1,4 +1,4 @@
-"""The story of a run: its methods, their stages in order, results."""
+"""A whole run: its methods, their stages in order, and the results."""
 
 from collections.abc import Sequence
 
@@ -24,15 +24,15 @@ from sskd_jax.workdir.stages import check_formats
 
 
 def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None) -> list[Row]:
-    """Trains what the config asks for, or goes on where it stopped.
+    """Trains what the config describes, or resumes it where it stopped.
 
-    Several seeds are runs one after the other, each with a workdir of its own in the given one.
+    Several seeds are trained one after the other, each with its own workdir in the given one.
 
     Returns the rows of the final table, those of all seeds.
 
     Raises:
-      UserError: whatever the user can mend, before anything is trained where it can be known.
-      Stopped: a signal or `config.time_limit` ended it; the same call goes on.
+      UserError: a mistake that the user can correct; raised before training where possible.
+      Stopped: a signal or `config.time_limit` ended the run; the same call resumes it.
     """
     keep_programs()
     silence_checkpoint_errors()
@@ -48,11 +48,11 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
 
 
 def by_seed(config: ConfigDict, folder: epath.Path) -> list[tuple[ConfigDict, epath.Path]]:
-    """(config, workdir) of every seed, once all are found fit.
+    """(config, workdir) of every seed, after all configs are checked.
 
     Raises:
-      UserError: a config is not, or the folder has one run where several are to be, or the other
-        way.
+      UserError: a config is invalid, or the folder has the run of one seed and several are wanted,
+        or the reverse.
     """
     settings.check(config)
     seeds.check_free(folder, config.seeds > 1)
@@ -70,7 +70,7 @@ def by_seed(config: ConfigDict, folder: epath.Path) -> list[tuple[ConfigDict, ep
 def run_seed(
     config: ConfigDict, folder: epath.Path, devices: list[jax.Device], interruption: Interruption
 ) -> list[Row]:
-    """Trains with one seed, in a workdir of its own."""
+    """Trains with one seed, in its workdir; returns the rows of its results."""
     recipes, loaded = settings.check(config), load(config, devices)
     check_formats(folder)
     with Logbook(folder, config.to_dict(), devices) if chief() else NoLogbook() as book:
@@ -84,9 +84,9 @@ def run_seed(
 
 
 def train_all(jobs: Sequence[Job], session: Session) -> list[tuple[Job, Trained]]:
-    """Every stage in turn, each from what those before it left."""
+    """Trains or loads every stage in turn, with the variables that the earlier ones left."""
     starts: dict[str, Start] = {}
-    for job in jobs:  # what is given and does not fit is told before anything is trained
+    for job in jobs:  # so that a file which does not fit is reported before anything is trained
         if job.checkpoint:
             load_given(job)
         elif job.start_from and not is_begun(job, session):
@@ -109,7 +109,7 @@ def train_all(jobs: Sequence[Job], session: Session) -> list[tuple[Job, Trained]
 def results(
     done: Sequence[tuple[Job, Trained]], test: Split | Stream, session: Session
 ) -> list[Row]:
-    """A row for every network that a stage makes, and for every other stage that scores top1."""
+    """The rows of every stage that produces the network of its name, or has a score top1."""
     makers = [
         (job, trained)
         for job, trained in done
@@ -119,7 +119,7 @@ def results(
 
 
 def result_rows(job: Job, trained: Trained, test: Split | Stream, session: Session) -> list[Row]:
-    """The scores behind the last epoch, and the first of them behind the best one, by network."""
+    """A row per network: its scores after the last epoch, and the first after the best epoch."""
     states = [trained.last, trained.best] if trained.best else [trained.last]
     last, *best = [scores_by_net(job, scores) for scores in measure(job, states, test, session)]
     rows = []
@@ -138,9 +138,9 @@ def result_rows(job: Job, trained: Trained, test: Split | Stream, session: Sessi
 
 
 def scores_by_net(job: Job, scores: dict[str, float]) -> dict[str, dict[str, float]]:
-    """The scores of the network that a stage is called after, and of other networks in it, by net.
+    """The scores of a stage by net: of the net with the stage's name, and of other networks in it.
 
-    A score of another one begins with its name: those of the net "peer" are peer_top1 and so on.
+    A score of another network begins with its name: those of the net "peer" are peer_top1 etc.
     """
     found: dict[str, dict[str, float]] = {job.kind: {}}
     for name, value in scores.items():
