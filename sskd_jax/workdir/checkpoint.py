@@ -1,4 +1,4 @@
-"""The checkpoints of a stage, written by orbax with a checksum; the last two and the best stay."""
+"""A stage's checkpoints, written by orbax with a checksum; the last two and the best are kept."""
 
 import contextlib
 import json
@@ -39,11 +39,11 @@ def score_record(score: float) -> dict[str, float]:
 class Checkpoints:
     """The checkpoints in a folder, used as a context manager.
 
-    The folder exists, and this process is the only one that uses it. A damaged checkpoint is
-    renamed, so that another one takes its place.
+    The folder must exist, and this process must be the only one that uses it. A damaged checkpoint
+    is renamed, and another one is used.
 
     Raises:
-      UserError: all checkpoints that are there are damaged, or the disk takes no other.
+      UserError: all checkpoints are damaged, or a new one can't be written.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -59,7 +59,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         try:
-            # Where something failed already, that first error is the one to see.
+            # If something has failed already, that first error is the one to show.
             with contextlib.suppress(Exception) if kind else self._write_errors():
                 self.manager.close()
         finally:
@@ -67,15 +67,15 @@ class Checkpoints:
                 os.close(self.opened)
 
     def save(self, state: Any, score: float | None = None) -> None:
-        """Writes a state in the background, unless its step is the newest that is there.
+        """Writes a state in the background, unless the newest checkpoint has the same step.
 
         Args:
           state: a pytree on the host with a field `step`.
-          score: what the best checkpoint has most of; without one it can't be the best.
+          score: the best checkpoint is the one with the highest; None: it can't be the best.
 
         Raises:
-          UserError: it can't be written; or the folder was deleted or replaced, so that what is
-            there now is another run's.
+          UserError: it can't be written; or the folder was deleted or replaced, so that it may now
+            belong to another run.
         """
         self._check_folder()
         content = serialization.to_state_dict(state)
@@ -88,10 +88,10 @@ class Checkpoints:
             self.manager.save(step, args=args, metrics=metrics)
 
     def _check_folder(self) -> None:
-        """Makes sure that the folder is the one that was opened."""
+        """Checks that the folder is the one that was opened."""
         if self.opened is None:
             return
-        # While it is open, no other folder gets its number.
+        # While it is open, no other folder gets its inode number.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(self.opened), os.stat(self.folder)):
                 return
@@ -106,17 +106,17 @@ class Checkpoints:
             self.manager.wait_until_finished()
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest state that is whole, as nested dicts; None where none was saved."""
+        """The newest undamaged state, as nested dicts; None if none was saved."""
         return self._first_whole(ocp.CheckpointManager.latest_step)
 
     def best(self) -> dict[str, Any] | None:
-        """The state with the best score that is whole, as nested dicts; None where none has one."""
+        """The undamaged state with the best score, as nested dicts; None if none has a score."""
         return self._first_whole(ocp.CheckpointManager.best_step)
 
     def _first_whole(
         self, pick: Callable[[ocp.CheckpointManager], int | None]
     ) -> dict[str, Any] | None:
-        """The state at the step that `pick` chooses, once damaged ones are out of its way."""
+        """The state at the step that `pick` chooses, after damaged checkpoints are renamed."""
         self.wait()
         while (step := pick(self.manager)) is not None:
             if (state := _read_whole(self.folder / str(step))) is not None:
@@ -127,7 +127,7 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int) -> None:
-        """Renames a damaged checkpoint and says so; a `UserError` where there is no other."""
+        """Renames a damaged checkpoint and prints it; a `UserError` if there is no other one."""
         damaged = self.folder / str(step)
         if _steps(self.folder) == [step]:
             raise UserError(
@@ -157,9 +157,9 @@ class Checkpoints:
 
 
 def read_newest(folder: epath.Path) -> dict[str, Any] | None:
-    """The newest state in a folder, as nested dicts; None where there is none.
+    """The newest state in a folder, as nested dicts; None if there is none.
 
-    The folder may be another run's: nothing in it is changed.
+    Nothing in the folder is changed, as it may belong to another run.
 
     Raises:
       UserError: the newest checkpoint is damaged, or its path is one that orbax can't read.
@@ -171,7 +171,7 @@ def read_newest(folder: epath.Path) -> dict[str, Any] | None:
 
 
 def read_step(folder: epath.Path, step: int) -> dict[str, Any]:
-    """The state of a step in a folder, likewise.
+    """The state of a step in a folder, as nested dicts; nothing in the folder is changed.
 
     Raises:
       UserError: there is none any more, or it is damaged.
@@ -191,12 +191,12 @@ def _read(checkpoint: epath.Path) -> dict[str, Any]:
 
 
 def has_checkpoints(folder: epath.Path) -> bool:
-    """Whether anything of a stage was saved: else it may begin anew with another config."""
+    """Whether a stage has a checkpoint; if not, it may begin again with another config."""
     return bool(_steps(folder))
 
 
 def _without_content(checkpoint: epath.Path) -> bool:
-    """Whether a checkpoint is damaged so that orbax could not even open the folder around it."""
+    """Whether a checkpoint is so damaged that orbax could not even open the folder around it."""
     metrics = checkpoint / "metrics" / "metrics"
     try:
         if metrics.parent.is_dir():
@@ -218,8 +218,8 @@ def _steps(folder: epath.Path) -> list[int]:
 
 
 def _read_whole(checkpoint: epath.Path) -> dict[str, Any] | None:
-    """The state in a checkpoint, as nested dicts; None where it is damaged."""
-    # Any exception: damage provokes whatever it likes in orbax and tensorstore.
+    """The state in a checkpoint, as nested dicts; None if it is damaged."""
+    # Any exception, as a damaged file can cause any error in orbax and tensorstore.
     with quiet(), contextlib.suppress(Exception):
         with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
             stored = reader.restore(locate(checkpoint) / "default")
@@ -229,7 +229,7 @@ def _read_whole(checkpoint: epath.Path) -> dict[str, Any] | None:
 
 
 def _manager(folder: epath.Path) -> ocp.CheckpointManager:
-    """Orbax's manager of a folder, which deletes all but the two newest checkpoints and the best.
+    """Orbax's manager of a folder, which keeps only the two newest checkpoints and the best.
 
     A checkpoint without a score is never the best.
     """
@@ -254,7 +254,7 @@ def _manager(folder: epath.Path) -> ocp.CheckpointManager:
 
 
 def _alone() -> options.MultiprocessingOptions:
-    """Options of orbax for one process that writes alone; else it waits for all to join in."""
+    """Options of orbax for a single writing process; by default it waits for all processes."""
     own = jax.process_index()
     return options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=str(own)

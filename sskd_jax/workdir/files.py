@@ -1,4 +1,4 @@
-"""The JSON files of a workdir: written at once, and read so that damage is told in one line."""
+"""The JSON files of a workdir: written atomically; damage is reported in one line when read."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ Row = dict[str, Any]  # what is written as JSON
 METRICS = "metrics.jsonl"  # a row per epoch
 TIMES = "times.jsonl"  # a row per checkpoint
 
-# What the JSON files of a workdir hold, and what to do about one that is damaged.
+# The type of each JSON file's content in a workdir, and the advice if the file is damaged.
 CONTENTS = {
     "config.json": (
         dict,
@@ -40,7 +40,7 @@ ROW = {"stage": str, "step": int, "seconds": float | int, "environment": int, "e
 
 
 class Content(dict):
-    """An object in a JSON file, which is told from which file it is where it lacks a key."""
+    """An object in a JSON file; a missing key is reported with the name of the file."""
 
     def __init__(self, path: epath.Path, items: Row):
         super().__init__(items)
@@ -51,7 +51,7 @@ class Content(dict):
 
 
 def damage(path: epath.Path, reason: object) -> UserError:
-    """The error for a file of a workdir that can't be used as it is."""
+    """The error for a file of a workdir that is damaged."""
     _, advice = CONTENTS.get(path.name, OTHERS)
     if path.suffix == ".jsonl":
         advice = "mend or delete it, the checkpoints are kept"
@@ -59,7 +59,7 @@ def damage(path: epath.Path, reason: object) -> UserError:
 
 
 def write_json(path: epath.Path, content: Any) -> None:
-    """Replaces a JSON file at once."""
+    """Replaces a JSON file atomically."""
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -67,8 +67,8 @@ def read_json(path: epath.Path) -> Any:
     """The content of a JSON file of a workdir, which is an object or a list of objects.
 
     Raises:
-      UserError: the file can't be read, is damaged or holds something else; also later, where a
-        key is asked for that it lacks.
+      UserError: the file can't be read, is damaged or holds something else; also later, when a
+        missing key is looked up.
     """
     content = parse(path, read_text(path))
     kind, _ = CONTENTS.get(path.name, OTHERS)
@@ -80,17 +80,17 @@ def read_json(path: epath.Path) -> Any:
 
 
 def read_text(path: epath.Path) -> str:
-    """The text of a file; a `UserError` where it can't be read."""
+    """The text of a file; raises a `UserError` if it can't be read."""
     try:
         return path.read_text()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # bytes that are no text
+    except ValueError as error:  # bytes that are not valid text
         raise damage(path, error) from error
 
 
 def parse(path: epath.Path, text: str) -> Any:
-    """What JSON text of a file means; a `UserError` where it is none."""
+    """The content of a file's JSON text; raises a `UserError` if it is not JSON."""
     try:
         return json.loads(text, object_hook=functools.partial(Content, path))
     except (ValueError, RecursionError) as error:
@@ -98,10 +98,10 @@ def parse(path: epath.Path, text: str) -> Any:
 
 
 def read_rows(path: epath.Path) -> list[Row]:
-    """The rows of a .jsonl file, but for a last line that was cut short.
+    """The rows of a .jsonl file, without a last line that was cut short.
 
     Raises:
-      UserError: the file can't be read, or a line is no row.
+      UserError: the file can't be read, or a line is not a row as it was written.
     """
     *lines, _ = read_text(path).split("\n")
     rows = [parse(path, line) for line in lines]
@@ -117,14 +117,14 @@ def read_rows(path: epath.Path) -> list[Row]:
 
 
 def existing_rows(path: epath.Path) -> list[Row]:
-    """The rows of a .jsonl file; none where there is no such file yet."""
+    """The rows of a .jsonl file; none if there is no such file yet."""
     return read_rows(path) if path.exists() else []
 
 
 def check_checksums(path: epath.Path, rows: list[Row]) -> None:
-    """Makes sure that the rows of a file are as they were written, and drops their checksums.
+    """Checks the rows of a file against their checksums, which it removes from the rows.
 
-    A file of an earlier version has none.
+    A file of an earlier version has no checksums.
     """
     if any(CHECKSUM in row for row in rows):
         for number, row in enumerate(rows, 1):
@@ -138,6 +138,6 @@ def checksum(row: Row) -> int:
 
 
 def write_rows(path: epath.Path, rows: Iterable[Row]) -> None:
-    """Replaces a .jsonl file at once, with a checksum in every row."""
+    """Replaces a .jsonl file atomically, with a checksum in every row."""
     lines = (json.dumps(row | {CHECKSUM: checksum(row)}) + "\n" for row in rows)
     write_bytes(path, "".join(lines).encode())

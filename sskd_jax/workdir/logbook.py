@@ -48,18 +48,18 @@ PACKAGE = pathlib.Path(__file__).parents[1]
 LOCK = ".lock"
 TENSORBOARD = "tensorboard"  # the folder of its files
 
-UNKNOWN = {  # in place of an environment that was forgotten
+UNKNOWN = {  # replaces an environment whose record was lost
     "platform": "unknown",
     "devices": ["unknown"],
     "versions": dict.fromkeys(LIBRARIES, "unknown"),
 }
 
-# How the keys of a config begin that may change between two starts of a run.
+# Prefixes of the config keys that may change between two starts of a run.
 HARMLESS = ("seeds", "time_limit", "until", "save_seconds", "data.data_dir", "paper.", "methods")
 
 
 def environment(devices: Sequence[jax.Device]) -> Row:
-    """Versions, devices, command and git revision: what it takes to believe a figure."""
+    """Versions, devices, command and git revision, which a reported figure depends on."""
     return {
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
@@ -73,14 +73,14 @@ def environment(devices: Sequence[jax.Device]) -> Row:
 
 
 def version(library: str) -> str | None:
-    """The version of an installed library; None where it is not, or says none."""
+    """The version of a library; None if it is not installed or states no version."""
     found = importlib.metadata.distributions(name=library)
     # A folder called *.dist-info, left empty by a broken installation, has no version.
     return next((text for one in found if (text := one.metadata.get("Version"))), None)
 
 
 def processor() -> str:
-    """The name of this machine's processor, or as much of it as the system tells."""
+    """The name of this machine's processor, as far as the system gives it."""
     with contextlib.suppress(OSError):
         text = pathlib.Path("/proc/cpuinfo").read_text()
         if found := re.search(r"^model name\s*: (.*)$", text, re.MULTILINE):
@@ -89,10 +89,10 @@ def processor() -> str:
 
 
 def git_revision() -> str | None:
-    """The git revision of this package; None where it is no clone, or git is not installed.
+    """The git revision of this package; None if it is not in a clone, or git is not installed.
 
-    Behind it stands "-dirty" where files of the package are not those of the revision. Others may
-    be: the config is recorded by itself, and the records of runs lie beside the package.
+    It ends with "-dirty" if files of the package differ from the revision. Other files are
+    ignored: the config is recorded separately, and records of runs are outside the package.
     """
 
     def git(*command: str) -> str:
@@ -108,9 +108,9 @@ flatten = partial(flatten_dict, sep=".")  # {"a": {"b": 1}} -> {"a.b": 1}: keys 
 
 
 def shared_parts(config: Row, other: Row) -> Row:
-    """A comparison's config without the sections, and the settings of methods, that `other` lacks.
+    """A comparison's config without the sections and the methods' settings that `other` lacks.
 
-    Where one of the two is no comparison, it is all of the config.
+    If one of the two is not a comparison of methods, it is the whole config.
     """
     if "settings" not in config or "settings" not in other:
         return config
@@ -122,7 +122,7 @@ def shared_parts(config: Row, other: Row) -> Row:
 
 
 def united(stored: Row, config: Row) -> Row:
-    """A comparison's config with the methods, sections and settings of the stored one, too."""
+    """A comparison's config, extended by the methods, sections and settings of the stored one."""
     if "settings" not in config:
         return config
     missing = {key: value for key, value in stored.items() if key not in config}
@@ -134,9 +134,9 @@ def united(stored: Row, config: Row) -> Row:
 
 
 def differences(stored: Row, config: Row) -> list[str]:
-    """What differs between two configs of a workdir, in words, but for `HARMLESS` keys.
+    """What differs between two configs of a workdir, in words, except for `HARMLESS` keys.
 
-    Methods that only one of the two has, and the sections of their own stages, are no difference.
+    Methods that only one of the two has, and the sections of their stages, are ignored.
     """
     parts = shared_parts(stored, config), shared_parts(config, stored)
     old, new = map(flatten, parts)
@@ -153,11 +153,11 @@ class Logbook:
     """The files of one workdir, which belongs to this process until the `with` ends.
 
     Attributes:
-      environment: the place in environments.json of the environment that this process runs in.
+      environment: the index in environments.json of the environment of this process.
 
     Raises:
       UserError: the workdir can't be written, is in use, or belongs to a run with another config;
-        later on, at whatever is written, that it was deleted or belongs to another run by now.
+        later, at every write, the workdir was deleted or belongs to another run.
     """
 
     def __init__(self, workdir: epath.Path, config: Row, devices: Sequence[jax.Device]):
@@ -177,7 +177,7 @@ class Logbook:
             on_failure.pop_all()
 
     def check_owner(self) -> None:
-        """Makes sure that the workdir is still the one that this process has locked.
+        """Checks that the workdir is still the one that this process has locked.
 
         Raises:
           UserError: it was deleted meanwhile, and another run may have begun in its place.
@@ -207,9 +207,9 @@ class Logbook:
         return united(stored, config)
 
     def environment_index(self, here: Row) -> int:
-        """The place of an environment in environments.json, which lists all that the run was in.
+        """The index of an environment in environments.json, to which a new one is added.
 
-        Says so where the run goes on with other devices.
+        Prints a line if the run is resumed on another platform or another number of devices.
         """
         file, places = self.workdir / "environments.json", self.places()
         environments = read_json(file) if file.exists() else []
@@ -234,7 +234,7 @@ class Logbook:
         return environments.index(here)
 
     def places(self) -> list[int]:
-        """The places in environments.json that times.jsonl names, the newest last."""
+        """The indices into environments.json in times.jsonl, the newest last."""
         return [row["environment"] for row in self.rows(TIMES)]
 
     def rows(self, name: str = METRICS) -> list[Row]:
@@ -242,9 +242,9 @@ class Logbook:
         return existing_rows(self.workdir / name)
 
     def rewind(self, stage: str, step: int) -> None:
-        """Begins or goes on with a stage: its rows behind `step` go, and its time counts from here.
+        """Begins or resumes a stage: deletes its rows after `step`, and restarts the clock.
 
-        They are written again, as the steps behind the checkpoint are trained again.
+        The steps after the checkpoint are trained again, and their rows are written again.
         """
         for name in (METRICS, TIMES):
             remaining = [
@@ -255,7 +255,7 @@ class Logbook:
         self.clock = time.monotonic()
 
     def tell_missing(self, stage: str, step: int, epochs: int) -> None:
-        """Says so where a stage that is at a step lacks rows of the epochs that are done."""
+        """Prints a line if a stage, which has reached `step`, lacks rows of finished epochs."""
         missing = epochs - sum(row["stage"] == stage and row["step"] <= step for row in self.rows())
         if missing > 0:
             console.print(
@@ -265,7 +265,7 @@ class Logbook:
     def is_best(self, stage: str, step: int) -> bool:
         """Whether no epoch of a stage was better than the one that ended with a step.
 
-        It is where there is no row or no score to tell.
+        It is also true if there is no row or no score to compare.
         """
         rows = [row for row in self.rows() if row["stage"] == stage]
         name = first_score(rows[0]) if rows else None
@@ -273,12 +273,12 @@ class Logbook:
         return step not in scores or not any(score > scores[step] for score in scores.values())
 
     def write_rows(self, name: str, rows: list[Row]) -> None:
-        """Replaces the rows of a .jsonl file at once, if the workdir is still this process's."""
+        """Replaces the rows of a .jsonl file atomically, if the workdir is still this process's."""
         self.check_owner()
         write_rows(self.workdir / name, rows)
 
     def saved(self, stage: str, step: int) -> None:
-        """Writes the seconds from the checkpoint before, or from the start, to that of `step`."""
+        """Writes the seconds between the last checkpoint, or the start, and that of `step`."""
         began, self.clock = self.clock, time.monotonic()
         row = {
             "stage": stage,
@@ -291,7 +291,7 @@ class Logbook:
     def write(self, row: Row) -> None:
         """Writes the row of an epoch, with "stage", "step" and figures by name.
 
-        It stands behind the others of its stage, even where later stages have rows already.
+        It is inserted after the other rows of its stage, even if later stages have rows already.
         """
         rows = self.rows()
         own = [place for place, other in enumerate(rows, 1) if other["stage"] == row["stage"]]
@@ -308,7 +308,7 @@ class Logbook:
 
 
 class NoLogbook:
-    """A logbook that writes nothing, for all processes of a run but one."""
+    """A logbook that writes nothing, for all processes of a run except the chief."""
 
     def rewind(self, stage: str, step: int) -> None:
         pass
@@ -335,8 +335,8 @@ class NoLogbook:
 def lock(workdir: epath.Path) -> IO[str]:
     """An open file that keeps other processes out of a workdir until it is closed.
 
-    The system closes it where this process dies. Buckets and some file systems have no locks;
-    there nobody is kept out.
+    The system closes it when this process dies. Buckets and some file systems have no locks;
+    there, no process is kept out.
 
     Raises:
       UserError: another process holds the workdir.
@@ -353,13 +353,13 @@ def lock(workdir: epath.Path) -> IO[str]:
 
 
 def check_folder(path: epath.Path) -> None:
-    """Raises a `UserError` where there is a file in a folder's place."""
+    """Raises a `UserError` if there is a file where a folder should be."""
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file where a folder should be: rename or delete it")
 
 
 def is_open(file: IO[Any], path: epath.Path) -> bool:
-    """Whether a path still leads to the file that was opened there."""
+    """Whether a path still refers to the file that was opened there."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
@@ -367,14 +367,14 @@ def is_open(file: IO[Any], path: epath.Path) -> bool:
 
 
 def first_score(row: Row) -> str | None:
-    """The name of the first score of held-out images in an epoch's row, which epochs compare by."""
+    """The name of the first held-out score in an epoch's row, by which epochs are compared."""
     scores = (name for name in row if "/" in name and not name.startswith("train/"))
     return next(scores, None)
 
 
 def minutes(times: list[Row], stage: str) -> float:
-    """The minutes that a stage was trained, over all starts of the run.
+    """The minutes for which a stage was trained, over all starts of the run.
 
-    Compilation, evaluations and checkpoints count.
+    Compilation, evaluations and checkpoints are included.
     """
     return sum(row["seconds"] for row in times if row["stage"] == stage) / 60

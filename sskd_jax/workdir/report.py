@@ -1,4 +1,4 @@
-"""The first and the last thing that a run shows: its plan; its results as a table and a picture."""
+"""What a run shows at its start and its end: its plan; its results as a table and a picture."""
 
 import io
 import statistics
@@ -28,7 +28,7 @@ RESULT_COLUMNS = [
     "minutes",
     "paper,\nbest",
 ]
-OTHER_SCORES = ("many", "medium", "few", "ece", "task_il")  # of long tails and of streams of tasks
+OTHER_SCORES = ("many", "medium", "few", "ece", "task_il")  # for long tails and streams of tasks
 
 
 def announce(
@@ -58,7 +58,7 @@ def plan_cells(row: Row) -> list[str]:
 
 
 def percent(values: Sequence[float | None]) -> str:
-    """12.34 for .1234; of several, mean ± standard deviation; nothing where one is None."""
+    """12.34 for .1234; for several, mean ± standard deviation; "" if one of them is None."""
     if None in values:
         return ""
     mean = f"{100 * statistics.mean(values):.2f}"
@@ -68,14 +68,14 @@ def percent(values: Sequence[float | None]) -> str:
 def finish(book: Logbook, rows: list[Row]) -> None:
     """Prints the results of a run, writes results.json and draws curves.png.
 
-    Methods that the workdir has from an earlier start, and this one left out, stay in all three.
+    Methods of an earlier start in this workdir that this start left out remain in all three.
 
     Args:
       book: of the run.
-      rows: one per network that was trained: stage, network, parameters and, where there are any,
-        net (of a network that the stage is not called after), top1, top5, best_top1 in [0, 1],
-        best_epoch, start_from (whose weights it began with) and paper, the published accuracy in
-        per cent.
+      rows: one per network that was trained: stage, network, parameters and, if there are any,
+        net (for a network other than the one with the stage's name), top1, top5, best_top1 in
+        [0, 1], best_epoch, start_from (from whose weights it started) and paper, the published
+        accuracy in per cent.
     """
     book.check_owner()
     file = book.workdir / "results.json"
@@ -86,7 +86,7 @@ def finish(book: Logbook, rows: list[Row]) -> None:
 def show(workdir: epath.Path) -> None:
     """Prints the results that a workdir holds, and draws its curves.png.
 
-    Of several seeds, those that are done are taken together.
+    Of several seeds, those that are finished are combined.
 
     Raises:
       UserError: there are none yet, or a file of them is damaged.
@@ -117,13 +117,13 @@ def show(workdir: epath.Path) -> None:
 
 
 def with_earlier(file: epath.Path, rows: list[Row]) -> list[Row]:
-    """The rows of a results.json, where it exists, these in place of those of their networks."""
+    """The rows of a results.json, if it exists, in which `rows` replace those of their networks."""
     earlier = read_json(file) if file.exists() else []
     return list({(row["stage"], row.get("net")): row for row in [*earlier, *rows]}.values())
 
 
 def row_name(row: Row) -> str:
-    """The stage of a network, and its net where the stage is called after another one."""
+    """The stage of a network, followed by its net if the row has one."""
     return f"{row['stage']}, {row['net']}" if "net" in row else row["stage"]
 
 
@@ -143,7 +143,7 @@ def result_cells(rows: Sequence[Row]) -> list[str]:
         row_name(first),
         first["network"],
         last,
-        "" if several else top5,  # so that a line has 80 letters
+        "" if several else top5,  # so that a line has at most 80 characters
         best,
         "" if several else str(first.get("best_epoch", "")),
         f"{sum(row['minutes'] for row in rows):.1f}",
@@ -156,11 +156,11 @@ def is_student(kind: str) -> bool:
 
 
 def plot_curves(workdir: epath.Path, runs: Sequence[epath.Path]) -> str | None:
-    """Draws a workdir's curves.png and returns its path; None where nothing was trained.
+    """Draws a workdir's curves.png and returns its path; None if nothing was trained.
 
     There is a column per kind of stage and a line per method: the held-out score above, the
-    training loss below. Of several runs, which differ in their seed, it is the mean, in a band as
-    wide as they differ.
+    training loss below. For several runs, which differ in their seed, the line is their mean, and
+    a band shows their range.
     """
     import matplotlib
 
@@ -198,7 +198,7 @@ def plot_curves(workdir: epath.Path, runs: Sequence[epath.Path]) -> str | None:
 def plot_stage(
     above: Any, below: Any, name: str, epochs: dict[int, list[Row]], paper: float | None
 ) -> None:
-    """Draws a stage's held-out score and its training loss, each into axes of matplotlib's.
+    """Draws a stage's held-out score and its training loss, each into matplotlib axes.
 
     A dot marks the best epoch, a dashed line the published accuracy in per cent, if there is one.
     `epochs` are its rows, one per seed, by epoch.
@@ -225,13 +225,13 @@ def plot_stage(
 def plot_mean(
     axes: Any, name: str, epochs: dict[int, list[Row]], figure: str, scale: float = 1.0
 ) -> tuple[Any, list[float]]:
-    """Draws the mean of a figure over the seeds, and, of several, their range as a band.
+    """Draws the mean of a figure over the seeds, and, if there are several, their range as a band.
 
     Returns the line and its values by epoch.
     """
     values = [[scale * row[figure] for row in rows] for rows in epochs.values()]
     means = list(map(statistics.mean, values))
-    marker = "." if len(means) == 1 else None  # of which a line would not be seen
+    marker = "." if len(means) == 1 else None  # the line of a single point would be invisible
     (line,) = axes.plot(list(epochs), means, marker=marker, label=name)
     if max(map(len, values)) > 1:
         low, high = (list(map(end, values)) for end in (min, max))

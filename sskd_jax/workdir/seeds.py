@@ -1,4 +1,4 @@
-"""A workdir of several seeds: it has the workdir of every seed in it, seed-0, seed-1, ..."""
+"""A workdir of several seeds, which contains the workdir of every seed: seed-0, seed-1, ..."""
 
 from etils import epath
 
@@ -12,15 +12,15 @@ def folder_of(workdir: epath.Path, seed: int) -> epath.Path:
 
 
 def folders(workdir: epath.Path) -> list[epath.Path]:
-    """The workdirs of the seeds in a workdir, by number; none where it is that of one run."""
+    """The workdirs of the seeds in a workdir, by number; none if it is the workdir of one run."""
     numbers = [path.name.removeprefix(PREFIX) for path in workdir.glob(f"{PREFIX}*")]
     return [folder_of(workdir, seed) for seed in sorted(map(int, filter(str.isdecimal, numbers)))]
 
 
 def check_run(workdir: epath.Path) -> None:
-    """Raises a `UserError` where the workdir of one run is asked for, and a path is something else.
+    """Raises a `UserError` if a path is not the workdir of one run.
 
-    It is not there, a stage of a run, or has several seeds.
+    It may be absent, a stage of a run, or the workdir of several seeds.
     """
     if not workdir.exists():
         raise UserError(f"there is no {workdir}")
@@ -32,15 +32,15 @@ def check_run(workdir: epath.Path) -> None:
 
 
 def check_one(workdir: epath.Path) -> None:
-    """Raises a `UserError` where one run is asked for, and a workdir has several seeds."""
+    """Raises a `UserError` if a workdir has several seeds, where that of one run is needed."""
     if found := folders(workdir):
         raise UserError(f"{workdir} holds several seeds: give one of them, such as {found[0]}")
 
 
 def check_free(workdir: epath.Path, several: bool) -> None:
-    """Raises a `UserError` where a workdir has one run, and several seeds are to go there.
+    """Raises a `UserError` if a workdir has one run, and several seeds are to be trained there.
 
-    Or the other way, or where it lies in the workdir of another run.
+    Likewise for the reverse, and for a workdir inside that of another run.
     """
     for run in workdir.parents[:2]:
         if (run / "config.json").exists():

@@ -1,4 +1,4 @@
-"""Finished stages on the disk: what the checkpoints of a folder belong to, and reading them."""
+"""The folders of stages on the disk: their descriptions (stage.json), and finished stages."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from sskd_jax.workdir.checkpoint import has_checkpoints, read_newest
 from sskd_jax.workdir.files import read_json, write_json
 from sskd_jax.workdir.seeds import check_one
 
-FORMAT = 2  # of checkpoints: a state holds its nets by name
+FORMAT = 2  # the version of the checkpoints' format: a state holds its nets by name
 
 
 def kind_of(stage: str) -> str:
@@ -25,10 +25,10 @@ def stage_folders(workdir: epath.Path) -> Iterator[epath.Path]:
 
 
 def describe(folder: epath.Path, about: dict[str, Any]) -> None:
-    """Writes stage.json, which says what the checkpoints of a folder belong to, if it has none yet.
+    """Writes stage.json, the description of a folder's checkpoints, unless both exist already.
 
     Args:
-      folder: of the stage; made where it is absent.
+      folder: of the stage; it is made if it is absent.
       about: what the checkpoints depend on, such as the network, as JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def describe(folder: epath.Path, about: dict[str, Any]) -> None:
 
 
 def check_description(folder: epath.Path, about: dict[str, Any], advice: str) -> dict[str, Any]:
-    """The content of a folder's stage.json, once it is sure that `about` is a part of it.
+    """The content of a folder's stage.json, after a check that `about` is a part of it.
 
     Args:
       folder: of the stage.
@@ -59,7 +59,7 @@ def check_description(folder: epath.Path, about: dict[str, Any], advice: str) ->
 
 
 def check_format(folder: epath.Path, written: dict[str, Any]) -> None:
-    """Raises a `UserError` where `written`, a folder's stage.json, names another `FORMAT`."""
+    """Raises a `UserError` if `written`, a folder's stage.json, names another `FORMAT`."""
     if written.get("format") != FORMAT:
         raise UserError(
             f"{folder} was trained by another version of sskd_jax, whose checkpoints this one "
@@ -69,7 +69,7 @@ def check_format(folder: epath.Path, written: dict[str, Any]) -> None:
 
 
 def check_formats(workdir: epath.Path) -> None:
-    """Raises a `UserError` where a stage of a workdir has checkpoints of another `FORMAT`."""
+    """Raises a `UserError` if a stage of a workdir has checkpoints of another `FORMAT`."""
     for folder in stage_folders(workdir):
         check_format(folder, read_json(folder / "stage.json"))
 
@@ -77,7 +77,8 @@ def check_formats(workdir: epath.Path) -> None:
 def load_stage(path: epath.Path, name: str, about: dict[str, Any]) -> dict[str, Any]:
     """The last {"params", "batch_stats"} of every net of a finished stage, by net.
 
-    Of several stages of one kind, it is the one of this name, or else the first that fits.
+    If there are several stages of this kind, it takes the first that fits, beginning with the one
+    of this name.
 
     Args:
       path: the workdir, or the folder of the stage itself.
@@ -104,7 +105,7 @@ def find_stage(path: epath.Path, name: str, about: dict[str, Any]) -> epath.Path
 
 
 def candidates(path: epath.Path, name: str) -> list[epath.Path]:
-    """The folders that may be meant by a stage of a workdir, the one of this very name first.
+    """The folders in a workdir of stages of this kind, the one of exactly this name first.
 
     Args: as those of `load_stage`.
 

@@ -1,6 +1,6 @@
-"""TensorBoard files: the rows of metrics.jsonl as curves, a run per stage.
+"""TensorBoard files: the rows of metrics.jsonl as curves, with one TensorBoard run per stage.
 
-A tag is the name of a figure alone, so that the stages of several methods share a chart.
+A tag is just the name of a figure, so that the stages of several methods share a chart.
 """
 
 import time
@@ -17,7 +17,7 @@ FILE = "events.out.tfevents.sskd_jax"  # TensorBoard looks for "tfevents"
 
 
 class Writer(Protocol):
-    """What is used of `clu.metric_writers.MetricWriter`."""
+    """The methods of `clu.metric_writers.MetricWriter` that are used here."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
 
@@ -27,10 +27,10 @@ class Writer(Protocol):
 
 
 class DiskWriter:
-    """Writes an event file on a disk, through tensorboardX, which needs no TensorFlow.
+    """Writes an event file on a disk with tensorboardX, which needs no TensorFlow.
 
-    It takes tensorboardX's records alone: its SummaryWriter leaves writing to a thread, whose
-    errors nobody sees.
+    It uses only tensorboardX's records, not its SummaryWriter, which writes in a thread, so that
+    its errors would be lost.
     """
 
     def __init__(self, folder: epath.Path):
@@ -39,7 +39,7 @@ class DiskWriter:
 
         self.file = RecordWriter(str(folder / FILE))
         self._write(file_version="brain.Event:2")
-        # A TensorBoard that is open forgets what an earlier start wrote.
+        # This tells a running TensorBoard to forget what an earlier start wrote.
         self._write(session_log=SessionLog(status=SessionLog.START))
 
     def _write(self, **content: object) -> None:
@@ -61,10 +61,10 @@ class DiskWriter:
 
 
 class Charts:
-    """The TensorBoard files in a folder, of which the stage that is trained has one open.
+    """The TensorBoard files in a folder; that of the stage which is being trained is open.
 
-    They say what metrics.jsonl says: where a stage goes on, its file is written anew from the rows
-    that are left, so that no row is in it twice.
+    They have the content of metrics.jsonl: when a stage is resumed, its file is rewritten from the
+    remaining rows, so that no row is in it twice.
     """
 
     def __init__(self, folder: epath.Path):
@@ -72,7 +72,7 @@ class Charts:
         self.stage, self.writer = "", None
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Writes the last of a stage's rows, behind the others that its file does not have yet."""
+        """Writes the last of a stage's rows, after any others that its file does not have yet."""
         stage = rows[-1]["stage"]
         missing = rows[-1:]
         if stage != self.stage:
@@ -86,7 +86,7 @@ class Charts:
             self.writer.flush()
 
     def close(self) -> None:
-        """Closes the file that is open; the next row begins it anew."""
+        """Closes the open file; the next row starts a new one."""
         if self.writer:
             self.writer.close()
         self.stage, self.writer = "", None
