@@ -16,16 +16,16 @@ from sskd_jax.system.paths import take_lock
 
 Arrays = dict[str, np.ndarray]
 
-DIGEST = "sha256"  # the array that tells whether the others are as they were written
+DIGEST = "sha256"  # the name of the array with the checksum of the others
 
 
 def cached(path: pathlib.Path, key: str, make: Callable[[], Arrays]) -> Arrays:
-    """Arrays by name, out of a file if it was written under the same key, or else newly made.
+    """Arrays by name, from a file if it was written with the same key, or else newly computed.
 
     Args:
-      path: of the .npz file, which is written where it is absent, damaged or of another key. A
-        folder that can't be written to is no error: the next start makes the arrays again.
-      key: whatever the arrays depend on.
+      path: of the .npz file, which is written if it is absent, damaged or has another key. A
+        folder that can't be written is no error: the next start computes the arrays again.
+      key: describes everything on which the arrays depend.
       make: returns the arrays.
     """
     arrays = _read(path, key)
@@ -36,7 +36,7 @@ def cached(path: pathlib.Path, key: str, make: Callable[[], Arrays]) -> Arrays:
 
 
 def _read(path: pathlib.Path, key: str) -> Arrays | None:
-    """The arrays in a file; None where it is absent, damaged or written under another key."""
+    """The arrays in a file; None if it is absent, damaged or has another key."""
     if not path.is_file():
         return None
     try:
@@ -45,15 +45,15 @@ def _read(path: pathlib.Path, key: str) -> Arrays | None:
                 return None
             arrays = {name: stored[name] for name in stored.files}
         whole = str(arrays.pop(DIGEST)) == _digest(arrays)
-    except Exception:  # any: a flipped bit can have numpy and zipfile do whatever they can
+    except Exception:  # any, as a flipped bit can cause any error in NumPy and zipfile
         return None
     return arrays if whole else None
 
 
 def _write(path: pathlib.Path, arrays: Arrays) -> None:
-    """Writes the whole file or nothing; a disk that refuses it gets a warning alone."""
+    """Writes the whole file or nothing; if that fails, it only logs a warning."""
     stored: dict[str, Any] = arrays | {DIGEST: np.asarray(_digest(arrays))}
-    # Runs that start together write files of their own; the last one to finish stays.
+    # Runs that start together write separate files; that of the last one to finish remains.
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def _write(path: pathlib.Path, arrays: Arrays) -> None:
 
 
 def _delete_parts(path: pathlib.Path) -> None:
-    """Deletes what writers of a file have left that were killed: parts that nobody has locked."""
+    """Deletes the partial files of writers that were killed: those that no process has locked."""
     for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
         with contextlib.suppress(OSError), part.open("rb") as file:
             if take_lock(file):
@@ -79,10 +79,10 @@ def _delete_parts(path: pathlib.Path) -> None:
 
 
 def _digest(arrays: Arrays) -> str:
-    """A check sum of names, types, shapes and numbers.
+    """A checksum of names, types, shapes and values.
 
-    A .npz file has check sums of its own, but numpy compares none of an array that a damaged header
-    calls smaller than it is, and they say nothing about the names.
+    A .npz file has checksums itself, but they do not cover the names, and NumPy does not check that
+    of an array which a damaged header describes as smaller than it is.
     """
     found = hashlib.sha256()
     for name, array in sorted(arrays.items()):

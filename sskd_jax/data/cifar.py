@@ -1,8 +1,8 @@
-"""CIFAR-10 and CIFAR-100 in memory, from the official files or from what tfds prepared of them.
+"""CIFAR-10 and CIFAR-100 in memory, from the official files or as tfds prepared them.
 
-The images come in the order of the official files, which tfds keeps in their `id`, in whatever
-order and shards they are stored. So an index means the same image everywhere, and a seed gives the
-same batches on every machine.
+The images are in the order of the official files. tfds stores them in another order and in shards,
+but keeps the official order in their `id`. So an index means the same image everywhere, and a seed
+gives the same batches on every machine.
 """
 
 import operator
@@ -38,8 +38,8 @@ from sskd_jax.system.quiet import import_tensorflow
 from sskd_jax.types import UserError
 
 SPLITS = ("train", "test")
-WAIT_SECONDS = 2.0  # between two looks at what another process downloads
-ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"  # the host that tfds downloads from
+WAIT_SECONDS = 2.0  # between two checks whether another process has finished its download
+ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"  # on the host from which tfds downloads
 
 Arrays = dict[str, np.ndarray]
 
@@ -47,17 +47,17 @@ Arrays = dict[str, np.ndarray]
 def read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]:
     """Both splits of a CIFAR dataset, and the names of its classes.
 
-    Official files in the folder of datasets are read as they are. What tfds prepared is decoded
-    from PNG the first time, which takes half a minute, and afterwards comes from a decoded copy.
-    Where another process downloads it, such as one of the same run, this one waits.
+    Official files in the folder of datasets are read directly. A dataset that tfds prepared is
+    decoded from PNG the first time, which takes half a minute, and later read from a decoded copy.
+    While another process downloads it, such as one of the same run, this process waits.
 
     Args:
       name: cifar10 or cifar100.
       data_dir: the folder of datasets; None: that of tfds.
 
     Returns:
-      train_image and test_image, uint8[N, 32, 32, 3]; train_label and test_label, int32[N], for
-      CIFAR-100 the fine labels; and K names.
+      A dict of train_image and test_image, uint8[N, 32, 32, 3], and train_label and test_label,
+      int32[N], for CIFAR-100 the fine labels; and the names of the K classes.
 
     Raises:
       UserError: the dataset is damaged, or absent and can't be downloaded.
@@ -84,7 +84,7 @@ def read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]:
 
 
 def _read_official(name: str, source: epath.Path) -> tuple[Arrays, tuple[str, ...]]:
-    """What `read` gives, out of the official folder or archive."""
+    """The result of `read`, from the official folder or archive."""
     splits, names = official.read(name, source)
     arrays = {}
     for split in SPLITS:
@@ -94,13 +94,13 @@ def _read_official(name: str, source: epath.Path) -> tuple[Arrays, tuple[str, ..
 
 
 def _download(builder: Any) -> None:
-    """Has tfds download and prepare a dataset, unless its host is out of reach.
+    """Makes tfds download and prepare a dataset, unless its host can't be reached.
 
     Raises:
-      Busy: another process does so.
+      Busy: another process is doing so.
       UserError: it can't be downloaded.
     """
-    # tfds itself would retry for minutes where there is no network.
+    # Without a network, tfds would retry for minutes.
     reason = None if _reachable() else "no network"
     if reason is None:
         try:
@@ -119,7 +119,7 @@ def _download(builder: Any) -> None:
 
 
 def _reachable(timeout: float = 3.0) -> bool:
-    """Whether CIFAR's host, or the proxy in front of it, answers within `timeout` seconds."""
+    """Whether CIFAR's host, or the proxy to it, answers within `timeout` seconds."""
     connected = threading.Event()
 
     def connect() -> None:
@@ -172,7 +172,7 @@ def _records(builder: Any, split: str) -> Iterable[dict[str, Any]]:
 
 
 def _fingerprint(folder: epath.Path) -> str:
-    """Names, sizes and times of a dataset's files, which change when it is prepared anew."""
+    """Names, sizes and times of a dataset's files, which change when it is prepared again."""
     files = []
     for path in sorted(folder.iterdir()):
         stat = path.stat()

@@ -1,4 +1,4 @@
-"""Converts any image file to a JPEG, and trusts neither its content nor its name nor its kind."""
+"""Converts any image file to a JPEG, without trusting its content, its name or its type."""
 
 import io
 import itertools
@@ -11,18 +11,18 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-# Whatever a file is called, PIL tries these alone: others start programs, or are read by code that
-# few have tested.
+# PIL tries only these formats, whatever the file's name: others start programs, or are read by
+# code that is little tested.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-QUALITY = 95  # of the JPEGs that other images become
+QUALITY = 95  # of the JPEGs to which other images are converted
 LARGEST = 2**28  # bytes of an image file
 
-SCANS = 200  # of a JPEG; progressive ones have about ten
-# A marker that something follows: neither a byte 0xFF itself, nor a restart, nor filling.
+SCANS = 200  # the most that a JPEG may have; progressive ones have about ten
+# A marker that starts a segment: not an escaped byte 0xFF, a restart marker or a fill byte.
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-GREY = (127, 128)  # what JPEG decoders fill in where data are missing
-# Data that any entropy decoder takes for pixels, alone and behind each of the eight restarts.
+GREY = (127, 128)  # levels with which JPEG decoders fill missing data
+# Data that any entropy decoder takes for pixels: alone, and after each of the 8 restart markers.
 FILLING = bytes(range(255)) * 4
 MORE_DATA = FILLING + b"".join(bytes((0xFF, 0xD0 + i)) + FILLING for i in range(8))
 
@@ -40,7 +40,7 @@ def jpeg(path: pathlib.Path) -> bytes:
 
     Raises:
       Unreadable: a JPEG lacks pixels, or the range of another image's pixels is not known.
-      Exception: any, as readers of damaged images raise all there is.
+      Exception: any, as a damaged image can cause any error in its reader.
     """
     content = contents(path)
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads the header alone
@@ -53,7 +53,7 @@ def jpeg(path: pathlib.Path) -> bytes:
 
 
 def contents(path: pathlib.Path) -> bytes:
-    """The bytes of a file; a pipe or a device, which may never end, is `Unreadable`."""
+    """The bytes of a file; one that is too large, or a pipe or device, is `Unreadable`."""
     if path.exists() and not path.is_file():
         raise Unreadable("it is no file")
     with path.open("rb") as file:
@@ -64,11 +64,11 @@ def contents(path: pathlib.Path) -> bytes:
 
 
 def check_jpeg(image: Image.Image, content: bytes) -> None:
-    """Raises an error about a JPEG that is cut short, or whose header promises more than it holds.
+    """Raises an error if a JPEG is cut short, or has fewer pixels than its header says.
 
-    Decoders take an end mark for the end, and fill the rest of the image with grey. So an image
-    whose last pixel is grey is decoded again with more data in front of the mark: only one that
-    lacks pixels becomes another.
+    Decoders stop at an end marker and fill the rest of the image with grey. So an image whose last
+    pixel is grey is decoded again, with more data inserted before the marker: the result differs
+    only if pixels are missing.
 
     Args:
       image: opened, and not yet decoded.
@@ -88,10 +88,10 @@ def check_jpeg(image: Image.Image, content: bytes) -> None:
 
 
 def scan_ends(content: bytes) -> list[int]:
-    """Where the data of every scan of a JPEG end, in bytes.
+    """The position, in bytes, at which the data of every scan of a JPEG end.
 
     Raises:
-      Unreadable: it has no end mark, or so many scans that they would take minutes to decode.
+      Unreadable: it has no end marker, or so many scans that decoding would take minutes.
     """
     ends, at, in_scan = [], 2, False
     while marker := MARKER.search(content, at):
@@ -114,10 +114,10 @@ def an_eighth(image: Image.Image) -> np.ndarray:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """The image, which becomes one of 8 bits if it is grey with more of them.
+    """The image; a grey one with more than 8 bits is converted to 8 bits.
 
     Raises:
-      Unreadable: its pixels are numbers whose range is not known.
+      Unreadable: the range of its pixels is not known.
     """
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if image.mode in GREY_16:

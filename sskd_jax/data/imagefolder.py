@@ -1,8 +1,7 @@
-"""Image files in folders of classes, as PyTorch's users have them, and their examples for tfds.
+"""Image files in a folder per class, as is usual with PyTorch, and their examples for tfds.
 
 They are SOURCE/train/CLASS/IMAGE and SOURCE/val/CLASS/IMAGE, or SOURCE/CLASS/IMAGE alone, of which
-a share is held out. A list of files may say which of the training images there are, as that of
-ImageNet-LT does.
+a share is held out. A list of files may choose the training images, as that of ImageNet-LT does.
 """
 
 import collections
@@ -22,7 +21,7 @@ from sskd_jax.data.image_file import Unreadable, jpeg
 from sskd_jax.types import UserError
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
-HELD_OUT = ("val", "validation", "test")  # what the folder beside train may be called
+HELD_OUT = ("val", "validation", "test")  # possible names of the folder next to train
 
 Files = list[pathlib.Path]
 
@@ -32,7 +31,7 @@ class Folder(NamedTuple):
 
     Attributes:
       files: by split, "train" and "validation", sorted by class and name.
-      classes: their names; a label is a place in this list.
+      classes: their names; a label is an index into this list.
     """
 
     files: dict[str, Files]
@@ -67,13 +66,13 @@ def read(
 
     Args:
       source: with train/ and val/, or with class folders alone.
-      share: of every class, in (0, 1), that is held out where there is no val/.
-      known: the classes where the dataset's names are given; None: those of the training images.
-      train_list: of the training images; None: all that there are.
+      share: of every class, in (0, 1), that is held out if there is no train/ and val/.
+      known: the names of the dataset's classes, if given; None: those of the training images.
+      train_list: the file that lists the training images; None: all images.
 
     Raises:
-      UserError: the folder lacks a part, or has a class that is none of the known ones, or the list
-        is of another form or of other images.
+      UserError: the folder lacks a part or has an unknown class, or the list is not in the expected
+        form or names images that do not exist.
     """
     if not source.is_dir():
         raise UserError(
@@ -100,7 +99,7 @@ def read(
 
 
 def check_name(folder: pathlib.Path) -> None:
-    """Raises a `UserError` about a class whose name tfds can't keep in a file with a line each."""
+    """Raises a `UserError` if tfds can't store a class's name in a file with one name per line."""
     text = os.fsencode(folder.name).decode(errors="replace")
     if text != folder.name or [text.strip()] != text.splitlines():
         raise UserError(
@@ -110,7 +109,7 @@ def check_name(folder: pathlib.Path) -> None:
 
 
 def held_out_folder(source: pathlib.Path) -> pathlib.Path:
-    """The folder beside train/ under any of its usual names."""
+    """The folder of held-out images next to train/, under any of its usual names."""
     for name in HELD_OUT:
         if (source / name).is_dir():
             return source / name
@@ -121,9 +120,9 @@ def held_out_folder(source: pathlib.Path) -> pathlib.Path:
 
 
 def images(folder: pathlib.Path) -> Files:
-    """The image files FOLDER/CLASS/IMAGE, sorted; a `UserError` where there are none.
+    """The image files FOLDER/CLASS/IMAGE, sorted; a `UserError` if there are none.
 
-    Images that lie elsewhere, and classes without any, are named on stderr.
+    Images in other places, and classes without images, are reported on stderr.
     """
     found = sorted(filter(named_image, folder.glob("*/*")))
     if not found:
@@ -141,7 +140,7 @@ def named_image(path: pathlib.Path) -> bool:
 
 
 def passed_by(folder: pathlib.Path, found: Files) -> Iterator[str]:
-    """What of a folder is neither an image of a class, among `found`, nor a class: a line each."""
+    """Yields a line about each place with images that are not in `found`, and each empty class."""
     for pattern, where in (("*", "in no class"), ("*/*/*", "deeper than CLASS/IMAGE")):
         places = (path.parent for path in folder.glob(pattern) if named_image(path))
         for place, count in sorted(collections.Counter(places).items()):
@@ -153,11 +152,11 @@ def passed_by(folder: pathlib.Path, found: Files) -> Iterator[str]:
 
 
 def listed(file: pathlib.Path, source: pathlib.Path) -> Files:
-    """The images of a list, sorted; each line is a path below `source`, a space and a label.
+    """The images in a list, sorted; each line is a path below `source`, a space and a label.
 
     Raises:
-      UserError: a line is of another form, or its file is not there, or labels do not count classes
-        in the order of their names.
+      UserError: a line has another form, its file does not exist, or its label is not the index of
+        its class among all classes sorted by name.
     """
     try:
         lines = file.read_text().splitlines()
@@ -186,9 +185,9 @@ def listed(file: pathlib.Path, source: pathlib.Path) -> Files:
 
 
 def hold_out(files: Files, share: float) -> dict[str, Files]:
-    """Image files as "train" and "validation", which is a random share of every class.
+    """Splits image files into "train" and "validation", which is a random share of every class.
 
-    At least one image of a class is held out and one stays, or else it is a `UserError`.
+    Of every class, at least one image is held out and one kept; otherwise it is a `UserError`.
     """
     if not 0 < share < 1:
         raise UserError(f"--held_out={share}: give a number above 0 and below 1, such as 0.1")
@@ -214,10 +213,10 @@ def class_folder(path: pathlib.Path) -> pathlib.Path:
 def examples(split: str, files: Sequence[pathlib.Path]) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yields (key, example) of every image file, as tfds's builders do.
 
-    A file that is no image, or damaged, is named on stderr and left out.
+    A file that is not an image, or is damaged, is reported on stderr and left out.
 
     Raises:
-      UserError: all of them are.
+      UserError: all files are left out.
     """
     kept = 0
     for path in tqdm(files, f"writing {split}", unit=" images", disable=None):
@@ -228,7 +227,7 @@ def examples(split: str, files: Sequence[pathlib.Path]) -> Iterator[tuple[bytes,
             continue
         kept += 1
         label, name = path.parent.name, os.fsencode(path.name)
-        key = os.fsencode(f"{label}/") + name  # as bytes, since it may be no UTF-8
+        key = os.fsencode(f"{label}/") + name  # as bytes, since it may not be UTF-8
         text = name.decode(errors="backslashreplace")
         yield key, {"image": io.BytesIO(content), "label": label, "file_name": text}
     if not kept:
@@ -239,7 +238,7 @@ def examples(split: str, files: Sequence[pathlib.Path]) -> Iterator[tuple[bytes,
 
 
 def readable(path: pathlib.Path) -> bytes:
-    """What `jpeg` returns of a file; all that it may raise becomes `Unreadable`."""
+    """The result of `jpeg` for a file; any error that it raises becomes `Unreadable`."""
     try:
         return jpeg(path)
     except Unreadable:
@@ -250,6 +249,6 @@ def readable(path: pathlib.Path) -> bytes:
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    r"""A path as text of one line: a byte that is no UTF-8 and a line break become \xff and \n."""
+    r"""A path as text in one line: invalid UTF-8 and line breaks are escaped, as \xff and \n."""
     text = os.fsencode(path).decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

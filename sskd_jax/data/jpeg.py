@@ -1,9 +1,9 @@
-"""JPEG files to uint8 images of one size, as TensorFlow graphs that decode no more than the crop.
+"""JPEG files to uint8 images of one size, as TensorFlow graphs that decode only the crop.
 
-The distribution of training crops is that of PyTorch's ImageNet example, torchvision's
-RandomResizedCrop; the evaluation crop is its Resize and CenterCrop. `scale` is the least and the
-largest share of an image's area that a random crop covers, `ratio` the least and the largest width
-over height of the crop.
+Training crops are distributed as in PyTorch's ImageNet example, by torchvision's RandomResizedCrop;
+evaluation images are cropped by its Resize and CenterCrop. `scale` is the smallest and the largest
+share of an image's area that a random crop covers, `ratio` the smallest and the largest width over
+height of the crop.
 """
 
 import math
@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-SCALES = (1, 2, 4, 8)  # by which a JPEG can be shrunk while it is decoded
-TRIES = 10  # to fit a random crop into an image
+SCALES = (1, 2, 4, 8)  # factors by which a JPEG can be shrunk while it is decoded
+TRIES = 10  # attempts to fit a random crop into an image
 Range = tuple[float, float]  # least and largest
 FIELDS = {
     "image": tf.io.FixedLenFeature([], tf.string),
@@ -23,7 +23,7 @@ FIELDS = {
 
 
 def labels(records: Sequence[bytes]) -> np.ndarray:
-    """Labels i32[N] of N serialized examples."""
+    """The labels i32[N] of N serialized examples."""
     fields = tf.io.parse_example(records, {"label": FIELDS["label"]})
     return fields["label"].numpy().astype(np.int32)
 
@@ -37,19 +37,19 @@ def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 def or_black(
     decode: Callable[..., tf.Tensor], shape: Sequence[int]
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """A decoder of damaged files, too: (JPEG file, seed) -> (image, whether it is sound).
+    """A decoder that tolerates damaged files: (JPEG file, seed) -> (image, whether it is sound).
 
     Args:
-      decode: (JPEG file, seed) -> image, which fails where the file is damaged.
-      shape: [H, W, C] of the black image that stands for a damaged one.
+      decode: (JPEG file, seed) -> image, which fails if the file is damaged.
+      shape: [H, W, C] of the black image that replaces a damaged one.
     """
 
     def decode_one(content: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         def decode_sound(content: tf.Tensor) -> tuple[tf.Tensor, bool]:
             return decode(content, seed), True
 
-        # A graph has no try, but a dataset can leave out what fails. Of the decoded image and a
-        # black one the first is taken, which is the black one where decoding fails.
+        # A graph has no try, but a dataset can skip elements that fail. This one has the decoded
+        # image and a black one; its first element is the black one if decoding fails.
         decoded = tf.data.Dataset.from_tensors(content).map(decode_sound).ignore_errors()
         black = tf.data.Dataset.from_tensors((tf.zeros(shape, tf.uint8), False))
         return decoded.concatenate(black).take(1).get_single_element()
@@ -62,14 +62,14 @@ def random_box(
 ) -> tf.Tensor:
     """The box of a random crop: (top, left, height, width) f32[4], whole numbers of pixels.
 
-    It is the first of ten that fits the image. Where none does, it is the largest in the middle
-    whose shape `ratio` allows. As torchvision's RandomResizedCrop.get_params.
+    It is the first of ten random boxes that fits the image. If none does, it is the largest central
+    box that `ratio` allows, as in torchvision's RandomResizedCrop.get_params.
 
     Args:
       height: of the image, f32[]; width likewise.
       seed: i64[2].
     """
-    # Of every try: area, shape, top and left, as shares of what they may be.
+    # For every attempt: area, shape, top and left, as shares of their ranges.
     draw = tf.random.stateless_uniform([4, TRIES], seed)
     area = height * width * interpolate(*scale, draw[0])
     shape = tf.exp(interpolate(math.log(ratio[0]), math.log(ratio[1]), draw[1]))
@@ -86,7 +86,7 @@ def interpolate(low: float, high: float, share: tf.Tensor) -> tf.Tensor:
 
 
 def middle_box(height: tf.Tensor, width: tf.Tensor, ratio: Range) -> tf.Tensor:
-    """(top, left, height, width) f32[4] of the largest box in the middle that `ratio` allows."""
+    """(top, left, height, width) f32[4] of the largest central box that `ratio` allows."""
     box_width = tf.minimum(width, tf.round(height * ratio[1]))
     box_height = tf.minimum(height, tf.round(width / ratio[0]))
     top = tf.floor((height - box_height) / 2)
@@ -97,7 +97,7 @@ def middle_box(height: tf.Tensor, width: tf.Tensor, ratio: Range) -> tf.Tensor:
 def decode_random(
     content: tf.Tensor, seed: tf.Tensor, *, size: int, scale: Range, ratio: Range
 ) -> tf.Tensor:
-    """A random crop of a JPEG file, uint8[size, size, 3], decided by seed i64[2]."""
+    """A random crop of a JPEG file, uint8[size, size, 3], determined by seed i64[2]."""
     height, width = dimensions(content)
     box = random_box(height, width, seed, scale, ratio)
     image = decode(content, box, tf.minimum(box[2], box[3]) / size)
@@ -109,18 +109,19 @@ def decode_centre(
 ) -> tf.Tensor:
     """The centre of a JPEG file, uint8[size, size, 3].
 
-    Resizing weighs all pixels that a new one covers, as PIL does; of a huge image, fewer.
+    As in PIL, resizing averages all pixels that a new pixel covers, except that large images are
+    first shrunk by the decoder.
 
     Args:
       content: the file.
-      seed: of no effect; it stands here as in `decode_random`.
-      size: of the result, in pixels.
-      resize: the pixels of the shorter side before the centre is cut out.
+      seed: without effect; `decode_random` has the same arguments.
+      size: the side of the result, in pixels.
+      resize: the length of the shorter side, in pixels, before the centre is cut out.
     """
     height, width = dimensions(content)
     shorter = tf.minimum(height, width)
     whole = tf.stack([0.0, 0.0, height, width])
-    # Shrunk while it is decoded, but not below twice the size that it is resized to.
+    # The decoder shrinks it, but not below twice the size to which it is resized.
     image = decode(content, whole, shorter / resize / 2, exact=True)
     decoded_sides = tf.cast(tf.shape(image)[:2], tf.float32)
     resized_sides = tf.floor(tf.stack([height, width]) * resize / shorter)
@@ -148,14 +149,14 @@ def decode(content: tf.Tensor, box: tf.Tensor, spare: tf.Tensor, exact: bool = F
     Args:
       content: the file.
       box: (top, left, height, width) f32[4], in pixels of the whole image.
-      spare: f32[], by how much it may be shrunk; the largest of `SCALES` that is not above it is
-        taken, or 1.
-      exact: if not, colours are off by a grey level or two, in less time.
+      spare: f32[], the factor by which it may be shrunk; the largest of `SCALES` that is not above
+        it is taken, or 1.
+      exact: whether to decode exactly; if not, it is faster, and levels are off by one or two.
     """
 
     def branch(scale: int) -> Callable[[], tf.Tensor]:
         def decode_at_scale() -> tf.Tensor:
-            # (top, left, height, width) of the box in the shrunk image; it keeps one pixel.
+            # (top, left, height, width) of the box in the shrunk image, of one pixel at least.
             window = tf.maximum(tf.floor(box / scale), [0, 0, 1, 1])
             return tf.io.decode_and_crop_jpeg(
                 content,

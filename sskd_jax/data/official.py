@@ -1,4 +1,4 @@
-"""The official Python files of CIFAR, read from their folder or archive; no code in them is run.
+"""Reads CIFAR's official Python files from their folder or archive, without running code in them.
 
 Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, and
 https://www.cs.toronto.edu/~kriz/cifar.html, which describes the files.
@@ -19,7 +19,7 @@ from sskd_jax.types import UserError
 
 
 class Layout(NamedTuple):
-    """What an official archive holds.
+    """The content of an official archive.
 
     Attributes:
       archive: its name.
@@ -62,7 +62,7 @@ LAYOUTS = {
 
 
 class _Stored:
-    """Stands for numpy's array and dtype in a pickle: keeps what it is given and does nothing."""
+    """Replaces NumPy's array and dtype in a pickle: keeps its arguments and does nothing."""
 
     def __init__(self, *args: Any):
         self.args, self.state = args, None
@@ -71,7 +71,7 @@ class _Stored:
         self.state = state
 
 
-LARGEST = 2**30  # bytes that an archive may unpack to; the official ones have 190 MB
+LARGEST = 2**30  # bytes to which an archive may unpack; the official ones have 190 MB
 
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _Stored,
@@ -81,7 +81,7 @@ ALLOWED = {
 
 
 def find(name: str, parent: epath.Path) -> epath.Path | None:
-    """The official folder of a dataset in the folder `parent`, or else the archive, or None."""
+    """The official folder of a dataset in the folder `parent`, or else its archive, or None."""
     candidates = (parent / LAYOUTS[name].folder, parent / LAYOUTS[name].archive)
     return next((path for path in candidates if path.exists()), None)
 
@@ -145,7 +145,7 @@ def _files(source: epath.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
 
 
 def _members(archive: epath.Path, folder: str) -> Iterator[tuple[str, BinaryIO]]:
-    """Yields (name, open file) out of an archive in one pass; nothing is unpacked to the disk."""
+    """Yields (name, open file) from an archive in one pass; nothing is unpacked to the disk."""
     with archive.open("rb") as file, tarfile.open(fileobj=file) as members:
         for member in members:
             if member.offset_data + member.size > LARGEST:
@@ -176,7 +176,7 @@ def _pixels(stored: Any, where: str) -> np.ndarray:
         if dtype.args[0] == b"u1" and shape[0] > 0 and shape[1:] == (3072,):
             return np.frombuffer(content, np.uint8).reshape(shape, order="F" if by_column else "C")
     except (AttributeError, IndexError, OverflowError, TypeError, ValueError):
-        pass  # some part of it is missing, or of another type
+        pass  # a part of it is missing, or of another type
     raise UserError(f"{where}: its data is no array uint8[N, 3072]: not the official file")
 
 

@@ -1,4 +1,4 @@
-"""Writes a tfds dataset from files that are there: CIFAR's official ones, or a folder of images."""
+"""Writes a tfds dataset from local files: CIFAR's official files, or a folder of images."""
 
 import pathlib
 import re
@@ -56,15 +56,16 @@ def prepare_folder(
       name: of the dataset.
       source: the folder.
       data_dir: the folder of datasets; None: that of tfds.
-      share: of every class that is held out where the folder has no val/.
+      share: of every class that is held out if the folder has no train/ and val/.
       file_format: one of `FORMATS`.
-      train_list: of the training images, where they are not all of the folder's.
+      train_list: the file that lists the training images; None: all images of the folder.
 
     Returns:
-      The line that tells the user what was written, and what to type next.
+      The lines that tell the user what was written, and what to type next.
 
     Raises:
-      UserError: the name or the folder is of another form, or the dataset can't be written.
+      UserError: the name or the folder is not in the expected form, or the dataset can't be
+        written.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise UserError(f"--name={name}: give small letters, digits and _, such as flowers")
@@ -84,7 +85,7 @@ def prepare_folder(
 
 
 def folder_config(builder: Any) -> str:
-    """The config that trains on a folder's dataset, with a batch that it has images for."""
+    """The config that trains on a folder's dataset, with a batch no larger than the dataset."""
     name, images = builder.name, builder.info.splits["train"].num_examples
     dataset = [] if name == "imagenet2012" else [f"dataset={name}"]
     batch = [] if images >= BATCH else [f"batch={2 ** (images.bit_length() - 1)}"]
@@ -92,13 +93,13 @@ def folder_config(builder: Any) -> str:
 
 
 def origin(builder: Any) -> epath.Path:
-    """The file beside a folder's dataset that tells which images it was made of."""
+    """The file, next to a folder's dataset, with the digest of the images that it contains."""
     folder = epath.Path(builder.data_dir)
     return folder.parent / f".{folder.name}.origin"
 
 
 def check_origin(builder: Any, folder: imagefolder.Folder) -> None:
-    """Refuses a dataset that was made of other images, or of others in its parts."""
+    """Refuses a dataset that was made of other images, or with other images in its splits."""
     file = origin(builder)
     if file.exists() and file.read_text() != folder.digest():
         counts = " and ".join(
@@ -127,7 +128,7 @@ def known_builder(name: str, data_dir: str | None) -> Any | None:
 
 
 def new_builder(name: str, data_dir: str | None, classes: Sequence[str]) -> Any:
-    """A tfds builder of a dataset of its own: JPEG images, each with a class and a file name."""
+    """A tfds builder of a new dataset: JPEG images, each with a class and a file name."""
     import tensorflow_datasets as tfds
 
     features = {
@@ -146,12 +147,12 @@ def new_builder(name: str, data_dir: str | None, classes: Sequence[str]) -> Any:
 
 
 def write(builder: Any, splits: Mapping[str, Examples], file_format: str = FORMATS[0]) -> None:
-    """Has a tfds builder write the examples of `splits` in place of what it would download.
+    """Makes a tfds builder write the examples of `splits` instead of downloaded ones.
 
-    Name, version and features are the builder's. tfds writes to a folder aside and renames it.
+    Name, version and features are the builder's. tfds writes to a temporary folder and renames it.
 
     Raises:
-      UserError: the disk refuses it, or another process does the same.
+      UserError: it can't be written, or another process is writing it.
     """
     import tensorflow_datasets as tfds
 
@@ -161,7 +162,7 @@ def write(builder: Any, splits: Mapping[str, Examples], file_format: str = FORMA
         # Without a folder for downloads, tfds leaves an empty one behind.
         with tempfile.TemporaryDirectory() as downloads, prepared.alone(builder):
             builder.download_and_prepare(file_format=file_format, download_dir=downloads)
-    except (OSError, RuntimeError) as error:  # RuntimeError: array_record's, where the disk is full
+    except (OSError, RuntimeError) as error:  # RuntimeError: array_record's, if the disk is full
         reason = prepared.first_line(error)
         raise UserError(
             f"cannot write {builder.data_dir} ({reason}): make room, or give another --data_dir"

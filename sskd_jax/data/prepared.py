@@ -1,4 +1,4 @@
-"""Datasets as tfds prepared them, on a disk or in a bucket: found and checked, not read."""
+"""Finds and checks datasets that tfds prepared, on a disk or in a bucket, without reading them."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from etils import epath
 from sskd_jax.system.paths import is_remote, locate, take_lock
 from sskd_jax.types import UserError
 
-NOTE = ".preparing"  # where the folder aside is noted that a dataset is written to
+NOTE = ".preparing"  # a file with the name of the temporary folder to which a dataset is written
 FORGOTTEN_SECONDS = 24 * 3600
 OFFICIAL_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
@@ -24,7 +24,7 @@ class Unknown(UserError):
 
 
 class Busy(UserError):
-    """Another process writes a dataset."""
+    """Another process is writing the dataset."""
 
 
 def root(data_dir: str | None) -> epath.Path:
@@ -33,13 +33,13 @@ def root(data_dir: str | None) -> epath.Path:
 
 
 def open_builder(name: str, data_dir: str | None) -> Any:
-    """The tfds builder of a dataset, from the catalogue or as it was prepared.
+    """The tfds builder of a dataset, from the catalogue or from the prepared files.
 
     It reads no images and needs no TensorFlow.
 
     Raises:
       Unknown: there is no such dataset.
-      UserError: what was prepared can't be understood.
+      UserError: the prepared files are damaged.
     """
     import tensorflow_datasets as tfds
 
@@ -78,14 +78,14 @@ def is_prepared(builder: Any, splits: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def alone(builder: Any) -> Iterator[None]:
-    """A context in which no other process of ours writes a builder's dataset.
+    """A context in which no other process of sskd_jax writes a builder's dataset.
 
-    tfds writes to a folder aside, which stays where the process is killed. Here it is noted, and
-    the next start that writes the dataset deletes it, with those that are `is_forgotten`. A bucket
-    has no locks; there nothing is done.
+    tfds writes to a temporary folder, which remains if the process is killed. Its name is noted,
+    and the next process that writes the dataset deletes it, and all folders that are
+    `is_forgotten`. A bucket has no locks; there, nothing is done.
 
     Raises:
-      Busy: another process writes the dataset.
+      Busy: another process is writing the dataset.
     """
     parent, generators = pathlib.Path(builder.data_dir).parent, builder._split_generators
     if is_remote(builder.data_dir):
@@ -103,7 +103,7 @@ def alone(builder: Any) -> Iterator[None]:
 
         def noted_generators(*args: Any, **kwargs: Any) -> Any:
             note.truncate(0)
-            note.write(str(builder.data_dir))  # the folder aside, by now
+            note.write(str(builder.data_dir))  # at this point, the temporary folder
             note.flush()
             return generators(*args, **kwargs)
 
@@ -116,7 +116,7 @@ def alone(builder: Any) -> Iterator[None]:
 
 
 def is_forgotten(folder: pathlib.Path) -> bool:
-    """Whether nothing below a folder has changed for a day, so that nobody writes to it."""
+    """Whether nothing in a folder has changed for a day, so that no process is writing to it."""
     try:
         changed = [path.lstat().st_mtime for path in (folder, *folder.rglob("*"))]
     except OSError:  # something in it was renamed or deleted just now
@@ -125,7 +125,7 @@ def is_forgotten(folder: pathlib.Path) -> bool:
 
 
 def damaged(builder: Any, reason: str) -> UserError:
-    """The error to raise about a prepared dataset that is cut short, lacks a part or is damaged."""
+    """The error to raise for a prepared dataset that is cut short, lacks a part or is damaged."""
     return UserError(
         f"{builder.data_dir} is not whole ({reason}): delete it, then type: "
         f"{command(builder.name, home(builder))}"
@@ -133,7 +133,7 @@ def damaged(builder: Any, reason: str) -> UserError:
 
 
 def home(builder: Any) -> str:
-    """DIR for a builder whose dataset is DIR/NAME/VERSION."""
+    """The folder of datasets: DIR for a builder whose dataset is DIR/NAME/VERSION."""
     return str(builder.data_dir).rsplit(f"/{builder.name}/", 1)[0]
 
 
@@ -145,5 +145,5 @@ def command(name: str, data_dir: Any) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's text, or its type where it has none."""
+    """The first line of an exception's text, or its type if it has none."""
     return (str(error).splitlines() or [""])[0].rstrip(":") or type(error).__name__

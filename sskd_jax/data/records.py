@@ -17,16 +17,16 @@ from sskd_jax.data.prepared import damaged, first_line
 from sskd_jax.system.paths import CACHE
 from sskd_jax.types import UserError
 
-# A record in a TFRecord file: its length, 8 bytes, and a checksum of that, 4; the bytes of the
-# example; a checksum of those, 4.
+# A record in a TFRecord file: its length (8 bytes) and a checksum of it (4 bytes); the bytes of
+# the example; a checksum of those (4 bytes).
 HEADER = 12
 FOOTER = 4
-THREADS = 32  # that wait for a disk or a bucket
-OTHER_FILES = 256  # that a process has open beside those of a split
+THREADS = 32  # for waiting for a disk or a bucket
+OTHER_FILES = 256  # files that a process may have open in addition to those of a split
 
 
 class Records(Protocol):
-    """Serialized examples of a split, by their place in its files."""
+    """The serialized examples of a split, by their position in its files."""
 
     def __len__(self) -> int: ...
 
@@ -36,8 +36,8 @@ class Records(Protocol):
 class TFRecords:
     """Random access to TFRecord files, which have no index of their own.
 
-    Where each record begins is found once and cached. fsspec reads just the bytes of the records
-    that are asked for, all of a call at once, from a disk as from a bucket.
+    The start of each record is found once and cached. fsspec reads only the bytes of the requested
+    records, all records of a call at once, from a disk or from a bucket.
     """
 
     def __init__(
@@ -89,15 +89,15 @@ class TFRecords:
 
 
 def cache_file(what: str, paths: Sequence[str]) -> pathlib.Path:
-    """Where this machine caches something about files, by the CRC-32 of their paths."""
+    """The file where this machine caches facts about files, named by the CRC-32 of their paths."""
     return CACHE / f"{what}-{zlib.crc32(repr(list(paths)).encode()):08x}.npz"
 
 
 def open_records(builder: Any, split: str) -> tuple[Records, str]:
-    """The records of a prepared split, and a key that changes with its files.
+    """The records of a prepared split, and a key that changes when its files change.
 
     Raises:
-      UserError: the files can't be read, or hold fewer examples than they should.
+      UserError: the files can't be read, or do not hold as many examples as they should.
     """
     info = builder.info.splits[split]
     paths = [str(path) for path in info.filepaths]
@@ -114,15 +114,15 @@ def open_records(builder: Any, split: str) -> tuple[Records, str]:
 
 
 def open_files(paths: Sequence[str], form: str, description: str) -> tuple[Records, str]:
-    """The records of files, and a key that changes with them.
+    """The records of files, and a key that changes when these change.
 
     Args:
       paths: of the files, on a disk or in a bucket.
-      form: of all of them, "array_record" or "tfrecord".
-      description: what a progress bar says while they are indexed.
+      form: the format of all of them, "array_record" or "tfrecord".
+      description: the text of a progress bar while they are indexed.
 
     Raises:
-      UserError: records of this form can't be read one by one where the files lie.
+      UserError: records of this format can't be read one by one from where the files are.
     """
     fs = fsspec.core.url_to_fs(paths[0])[0]
     paths = [fs._strip_protocol(path) for path in paths]
@@ -141,17 +141,17 @@ def open_files(paths: Sequence[str], form: str, description: str) -> tuple[Recor
 
 
 def allow_open(count: int, example: str) -> None:
-    """Lets this process open as many files as the system lets it.
+    """Raises this process's limit of open files to the highest that the system allows.
 
     Args:
-      count: of the files that it will keep open.
+      count: the number of files that it will keep open.
       example: the path of one of them.
 
     Raises:
-      UserError: that is too few.
+      UserError: the limit is too low for these files.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS takes no more than it says elsewhere
+    with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that is set elsewhere
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     if soft != resource.RLIM_INFINITY and soft < count + OTHER_FILES:

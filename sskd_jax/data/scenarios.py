@@ -1,6 +1,6 @@
-"""Which training images a stage sees, and under which labels: few, long-tailed or partly wrong.
+"""Which training images a stage sees, and with which labels: few, long-tailed or partly wrong.
 
-All is decided by the labels and a seed, whatever the images are and however many processes run.
+Everything depends only on the labels and a seed, not on the images or the number of processes.
 """
 
 from collections.abc import Iterator
@@ -20,21 +20,21 @@ def scenario(
     noise: float = 0.0,
     imbalance: float = 1.0,
 ) -> Split | Stream:
-    """The images that a stage learns from, in the order of `split`, as it is told their classes.
+    """The images from which a stage learns, in the order of `split`, with the labels that it gets.
 
-    With one seed and imbalance, an image has the same label whatever the share, and a smaller
-    share is part of a larger one.
+    For the same seed and imbalance, an image has the same label whatever the share, and a smaller
+    share is a subset of a larger one.
 
     Args:
       split: all training images.
-      seed: of what is drawn.
-      share: of every class, in (0, 1], that is kept; one image at least.
+      seed: of all random draws.
+      share: of every class, in (0, 1], that is kept; at least one image.
       noise: the share of the labels of every class, in [0, 1), that become those of other classes.
-      imbalance: how many times more images the first class has than the last one; 1 changes
+      imbalance: how many times as many images the first class has as the last one; 1 changes
         nothing.
 
     Raises:
-      UserError: labels can't become others, as there is one class.
+      UserError: there is noise, but only one class.
     """
     if imbalance > 1:
         split = split.take(long_tail(split.label, imbalance, seed))
@@ -47,7 +47,7 @@ def scenario(
 def hold_out(
     split: Split | Stream, share: float, seed: int
 ) -> tuple[Split | Stream, Split | Stream]:
-    """(training images, validation images), the latter a random share of every class.
+    """(training images, validation images); the latter are a random share of every class.
 
     At least one image of every class is held out.
 
@@ -67,14 +67,14 @@ def hold_out(
 
 
 def shuffled_classes(label: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Yields the places of every class's images in random order, the lowest class first."""
-    random = np.random.RandomState(seed)  # its stream is the same in every version of numpy
+    """Yields the indices of every class's images in random order, the lowest class first."""
+    random = np.random.RandomState(seed)  # it gives the same numbers in every version of NumPy
     for value in np.unique(label):
         yield random.permutation(np.flatnonzero(label == value))
 
 
 def stratified(label: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """bool[N], true for a random share of every class, one image at least."""
+    """bool[N], true for a random share of every class, at least one image."""
     chosen = np.zeros(len(label), bool)
     for members in shuffled_classes(label, seed):
         chosen[members[: max(1, round(share * len(members)))]] = True
@@ -82,28 +82,28 @@ def stratified(label: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def long_tail(label: np.ndarray, imbalance: float, seed: int) -> np.ndarray:
-    """bool[N], true for fewer images of every next class, one at least.
+    """bool[N], true for fewer images of each successive class, at least one.
 
-    Of the i-th of K classes, int(N / K * imbalance ** (-i / (K - 1))) images remain: the rule of
-    Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS
-    2019, by whose code CIFAR-10-LT and CIFAR-100-LT are the images of seed 0.
+    Of the i-th of K classes (from 0), int(N / K * imbalance ** (-i / (K - 1))) images remain: the
+    rule of Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss",
+    NeurIPS 2019. In their code, CIFAR-10-LT and CIFAR-100-LT are the images of seed 0.
     """
     chosen, classes = np.zeros(len(label), bool), len(np.unique(label))
     for i, members in enumerate(shuffled_classes(label, seed)):
-        # In this order of operations a count that should be whole is not rounded down.
+        # This order of operations avoids rounding errors by which int() would lose one image.
         count = int(len(label) / classes * (1 / imbalance) ** (i / max(1, classes - 1)))
         chosen[members[: max(1, count)]] = True
     return chosen
 
 
 def noisy(label: np.ndarray, noise: float, seed: int) -> np.ndarray:
-    """i32[N], labels of which a share of every class is replaced by random other classes.
+    """i32[N], the labels, of which a share in every class is replaced by random other classes.
 
-    The wrong labels lie evenly in the order in which `stratified` takes the images of a class, so
-    that any share of them has this share of wrong labels, too.
+    The wrong labels are spread evenly over the order in which `stratified` takes the images of a
+    class, so that any share of these images has the same share of wrong labels.
 
     Raises:
-      UserError: there is one class.
+      UserError: there is only one class.
     """
     classes, place = np.unique(label, return_inverse=True)
     if len(classes) == 1:

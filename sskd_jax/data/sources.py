@@ -1,4 +1,4 @@
-"""Datasets by name, checked."""
+"""Loads datasets by name and checks them."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ class Split(NamedTuple):
         return self.image.shape[1:]
 
     def take(self, chosen: np.ndarray) -> "Split":
-        """The images where bool[N] says so."""
+        """The images for which `chosen` bool[N] is true."""
         return Split(self.image[chosen], self.label[chosen])
 
     def relabel(self, label: np.ndarray) -> "Split":
@@ -35,15 +35,15 @@ class Split(NamedTuple):
         return self._replace(label=label)
 
     def resident(self, labelled: bool = True) -> dict[str, np.ndarray]:
-        """The arrays that lie on the device while a stage is trained: all images and labels."""
+        """The arrays that are resident on the device during training: all images and labels."""
         return self._asdict()
 
     def epoch(self, order: np.ndarray, place: np.ndarray, seed: int, start: int) -> Feed:
-        """A feed of single dispatches, which gather their images from the resident ones.
+        """A feed with one dispatch per call, which gathers its images from the resident ones.
 
         Args:
           order: i32[devices, steps, n], the images of the steps.
-          place: of no effect, like seed and start: nothing is cropped on the host.
+          place: without effect, like seed and start: nothing is cropped on the host.
         """
 
         def feed(first: int, last: int) -> Iterator[tuple[np.ndarray, int, int]]:
@@ -54,7 +54,7 @@ class Split(NamedTuple):
     def in_order(
         self, index: np.ndarray, mask: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields `index` and `mask` [devices, batches, n] as they are, all batches at once."""
+        """Yields `index` and `mask` [devices, batches, n] unchanged, all batches at once."""
         yield index, mask
 
 
@@ -68,13 +68,13 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
-    """A dataset by name, checked.
+    """Loads a dataset by name; arrays in memory are checked.
 
     Args:
       name: one of `LOADERS`, or "my_code:load", a function from data_dir to a `Dataset`; with
         `streaming`, any dataset that `stream.load` reads.
       data_dir: the folder of datasets; None: that of tfds.
-      **streaming: the keywords of `stream.load`. If there are any, images are decoded while they
+      **streaming: the keywords of `stream.load`. If there are any, images are decoded when they
         are needed.
 
     Raises:
@@ -92,7 +92,7 @@ def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
 def own_dataset(
     name: str, loader: Callable[[str | None], Dataset], data_dir: str | None
 ) -> Dataset:
-    """What a function of one's own gives; a `UserError` where it fails, or gives no `Dataset`."""
+    """The result of a user's function; a `UserError` if it fails or returns no `Dataset`."""
     try:
         found = loader(data_dir)
     except (UserError, OSError):
@@ -108,7 +108,7 @@ def own_dataset(
 
 
 def check(where: str, split: Split, num_classes: int) -> None:
-    """Refuses arrays that would train without a complaint and mean nothing.
+    """Refuses arrays with which training would run without an error, but be meaningless.
 
     Raises:
       UserError: images are not square uint8[N, H, H, 3], labels are not int32[N] in
@@ -143,7 +143,7 @@ def _cifar(name: str, num_classes: int, data_dir: str | None) -> Dataset:
 def _digits(data_dir: str | None) -> Dataset:
     """scikit-learn's 1797 digits, uint8[N, 8, 8, 3] in grey; a quarter of every class is for tests.
 
-    They come with scikit-learn, from no folder.
+    They are part of scikit-learn, so `data_dir` is not used.
     """
     from sklearn import datasets, model_selection
 

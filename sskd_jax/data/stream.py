@@ -1,8 +1,8 @@
-"""Splits too large for a device's memory: read, decoded and cropped on the host while it trains.
+"""Splits too large for a device's memory: read, decoded and cropped on the host during training.
 
-An image is found by its place in the dataset, so the order is the caller's, whatever number of
-processes reads its own part of it. A crop is drawn from a seed and the image's place in the epoch.
-So a run that goes on, or goes on elsewhere, sees the same pixels.
+An image is read by its position in the dataset, so the caller decides the order, and any number of
+processes can read parts of it. A crop depends on a seed and the image's position in the epoch. So
+a run that is resumed, even on another machine, sees the same pixels.
 """
 
 import dataclasses
@@ -24,22 +24,22 @@ from sskd_jax.types import Streamed, UserError, choose
 
 READ_AT_ONCE = 64  # records
 READERS = 8
-AHEAD = 4  # batches that wait for the device
-LABELS_AT_ONCE = 256  # records that are parsed for their labels
+AHEAD = 4  # batches that are prepared in advance
+LABELS_AT_ONCE = 256  # records that are parsed together for their labels
 
-# (first, last) -> dispatches that together are the steps first to last - 1 of an epoch. A dispatch
-# is (examples, i, j): it runs the steps i to j - 1 of those that `examples` holds.
+# (first, last) -> dispatches that together make the steps first to last - 1 of an epoch. A dispatch
+# (examples, i, j) runs the steps i to j - 1 of those in `examples`.
 Feed = Callable[[int, int], Iterator[tuple[Any, int, int]]]
 
 
 class Framing(NamedTuple):
-    """How an image is cut to a square.
+    """How an image is cropped to a square.
 
     Attributes:
-      size: of the result, in pixels.
-      resize: the pixels of an evaluation image's shorter side before its centre is cut out.
-      scale: least and largest share of a training image's area that its crop covers.
-      ratio: least and largest width over height of a crop.
+      size: the side of the result, in pixels.
+      resize: the length in pixels of an evaluation image's shorter side before its centre crop.
+      scale: smallest and largest share of a training image's area that its crop covers.
+      ratio: smallest and largest width over height of a crop.
     """
 
     size: int
@@ -54,12 +54,12 @@ class Stream:
 
     Attributes:
       records: of the whole split.
-      row: i64[N], places in `records` of the images, in order.
-      num_classes: how many classes the labels tell apart.
-      framing: how images are cut.
-      where: what error messages call the split.
-      key: changes with the files.
-      given: i32[N], labels that stand for those in the files; None where these count.
+      row: i64[N], the positions of the images in `records`, in order.
+      num_classes: the number of classes.
+      framing: how images are cropped.
+      where: the name of the split in error messages.
+      key: a text that changes when the files change.
+      given: i32[N], labels that replace those in the files; None: the files' labels.
       damaged: names of the images that could not be decoded so far.
     """
 
@@ -83,7 +83,7 @@ class Stream:
 
     @functools.cached_property
     def label(self) -> np.ndarray:
-        """i32[N]; the whole split is read for it the first time, and the labels are cached."""
+        """i32[N]; the first time, the whole split is read for them, and they are cached."""
         if self.given is not None:
             return self.given
         labels = cached(cache_file("labels", [self.key]), self.key, self.read_labels)["label"]
@@ -102,7 +102,7 @@ class Stream:
         return {"label": np.concatenate(labels)}
 
     def take(self, chosen: np.ndarray) -> "Stream":
-        """The images where bool[N] says so."""
+        """The images for which `chosen` bool[N] is true."""
         given = None if self.given is None else self.given[chosen]
         return dataclasses.replace(self, row=self.row[chosen], given=given)
 
@@ -111,21 +111,22 @@ class Stream:
         return dataclasses.replace(self, given=label)
 
     def resident(self, labelled: bool = False) -> dict[str, np.ndarray]:
-        """The arrays that lie on the device while a stage is trained.
+        """The arrays that are resident on the device while a stage is trained.
 
-        They have no images, and labels only if `labelled`.
+        They contain no images, and labels only if `labelled`.
         """
         label = self.label if labelled else np.zeros(0, np.int32)
         return {"image": np.zeros((0, *self.shape), np.uint8), "label": label}
 
     def epoch(self, order: np.ndarray, place: np.ndarray, seed: int, start: int) -> Feed:
-        """A feed of dispatches of one step each, which bring their images along.
+        """A feed of dispatches of one step each, which contain their images.
 
         Args:
-          order: i32[devices, steps, n], images of this process's devices.
-          place: of the same shape, of each image in the epoch: with `seed` it decides the crop.
+          order: i32[devices, steps, n], the images for this process's devices.
+          place: of the same shape, each image's position in the epoch; it and `seed` decide the
+            crop.
           seed: of the epoch.
-          start: the step that the first dispatch is.
+          start: the step of the first dispatch.
         """
         batches = self.batches(order[:, start:], seed, place[:, start:])
 
@@ -152,11 +153,11 @@ class Stream:
     ) -> Iterator[Streamed]:
         """Yields batches of images, with image u8[devices, 1, n, H, W, C].
 
-        A damaged image is black and named once on the screen.
+        A damaged image is replaced by a black one, and its name is printed once.
 
         Args:
           index: i32[devices, batches, n], the images.
-          seed: with `place` it decides the crop.
+          seed: it and `place` decide the crop.
           place: of the same shape as `index`; None: the centre is cut out.
 
         Raises:
@@ -173,8 +174,8 @@ class Stream:
         def shares(array: np.ndarray) -> np.ndarray:
             return array.reshape(devices, 1, n, *array.shape[1:])
 
-        # Tolerating damaged images costs a tenth of the rate, so reading begins without, and at
-        # the first one it begins anew behind the batches that were yielded.
+        # Tolerating damaged images makes reading 10 % slower. So it begins without tolerance; at
+        # the first damaged image it restarts, tolerant, after the batches that were yielded.
         done, tolerant = 0, bool(self.damaged)
         while done < count:
             decoded = self.decoded(rows[done:], seeds[done:], place is None, tolerant)
@@ -198,10 +199,10 @@ class Stream:
         """Yields image u8[n, H, W, C] and label i32[n] of every batch.
 
         Args:
-          rows: i64[batches, n], places in `records`.
+          rows: i64[batches, n], positions in `records`.
           seeds: i64[batches, n, 2], of the crops.
-          centre: whether the centre is cut out instead.
-          tolerant: whether a damaged image is black, instead of an error.
+          centre: whether to cut out the centre instead of a random crop.
+          tolerant: whether a damaged image becomes black instead of raising an error.
         """
         images = pipeline(self, rows.ravel(), seeds.reshape(-1, 2), centre, tolerant)
         data = images.batch(rows.shape[1]).prefetch(AHEAD)
@@ -211,7 +212,7 @@ class Stream:
             yield image, label
 
     def report(self, names: Sequence[bytes]) -> None:
-        """Prints a line about every damaged image that is met for the first time."""
+        """Prints a line about every damaged image that was not reported before."""
         found = {name.decode(errors="replace") for name in names}
         for name in sorted(found - self.damaged):
             self.damaged.add(name)
@@ -219,13 +220,13 @@ class Stream:
                 f"damaged  {name} of {self.where} can't be decoded: a black image stands for it "
                 f"({len(self.damaged)} so far)"
             )
-            if console.quiet:  # in all processes but the chief
+            if console.quiet:  # in all processes except the chief
                 print(text, file=sys.stderr)
             else:
                 console.print(text)
 
     def check(self, label: np.ndarray) -> None:
-        """Raises a `UserError` where a label is outside of [0, num_classes)."""
+        """Raises a `UserError` if a label is outside of [0, num_classes)."""
         low, high = label.min(), label.max()
         if low < 0 or high >= self.num_classes:
             raise UserError(
@@ -246,11 +247,11 @@ def pipeline(
     """A tf.data.Dataset of (image, label, name, sound), one for each of `rows`, in that order.
 
     Args:
-      stream: where they are read.
-      rows: i64[N], places in the stream's records.
+      stream: from which they are read.
+      rows: i64[N], positions in the stream's records.
       seeds: i64[N, 2], of the crops.
-      centre: whether the centre is cut out instead.
-      tolerant: whether a damaged image is black and not `sound`, instead of an error.
+      centre: whether to cut out the centre instead of a random crop.
+      tolerant: whether a damaged image becomes black and not `sound`, instead of an error.
     """
     import tensorflow as tf
 
@@ -281,8 +282,8 @@ def decoder(framing: Framing, centre: bool, tolerant: bool) -> Callable[[Any, An
 
     Args:
       framing: of the image.
-      centre: whether the centre is cut out, or else a random crop.
-      tolerant: whether a damaged file becomes a black image that is not sound; else it fails.
+      centre: whether to cut out the centre instead of a random crop.
+      tolerant: whether a damaged file gives a black image that is not sound, instead of an error.
     """
     from sskd_jax.data import jpeg
 
@@ -306,8 +307,8 @@ def load(
     """(training images, test images, number of classes, their names) of a prepared dataset.
 
     Args:
-      name: of any dataset of tfds with one label per image, which is kept as a JPEG. Most of its
-        catalogue's do not say of what format images are, so the first one is looked at.
+      name: of any tfds dataset of JPEG images with one label each. Most datasets in the catalogue
+        do not say which format their images have, so the first image is checked.
       data_dir: the folder of datasets; None: that of tfds.
       test_split: the split to test on, such as "validation".
       **framing: the fields of `Framing`.
@@ -344,7 +345,7 @@ def load(
 
 
 def begins_with_jpeg(records: Records) -> bool:
-    """Whether the first of serialized examples has a JPEG file as its image."""
+    """Whether the image of the first serialized example is a JPEG file."""
     from sskd_jax.data import jpeg
 
     (record,) = records.__getitems__([0])
