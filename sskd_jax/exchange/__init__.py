@@ -1,1 +1,1 @@
-"""Networks in other formats: PyTorch's weights in, and students out."""
+"""Networks in other formats: imports PyTorch's weights, and exports networks."""

@@ -1,4 +1,4 @@
-"""A trained network to be used from Python: images in, probabilities out."""
+"""A trained network for use from Python: it takes images and gives probabilities."""
 
 import dataclasses
 import functools
@@ -22,18 +22,18 @@ from sskd_jax.types import Array, Outputs, Params, UserError
 from sskd_jax.views import Optics, normalise
 from sskd_jax.workdir.files import read_json
 
-AT_ONCE = 256  # images
+AT_ONCE = 256  # images per forward pass
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
-    """A trained network, with what it expects of images.
+    """A trained network, with a record of how it expects images.
 
     Attributes:
       model: the name of its architecture.
       module: the linen module.
       variables: {"params", "batch_stats"}.
-      record: what `export` writes beside a network: mean, std, image, resize, accuracy ...
+      record: as `export` writes it next to a network: mean, std, image, resize, accuracy ...
     """
 
     model: str
@@ -42,19 +42,19 @@ class Classifier:
     record: Mapping[str, Any]
 
     def predict(self, images: np.ndarray | str | os.PathLike) -> np.ndarray:
-        """Probabilities f32[N, K] of uint8 images [N, H, W, 3] (RGB), or of one in a file."""
+        """Probabilities f32[N, K] for uint8 images [N, H, W, 3] (RGB), or for an image file."""
         return np.asarray(jax.nn.softmax(self.logits(images)))
 
     def logits(self, images: np.ndarray | str | os.PathLike) -> np.ndarray:
-        """Logits f32[N, K] of uint8 images [N, H, W, 3] (RGB), or of one in a file."""
+        """Logits f32[N, K] for uint8 images [N, H, W, 3] (RGB), or for an image file."""
         return np.concatenate([outputs.logits for outputs in self.outputs(images)])
 
     def features(self, images: np.ndarray | str | os.PathLike) -> np.ndarray:
-        """The pooled features f32[N, D] in front of the classifier."""
+        """The pooled features f32[N, D] that the last layer takes."""
         return np.concatenate([outputs.embed for outputs in self.outputs(images)])
 
     def outputs(self, images: np.ndarray | str | os.PathLike) -> Iterator[Outputs]:
-        """Yields logits and embed of so many images at once as memory surely holds.
+        """Yields logits and embed of `AT_ONCE` images at a time, to limit the memory.
 
         Raises:
           UserError: the images are of another type or shape, or the file can't be read.
@@ -72,13 +72,13 @@ class Classifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the K classes; their numbers where names are not known."""
+        """The names of the K classes; their numbers if the names are not known."""
         names = self.record.get("classes") or range(self.record["num_classes"])
         return tuple(map(str, names))
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """(the side of the images, their shorter side before the centre is cut out), in pixels."""
+        """(side of the images, length of their shorter side before the centre crop), in pixels."""
         if "image" not in self.record:
             raise UserError(
                 "the size of the network's images is not known: give size=32, or --size 32"
@@ -106,14 +106,16 @@ def load(
     std: tuple[float, float, float] | None = None,
     size: int | None = None,
 ) -> Classifier:
-    """A trained network from a workdir, or from a .pth or .safetensors file.
+    """Loads a trained network from a workdir, or from a .pth or .safetensors file.
 
     Args:
-      source: the workdir or the file. What FILE.json says, as `export` writes it, is believed.
+      source: the workdir or the file. Mean, std and size in FILE.json, as `export` writes it, take
+        precedence over these arguments.
       stage: of a workdir, such as "sskd/student" or "teacher"; None: the only student.
-      network: of a file, the name of its architecture; None: the one that its weights fit.
-      mean: of a file without FILE.json, what images in [0, 1] are normalised by; std likewise.
-      size: of such a file, the pixels of an image's side; asked for where an image comes as a path.
+      network: of a file, the name of its architecture; None: that of FILE.json, or else the one
+        that its weights fit.
+      mean: for a file without FILE.json, the mean of images in [0, 1]; std likewise.
+      size: for such a file, the side of the images in pixels; needed only for image files.
 
     Raises:
       UserError: there is no such network, it is not finished or damaged, or mean and std are not
@@ -152,10 +154,10 @@ def classifier(model: str, variables: Params, record: Mapping[str, Any]) -> Clas
 def read_image(path: pathlib.Path, size: int, resize: int) -> np.ndarray:
     """uint8[size, size, 3]: the shorter side becomes `resize` pixels, then the centre is cut out.
 
-    As `data.jpeg.decode_centre` does, with which a network's accuracy is measured.
+    This is done as in `data.jpeg.decode_centre`, with which a network's accuracy is measured.
 
     Raises:
-      UserError: there is no such file, or it is no whole image.
+      UserError: there is no such file, or it is not a whole image.
     """
     try:
         with Image.open(io.BytesIO(contents(path)), formats=FORMATS) as image:

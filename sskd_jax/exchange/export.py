@@ -1,7 +1,7 @@
-"""Takes a network out of its workdir, the student or the teacher: the network alone, in one file.
+"""Exports a network, the student or the teacher, from its workdir to one file.
 
-A JSON file beside it says what the network expects and what accuracy it reached, and README.md is a
-model card, as the Hugging Face hub shows it.
+A JSON file next to it says how the network expects images and which accuracy it reached, and
+README.md is a model card in the format of the Hugging Face hub.
 """
 
 import contextlib
@@ -28,27 +28,27 @@ from sskd_jax.workdir.files import write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-Record = Mapping[str, Any]  # of a network, as `describe` gives it
+Record = Mapping[str, Any]  # the description of a network that `describe` returns
 
 
 def pth(record: Record, variables: Params) -> bytes:
-    """A PyTorch file with a bare state_dict, by the names of the reference's network."""
+    """A PyTorch file with just a state_dict, with the names of the reference's network."""
     file = io.BytesIO()
     torch_file.write_tensors(file, torch_bridge.to_state_dict(record["model"], variables))
     return file.getvalue()
 
 
 def safetensors(record: Record, variables: Params) -> bytes:
-    """A safetensors file with the arrays of PyTorch's state_dict, which most frameworks read."""
+    """A safetensors file of the arrays in PyTorch's state_dict, which most frameworks can read."""
     from safetensors.numpy import save
 
     return save(torch_bridge.to_state_dict(record["model"], variables))
 
 
 def stablehlo(record: Record, variables: Params) -> bytes:
-    """A serialized program, uint8 images [N, H, W, C] -> logits [N, K], that runs by itself.
+    """A serialized program, uint8 images [N, H, W, C] -> logits [N, K], that needs no other file.
 
-    Weights and preprocessing are inside. `jax.export.deserialize` reads it.
+    It contains the weights and the normalisation. `jax.export.deserialize` reads it.
     """
     program = export.export(jax.jit(partial(logits, record, variables)), platforms=PLATFORMS)
     with without_places():
@@ -56,9 +56,10 @@ def stablehlo(record: Record, variables: Params) -> bytes:
 
 
 def onnx(record: Record, variables: Params) -> bytes:
-    """An ONNX model, likewise: uint8 images [N, H, W, C], "image" -> "logits" [N, K].
+    """An ONNX model: uint8 images [N, H, W, C], "image", -> "logits" [N, K].
 
-    jax2onnx converts it, and onnxruntime shows that it gives the logits of the network.
+    It contains the weights and the normalisation. jax2onnx converts the network, and onnxruntime
+    checks that the model gives the network's logits.
     """
     with quiet_logs(), quiet():
         try:
@@ -73,7 +74,7 @@ def onnx(record: Record, variables: Params) -> bytes:
         names = {"input_names": ["image"], "output_names": ["logits"]}
         model = jax2onnx.to_onnx(network, [any_images(record)], model_name=record["model"], **names)
         for node in model.graph.node:
-            del node.metadata_props[:]  # places in files of this machine
+            del node.metadata_props[:]  # names and lines of files on this machine
         content = model.SerializeToString()
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         shape = (2, *record["image"])
@@ -88,14 +89,14 @@ def onnx(record: Record, variables: Params) -> bytes:
 
 
 def any_images(record: Record) -> jax.ShapeDtypeStruct:
-    """Shape and type of any number of images that a network expects."""
+    """The shape and type of a network's input, for any number of images."""
     (number,) = export.symbolic_shape("n")
     return jax.ShapeDtypeStruct((number, *record["image"]), jnp.uint8)
 
 
 @contextlib.contextmanager
 def quiet_logs() -> Iterator[None]:
-    """Silences all that is logged, such as a converter's warnings."""
+    """A context that silences all logging, such as a converter's warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -106,7 +107,7 @@ def quiet_logs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_places() -> Iterator[None]:
-    """Keeps out of programs which lines of which files on this machine they come from."""
+    """A context in which programs do not record from which files and lines they come."""
     before = jax.config.jax_traceback_in_locations_limit
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
@@ -137,21 +138,21 @@ def export_network(
     out: str | None = None,
     best: bool = False,
 ) -> str:
-    """Writes a network to a file, what to know about it to FILE.json, and README.md beside them.
+    """Writes a network to a file, its description to FILE.json, and README.md next to them.
 
     Args:
       workdir: of the run that trained it.
       kind: one of `FORMATS`.
       stage: such as "sskd/student" or "teacher"; None: the only student.
       out: the file, or a folder for it; None: the workdir.
-      best: the weights behind the best epoch in place of the last one.
+      best: whether to take the weights after the best epoch instead of the last one.
 
     Returns:
       The line that tells the user what was written.
 
     Raises:
-      UserError: there is no such stage, it is not finished, or the file can't be written, or is
-        one of the user's.
+      UserError: there is no such stage, it is not finished, the file can't be written, or it exists
+        and is not an export.
     """
     folder = locate(workdir)
     stage = find_network(folder, stage)
@@ -173,10 +174,10 @@ def export_network(
 
 
 def file_to_write(out: str | None, workdir: epath.Path, name: str) -> epath.Path:
-    """The file for --out, which may be a folder: there, or in the workdir, it has its usual name.
+    """The file for --out; in a folder, or without --out in the workdir, it has its usual name.
 
     Raises:
-      UserError: its ending is not that of the usual name, or it is no earlier export.
+      UserError: its suffix is not that of the format, or it exists and is not an earlier export.
     """
     path = locate(out) if out else workdir
     if path.is_dir() or str(out).endswith("/"):

@@ -1,4 +1,4 @@
-"""The networks that a run has left in its workdir: which there are, and what is known of them."""
+"""The trained networks in a workdir: which there are, what is known of them, and their weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,21 +11,21 @@ from sskd_jax.workdir.files import METRICS, existing_rows, read_json
 from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import check_description, kind_of, load_folder, stage_folders
 
-NETWORKS = ("student", "teacher")  # the kinds of stages that make one
+NETWORKS = ("student", "teacher")  # the kinds of stages that produce one
 
 
 def networks_in(workdir: epath.Path) -> list[str]:
-    """The names of the stages of a workdir that make a network, such as "sskd/student"."""
+    """The names of the stages in a workdir that produce a network, such as "sskd/student"."""
     names = (str(folder.relative_to(workdir)) for folder in stage_folders(workdir))
     return sorted(name for name in names if kind_of(name) in NETWORKS)
 
 
 def find_network(workdir: epath.Path, stage: str | None) -> str:
-    """The name of a stage in a workdir that makes a network, such as "sskd/student" or "teacher".
+    """The name of a stage in a workdir that produces a network: "sskd/student", "teacher", ...
 
     Args:
       workdir: of the run.
-      stage: the name that is asked for; None: that of the only student.
+      stage: the wanted name; None: that of the only student.
 
     Raises:
       UserError: there is no such stage, or there are several students to choose from.
@@ -43,9 +43,9 @@ def find_network(workdir: epath.Path, stage: str | None) -> str:
 
 
 def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, Any]:
-    """A stage's network, what it expects of images, and what accuracy it reached.
+    """A record of a stage's network: how it expects images, and which accuracy it reached.
 
-    It is that behind the last epoch, or the best one.
+    It is the network after the last epoch, or after the best one.
     """
     about = check_description(workdir / stage, {}, "give another --workdir")
     data = read_json(workdir / "config.json")["data"]
@@ -72,15 +72,15 @@ def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, A
 
 
 def accuracy(result: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
-    """top1 and top5 of a row of the results, as far as they are known."""
+    """top1 and top5 of a row of the results; None if they are not known."""
     return {name: result.get(prefix + name) for name in ("top1", "top5")}
 
 
 def best_step(workdir: epath.Path, stage: str) -> int:
-    """The step behind the best epoch of a stage.
+    """The step at the end of a stage's best epoch.
 
     Raises:
-      UserError: the results name none.
+      UserError: the results name no best epoch.
     """
     epoch = result_row(workdir, stage).get("best_epoch")
     steps = {
@@ -97,9 +97,9 @@ def best_step(workdir: epath.Path, stage: str) -> int:
 
 
 def load_network(workdir: epath.Path, stage: str, best: bool = False) -> Params:
-    """{"params", "batch_stats"} of the network that a finished stage made.
+    """{"params", "batch_stats"} of the network that a finished stage produced.
 
-    They are those behind the last epoch, or the best one.
+    They are those after the last epoch, or after the best one.
     """
     kind = kind_of(stage)
     last = load_folder(workdir / stage)[kind]
@@ -110,7 +110,7 @@ def load_network(workdir: epath.Path, stage: str, best: bool = False) -> Params:
 
 
 def result_row(workdir: epath.Path, stage: str) -> dict[str, Any]:
-    """The row of a stage in results.json; empty where the run has not got that far."""
+    """The row of a stage in results.json; empty if the run has not got that far."""
     results = workdir / "results.json"
     if not results.exists():
         return {}

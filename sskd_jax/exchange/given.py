@@ -1,4 +1,4 @@
-"""The weights that a stage is given: those of a finished one in its place, or a start."""
+"""Weights from elsewhere for a stage: those that replace its training, or those it starts from."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ Leaves = dict[tuple[str, ...], np.ndarray]  # by their path in {"params", "batch
 
 
 def load_given(job: Job) -> Params:
-    """{"params", "batch_stats"} by net, of another run's stage, or of a network from PyTorch.
+    """{"params", "batch_stats"} by net, from another run's stage, or from a PyTorch file.
 
     Raises:
-      UserError: there is none, or it does not suit this run.
+      UserError: they do not exist, or do not suit this run.
     """
     path, learned = locate(job.checkpoint), list(job.sketch.state.params)
     if path.is_dir():
@@ -45,14 +45,14 @@ def check_pixels(
     written: Mapping[str, Mapping[str, Any]],
     image: Sequence[int] | None = None,
 ) -> None:
-    """Refuses stored networks that saw images of another mean, standard deviation or size.
+    """Refuses stored networks that were trained with another mean, std or size of images.
 
     Args:
-      job: the stage of this run that uses them. A size that its config sets for a net may be
-        another than the stored one.
+      job: the stage of this run that uses them. A size that its config sets for a net may differ
+        from the stored one.
       path: where they are stored, for the error line.
       written: the stored mean, std and image [H, W, C], by net.
-      image: the stored [H, W, C] of nets that have none of their own.
+      image: the stored [H, W, C] for nets without a stored image.
     """
     for net, ours in job.beside["normalisation"].items():
         theirs, section = written.get(net, {}), section_of(job, net)
@@ -74,14 +74,14 @@ def check_pixels(
 
 
 def comes_as_weights(job: Job, net: str) -> bool:
-    """Whether a file of weights can hold this net: the stage's own network, or branches of one."""
+    """Whether a file of weights can hold this net: the stage's network, or a network's branches."""
     module = job.task.stage.nets[net].module  # not its architecture, which may be "my.code:Net"
     is_part = isinstance(module, str) and "." in module
     return is_part or net == job.kind and net in job.networks
 
 
 def load_net(job: Job, path: epath.Path, net: str) -> Params:
-    """{"params", "batch_stats"} of a network, or of its branches, from a file of PyTorch's."""
+    """{"params", "batch_stats"} of a network, or of its branches, from a PyTorch file."""
     weights, num_classes = torch_bridge.load_weights(path, job.networks[net], section_of(job, net))
     if num_classes != job.task.num_classes:
         raise UserError(
@@ -93,14 +93,14 @@ def load_net(job: Job, path: epath.Path, net: str) -> Params:
 
 
 def section_of(job: Job, net: str) -> str:
-    """The section of the config that says the architecture of a network or its branches."""
+    """The section of the config that names the architecture of a network or its branches."""
     return job.task.stage.nets[net].module.partition(".")[0]
 
 
 def check_beside(job: Job, path: epath.Path) -> None:
-    """Refuses branches that stand beside another network in their file than in this run.
+    """Refuses branches whose file has a network with other weights than this run's network.
 
-    Whose weights this run has is known once the stage is supplied.
+    The weights of this run's network are known only after the stage is supplied.
     """
     for net in job.sketch.state.params:
         network, _, part = job.task.stage.nets[net].module.partition(".")
@@ -117,9 +117,9 @@ class Source(NamedTuple):
 
     Attributes:
       path: of the file, or of the folder of the finished stage.
-      nets: {"params", "batch_stats"} by net of the stage that starts.
-      num_classes: that they tell apart.
-      steps: that they were trained for, where that is known.
+      nets: {"params", "batch_stats"} by net of the stage that starts from them.
+      num_classes: the number of classes for which they were trained.
+      steps: the number of steps for which they were trained, if that is known.
     """
 
     path: epath.Path
@@ -129,12 +129,12 @@ class Source(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What a stage starts from, found to suit it.
+    """The weights from which a stage starts, after a check that they suit it.
 
     Attributes:
-      leaves: by net; those that it lacks begin as they would without a start.
-      record: of it, for stage.json.
-      line: the same for a person.
+      leaves: by net; leaves that are missing are initialised as without a start.
+      record: a description for stage.json.
+      line: the same for the user.
     """
 
     leaves: Mapping[str, Leaves]
@@ -143,12 +143,12 @@ class Start(NamedTuple):
 
 
 def load_start(job: Job) -> Start:
-    """The start of a stage: the network of a file, or what a finished stage has of its nets.
+    """The start of a stage: the network in a file, or those of its nets that a finished stage has.
 
-    What tells another number of classes apart than this dataset has is left out.
+    Leaves whose shape depends on the number of classes are left out if that differs.
 
     Raises:
-      UserError: there is none, or it does not suit this run.
+      UserError: the weights do not exist, or do not suit this run.
     """
     path = locate(job.start_from)
     source = from_workdir(job, path) if path.is_dir() else from_file(job, path)
@@ -175,7 +175,7 @@ def learned_nets(job: Job) -> list[str]:
 
 
 def main_network(job: Job) -> str | None:
-    """The network that learns: the one that the stage is called after, or else the only one."""
+    """The network that learns: the one with the stage's name, or else the only one; or None."""
     networks = [net for net in learned_nets(job) if net in job.networks]
     whole = [net for net in networks if "." not in job.task.stage.nets[net].module]
     if job.kind in whole:
@@ -184,7 +184,7 @@ def main_network(job: Job) -> str | None:
 
 
 def from_file(job: Job, path: epath.Path) -> Source:
-    """The network in a file of PyTorch's."""
+    """The network in a PyTorch file."""
     if (net := main_network(job)) is None:
         raise UserError(f"{path} is no workdir: the stage {job.kind} starts from a run of ours")
     weights, num_classes = torch_bridge.load_weights(path, job.networks[net], section_of(job, net))
@@ -192,7 +192,7 @@ def from_file(job: Job, path: epath.Path) -> Source:
 
 
 def from_workdir(job: Job, path: epath.Path) -> Source:
-    """All nets that a finished stage has of this one's; of a stage of another kind the network."""
+    """All nets of this stage that a finished one has; only the network if its kind is another."""
     folder, *others = candidates(path, job.name)
     if others and folder not in (path, path / job.name, path / job.kind):
         raise UserError(
@@ -219,10 +219,10 @@ def from_workdir(job: Job, path: epath.Path) -> Source:
 
 
 def fitting(job: Job, net: str, own: Params, source: Source) -> Leaves:
-    """The leaves of a net that have the shapes of this run's.
+    """The leaves of a net that have the same shapes in this run.
 
     Raises:
-      UserError: one is missing, or has another shape for another reason than the classes.
+      UserError: a leaf is missing, or its shape differs for a reason other than the classes.
     """
     state, found = job.sketch.state, flatten_dict(own)
     expected = flatten_dict({"params": state.params[net], "batch_stats": state.batch_stats[net]})
@@ -240,7 +240,7 @@ def fitting(job: Job, net: str, own: Params, source: Source) -> Leaves:
 def check_classes(
     job: Job, name: str, theirs: tuple[int, ...], ours: tuple[int, ...], source: Source
 ) -> None:
-    """Refuses two shapes that differ in more than how many classes are told apart."""
+    """Refuses two shapes that differ in more than the number of classes."""
     classes = job.task.num_classes
     is_scaled = len(theirs) == len(ours) and all(
         a == b or a * classes == b * source.num_classes for a, b in zip(theirs, ours, strict=True)
@@ -253,7 +253,7 @@ def check_classes(
 
 
 def started(job: Job, start: Start | None) -> Job:
-    """A supplied job from its start, if it has one; the rest begins as it would without it."""
+    """A supplied job with the weights of its start, if it has one; the rest stays as without it."""
     if start is None:
         return job
     fresh = variables(first_state(job))

@@ -1,6 +1,6 @@
-"""The model card of an exported network: README.md, as the Hugging Face hub reads it.
+"""The model card of an exported network: a README.md in the format of the Hugging Face hub.
 
-It says what the run's own records say, and nothing else.
+It contains only what the records of the run say.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from sskd_jax.system.paths import write_bytes
 from sskd_jax.workdir.files import TIMES, existing_rows, read_json
 from sskd_jax.workdir.stages import kind_of
 
-MARK = "<!-- written by sskd_jax export -->"  # by which a card of ours is told from another README
-HUB = {  # names of datasets there
+MARK = "<!-- written by sskd_jax export -->"  # distinguishes our card from any other README.md
+HUB = {  # names of datasets on the hub
     "cifar10": "uoft-cs/cifar10",
     "cifar100": "uoft-cs/cifar100",
     "imagenet2012": "ILSVRC/imagenet-1k",
 }
-FEW = 20  # classes, whose names fit a line
+FEW = 20  # the most classes whose names are listed in one line
 
 CARD = """\
 ---
@@ -42,7 +42,7 @@ above is that of the software: whoever publishes the weights decides on theirs.
 `{file}.json` has the names of the classes and the preprocessing.
 """
 
-# How a file is read, by the end of its name.
+# How a file is read, by the suffix of its name.
 USE = {
     "pth": """import torch
 
@@ -81,9 +81,9 @@ def facts(workdir: epath.Path, stage: str) -> dict[str, Any]:
 
 
 def write(file: epath.Path, record: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """Writes README.md beside an exported file, and returns what to tell about it.
+    """Writes README.md next to an exported file, and returns a message about it for the user.
 
-    A README.md that is not ours stays as it is.
+    A README.md that `export` did not write is left as it is.
     """
     path = file.with_name("README.md")
     if path.exists() and MARK.encode() not in path.read_bytes():
@@ -93,7 +93,7 @@ def write(file: epath.Path, record: Mapping[str, Any], known: Mapping[str, Any])
 
 
 def card(file: epath.Path, record: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """The text of README.md: what the hub reads, a table of facts, and how to use the file."""
+    """The text of README.md: the hub's metadata, a table of facts, and how to use the file."""
     head = yaml.safe_dump(front_matter(record, known), sort_keys=False, allow_unicode=True)
     rows = "\n".join(f"| {name} | {text} |" for name, text in table(record, known).items() if text)
     kind = file.suffix.removeprefix(".")
@@ -109,7 +109,7 @@ def title(record: Mapping[str, Any], known: Mapping[str, Any]) -> str:
 
 
 def front_matter(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The YAML in front of a card, by the hub's names."""
+    """The metadata at the top of a card (YAML), by the hub's names."""
     dataset = HUB.get(record["data"], record["data"])
     tags = ["knowledge-distillation", known["result"].get("method")] if known["teacher"] else []
     top1, top5 = (record["accuracy"][name] for name in ("top1", "top5"))
@@ -134,7 +134,7 @@ def front_matter(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[st
 
 
 def table(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, str]:
-    """The rows of a card's table by their names; those without a text are left out."""
+    """The rows of a card's table by their names; `card` leaves out those without a text."""
     result, training = known["result"], known["training"]
     settings = {key: value for key, value in training.items() if is_setting(key, value)}
     height, width, _ = record["image"]
@@ -165,7 +165,7 @@ def table(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, str]
 
 
 def teacher(known: Mapping[str, Any]) -> str:
-    """The teacher's network, with its accuracy where the run measured it."""
+    """The teacher's network, with its accuracy if the run measured it."""
     if not known["teacher"]:
         return ""
     accuracy = shown(known["teacher_result"].get("top1"))
@@ -182,7 +182,7 @@ def place(environment: Mapping[str, Any]) -> str:
 
 
 def is_setting(key: str, value: Any) -> bool:
-    """Whether it is a number of a stage's schedule."""
+    """Whether an entry of a stage's section belongs in the row about its training."""
     return key != "model" and not isinstance(value, Mapping) and value not in ("", None)
 
 

@@ -1,7 +1,7 @@
-"""PyTorch's weights to Flax variables and back; with `torch_file` all that knows PyTorch.
+"""Converts PyTorch's weights to Flax variables and back; only this and `torch_file` know PyTorch.
 
-Modules here carry the names that they have in the reference's networks. So the path of a parameter,
-joined by dots, is its name in PyTorch but for the last part; and the axes are in another order.
+Modules here have the same names as in the reference's networks. So the path of a parameter, joined
+by dots, is its name in PyTorch except for the last part; and the axes are in another order.
 """
 
 import os
@@ -33,26 +33,26 @@ LEAVES = {
     "var": "running_var",
 }
 
-# The order of axes by their number: vectors stay; [in, out] is [out, in] in PyTorch, and back;
-# HWIO is OIHW there, and back.
+# The permutation of the axes by their number: vectors stay; [in, out] is [out, in] in PyTorch, and
+# HWIO is OIHW.
 TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 
-# The names of HSAKD's and of SSKD's files begin with these.
+# Prefixes of the names in HSAKD's and in SSKD's files.
 BACKBONE, BRANCHES, HEAD = "backbone.", "auxiliary_classifier.", "proj_head."
 
 # HSAKD's MobileNetV2 and SSKD's have the same names and shapes, but stems of different strides.
-# What stands beside a backbone tells whose it is.
+# The other prefixes in a file tell whose network it is.
 MOBILENETS = {BRANCHES: "MobileNetV2s1", HEAD: "MobileNetV2"}
 
-PART = ".branches"  # the end of a name that means the branches of an architecture
+PART = ".branches"  # the suffix of a name that means the branches of an architecture
 
 # Both names of MobileNetV2's classifier are in use.
 ALIASES = {f"classifier.0.{leaf}": f"classifier.{leaf}" for leaf in ("weight", "bias")}
 
 
 class Place(NamedTuple):
-    """Where an entry of a state_dict goes: its path in the variables; its shape in PyTorch."""
+    """The place of a state_dict's entry: its path in the variables, and its shape in PyTorch."""
 
     path: Path
     shape: tuple[int, ...]
@@ -61,13 +61,13 @@ class Place(NamedTuple):
 def load_weights(
     path: str | os.PathLike, name: str, section: str = "teacher"
 ) -> tuple[dict[str, Any], int]:
-    """({"params", "batch_stats"}, number of classes) of an architecture from a file of PyTorch's.
+    """({"params", "batch_stats"}, number of classes) of an architecture, from a PyTorch file.
 
     Args:
       path: of the file.
-      name: of the architecture, one of `MODELS`, or with ".branches" behind it: of its branches.
-      section: of the config that names the architecture, which an error tells; "" where the flag
-        --network does.
+      name: of the architecture, one of `MODELS`; followed by ".branches" for its branches.
+      section: the config section that names the architecture, for error messages; "" if the flag
+        --network names it.
 
     Raises:
       UserError: the file can't be read, or holds another network.
@@ -83,10 +83,10 @@ def load_weights(
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The state_dict in a PyTorch checkpoint of any layout, or in a file called *.safetensors.
 
-    DataParallel's prefix is gone.
+    DataParallel's prefix is removed.
 
     Raises:
-      UserError: the file can't be read, asks for code to be run, or holds no named tensors.
+      UserError: the file can't be read, would run code, or holds no named tensors.
     """
     if str(path).endswith((".stablehlo", ".onnx")):
         raise UserError(f"{path} is a program: give the .pth or .safetensors file of the network")
@@ -103,7 +103,7 @@ def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         return load(epath.Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, KeyError) as error:  # KeyError: a type that numpy has not
+    except (SafetensorError, KeyError) as error:  # KeyError: a type that NumPy does not have
         raise UserError(f"{path} is not a whole safetensors file: {error}") from error
 
 
@@ -119,7 +119,7 @@ def identified(state_dict: StateDict) -> str:
 
 
 def _fitting_model(state: StateDict, part: str = "") -> str | None:
-    """The first architecture whose own entries these are, or those of whose part ".branches"."""
+    """The first architecture that these entries fit; for `part` ".branches", its branches."""
     num_classes = _num_classes(part, state)
     return next(
         (name for name in MODELS if not _misfit(_places(name + part, num_classes), state)), None
@@ -130,7 +130,7 @@ def from_state_dict(name: str, state_dict: StateDict) -> dict[str, Any]:
     """{"params", "batch_stats"} of an architecture, nested dictionaries of float32 arrays.
 
     Args:
-      name: of the architecture, one of `MODELS`, or with ".branches" behind it: of its branches.
+      name: of the architecture, one of `MODELS`; followed by ".branches" for its branches.
       state_dict: arrays by PyTorch's names.
 
     Raises:
@@ -140,10 +140,10 @@ def from_state_dict(name: str, state_dict: StateDict) -> dict[str, Any]:
 
 
 def to_state_dict(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Contiguous arrays by PyTorch's names, with its order of axes; undoes `from_state_dict`.
+    """Contiguous arrays by PyTorch's names, in its order of axes; the inverse of `from_state_dict`.
 
     Args:
-      name: of the architecture, one of `MODELS`, or with ".branches" behind it: of its branches.
+      name: of the architecture, one of `MODELS`; followed by ".branches" for its branches.
       variables: {"params", "batch_stats"}.
 
     Raises:
@@ -201,7 +201,7 @@ def _torch_name(path: Path) -> str:
 
 
 def _variables(name: str, state: StateDict, section: str = "teacher") -> dict[str, Any]:
-    """{"params", "batch_stats"} of an architecture's own entries."""
+    """{"params", "batch_stats"} of an architecture, from entries without prefixes."""
     places = _fitting_places(name, state, section)
     return unflatten_dict({place.path: _to_flax(key, state[key]) for key, place in places.items()})
 
@@ -211,7 +211,7 @@ def _flag(section: str) -> str:
 
 
 def _own_entries(name: str, state_dict: StateDict, section: str = "teacher") -> StateDict:
-    """The entries of an architecture, or of its branches, by their own names.
+    """The entries of an architecture, or of its branches, by their names without prefixes.
 
     Raises:
       UserError: they are those of another MobileNetV2, or there are no branches.
@@ -234,7 +234,7 @@ def _own_entries(name: str, state_dict: StateDict, section: str = "teacher") -> 
 
 
 def _under(prefix: str, state: StateDict) -> dict[str, np.ndarray]:
-    """The entries whose names begin with a prefix, without it."""
+    """The entries whose names begin with a prefix, by the names without it."""
     return {
         key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)
     }
@@ -250,7 +250,7 @@ def _unwrapped(state_dict: StateDict) -> dict[str, np.ndarray]:
 
 
 def _to_flax(key: str, array: np.ndarray) -> np.ndarray:
-    """A float32 copy with the axes in Flax's order; a `UserError` if not all of it is finite."""
+    """A float32 copy with Flax's order of axes; a `UserError` if a value is not a finite float."""
     if not jnp.issubdtype(array.dtype, jnp.floating):  # numpy's does not know bfloat16
         raise UserError(f"{key!r} holds {array.dtype}, not floating point numbers")
     # A float64 that float32 can't hold becomes infinite here, without numpy's warning.
@@ -262,7 +262,7 @@ def _to_flax(key: str, array: np.ndarray) -> np.ndarray:
 
 
 def _num_classes(name: str, state: StateDict) -> int:
-    """K of the classifier's weight [K, D], which is the last matrix of every architecture.
+    """K, from the classifier's weight [K, D], which is the last matrix of every architecture.
 
     Those of branches are [4K, D].
     """
@@ -289,7 +289,7 @@ def _fitting_places(name: str, state: StateDict, section: str = "teacher") -> di
 
 
 def _misfit(places: Mapping[str, Place], state: StateDict) -> str | None:
-    """The first entry that is missing, of another shape or too many, in words; None if all fit."""
+    """The first entry that is missing, unknown or of another shape, in words; None if all fit."""
     for key, place in places.items():
         if key not in state:
             return f"{key!r} is missing"

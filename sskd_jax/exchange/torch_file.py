@@ -1,7 +1,7 @@
-"""The files that `torch.save` writes: written and read without PyTorch, and without running code.
+"""Reads and writes the files of `torch.save`, without PyTorch and without running code in them.
 
 Since PyTorch 1.6 such a file is a zip archive of a pickle and of the raw numbers of every storage.
-Before, it was a sequence of pickles with the storages behind them. In both, the pickle describes a
+Before, it was a sequence of pickles followed by the storages. In both, the pickle describes a
 tensor as a strided window of a storage, which is a flat array.
 """
 
@@ -24,8 +24,8 @@ from sskd_jax.types import UserError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # opcodes that make an empty one
-MAX_AXES = 64  # of an array of numpy
-LAYOUTS = ("state_dict", "model", "net")  # keys of the weights, where they are not at the top
+MAX_AXES = 64  # the most that a NumPy array can have
+LAYOUTS = ("state_dict", "model", "net")  # keys of the weights, if they are not at the top level
 DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -45,7 +45,7 @@ class Storage(NamedTuple):
 
     Attributes:
       key: its name in the file.
-      kind: of its numbers, one of `DTYPES`.
+      kind: the type of its numbers, a key of `DTYPES`.
       numel: how many numbers it has.
     """
 
@@ -59,13 +59,13 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A strided window of a storage as a file describes it, which `_array` checks.
+    """A strided window of a storage as a file describes it; `_array` checks it.
 
     Attributes:
-      storage: whose numbers these are.
-      offset: of the first one, in numbers.
+      storage: the storage that has the numbers.
+      offset: of the first number in the storage.
       shape: of the tensor.
-      strides: from one number to the next along each axis, in numbers.
+      strides: from one number to the next along each axis, counted in numbers.
     """
 
     storage: Storage
@@ -75,7 +75,7 @@ class Tensor(NamedTuple):
 
 
 class Inert:
-    """Stands for what a checkpoint holds beside its weights: takes anything and does nothing."""
+    """Replaces objects other than weights in a checkpoint: takes any arguments, does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         pass
@@ -97,7 +97,7 @@ def _axes(values: Any) -> tuple[int, ...]:
     """The numbers of a shape, or of strides, as a file gives them.
 
     Raises:
-      ValueError: they are more, larger, or of another kind than those of an array can be.
+      ValueError: they are too many, too large, or of a type that no array's shape can have.
     """
     if not isinstance(values, (tuple, list)) or len(values) > MAX_AXES:
         raise ValueError("a shape that no array can have")
@@ -105,14 +105,14 @@ def _axes(values: Any) -> tuple[int, ...]:
 
 
 def _whole(value: Any) -> int:
-    """The value, if it is a whole number that a file can count with."""
+    """The value, if it is a whole number that fits in 64 bits; otherwise a ValueError."""
     if type(value) is not int or value.bit_length() > 63:
         raise ValueError("a number that no array can have")
     return value
 
 
 def _rebuild_tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> Tensor:
-    """Stands for PyTorch's function, whose further arguments say nothing about the numbers."""
+    """Replaces PyTorch's function, whose further arguments do not concern the numbers."""
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
     return Tensor(storage, _whole(offset), _axes(shape), _axes(strides))
@@ -148,7 +148,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The named tensors of a checkpoint, as read-only arrays.
 
     Raises:
-      UserError: the file is missing, damaged, asks for code to be run, or holds no named tensors.
+      UserError: the file is missing, damaged, would run code, or holds no named tensors.
     """
     try:
         if safe_pickle.is_endless(path):
@@ -171,7 +171,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def _read_zip(content: bytes) -> tuple[Any, Fetch]:
     """(pickled object, a function that fetches a storage) of a file of PyTorch 1.6 or later."""
     archive = zipfile.ZipFile(io.BytesIO(content))
-    # Otherwise each of many entries could be nearly all of the file.
+    # Overlapping entries could each be nearly as large as the file, and fill the memory.
     if sum(entry.compress_size for entry in archive.infolist()) > len(content):
         raise UserError("the entries of this zip archive overlap, which PyTorch's never do")
     names = archive.namelist()
@@ -192,7 +192,7 @@ def _read_zip(content: bytes) -> tuple[Any, Fetch]:
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The bytes of an entry, which is refused if compressed, as it could fill the memory then."""
+    """The bytes of an entry; a compressed entry is refused, because it could fill the memory."""
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise UserError(f"its entry {name[:100]!r} is compressed, which PyTorch never does")
     return archive.read(name)
@@ -201,8 +201,8 @@ def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
 def _read_legacy(content: bytes) -> tuple[Any, Fetch]:
     """(pickled object, a function that fetches a storage) of a file of PyTorch before 1.6.
 
-    In it follow each other: magic number, protocol, sizes, the object and the keys of the storages,
-    all of them pickled, and the storages.
+    Its parts are the magic number, the protocol, sizes, the object and the keys of the storages,
+    all of them pickled, and then the storages.
     """
     file = io.BytesIO(content)
     if safe_pickle.load(file, {}) != LEGACY_MAGIC:
@@ -217,7 +217,7 @@ def _read_legacy(content: bytes) -> tuple[Any, Fetch]:
 
 
 def _next_storage(file: io.BytesIO, storage: Storage) -> bytes:
-    """The numbers of a storage where `file` stands: an int64 with their count is in front of them.
+    """The numbers of the storage at the position of `file`; an int64 with their count comes first.
 
     Both are little-endian on every machine.
     """
@@ -229,9 +229,9 @@ def _next_storage(file: io.BytesIO, storage: Storage) -> bytes:
 
 
 def _unpickled(file: io.BytesIO, storages: dict[str, Storage]) -> Any:
-    """The next pickled object of `file`, with a `Tensor` in place of every tensor.
+    """The next pickled object of `file`, in which every tensor is a `Tensor`.
 
-    `storages` is filled with the storages of these tensors, by key.
+    The storages of these tensors are added to `storages`, by key.
     """
 
     def persistent_load(reference: tuple) -> Storage:
@@ -250,7 +250,7 @@ def _unpickled(file: io.BytesIO, storages: dict[str, Storage]) -> Any:
 
 
 def _named_tensors(top: Any) -> dict[str, Tensor]:
-    """The tensors by name in a checkpoint of any layout in use.
+    """The tensors by name in a checkpoint of any of the usual layouts.
 
     Raises:
       UserError: there are none.
@@ -271,8 +271,8 @@ def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
     """A view of the storage's bytes `raw` as an array of the tensor's shape.
 
     Raises:
-      UserError: an element would lie outside of the storage, or the tensor has more elements than
-        it.
+      UserError: an element would be outside of the storage, or the tensor has more elements than
+        the storage.
     """
     storage, offset, shape, strides = tensor
     dtype = DTYPES[storage.kind]
@@ -295,24 +295,24 @@ def write_tensors(path: str | os.PathLike | BinaryIO, tensors: Mapping[str, np.n
     items = b""
     for i, (name, array) in enumerate(arrays.items()):
         items += _pickled(name) + _pickled_tensor(str(i), array)
-    # Protocol 2, an empty OrderedDict, a mark, the items, "set all of them behind the mark", stop.
+    # Protocol 2, an empty OrderedDict, a mark, the items, "set all items after the mark", stop.
     content = b"\x80\x02" + ORDERED_DICT + b"(" + items + b"u."
     parts = {"data.pkl": content, "byteorder": b"little", "version": b"3\n"}
     parts |= {f"data/{i}": array.tobytes() for i, array in enumerate(arrays.values())}
     with zipfile.ZipFile(path, "w") as archive:
         for name, part in parts.items():
-            # Without the time of day: the same weights give the same file.
+            # ZipInfo has a fixed time by default, so the same weights give the same file.
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), part)
 
 
 def _pickled(*values: Any) -> bytes:
     """The opcodes that put values on the unpickler's stack, one after another."""
-    # Without the opcodes around a pickle: its protocol, two bytes in front, and the stop behind.
+    # Without a pickle's first two bytes, its protocol, and its last byte, the stop.
     return b"".join(pickle.dumps(value, 2)[2:-1] for value in values)
 
 
 def _pickled_tensor(key: str, array: np.ndarray) -> bytes:
-    """The opcodes that put a tensor on the unpickler's stack; its storage is called `key`."""
+    """The opcodes that put a tensor, whose storage has the name `key`, on the unpickler's stack."""
     # A storage is a persistent id, ("storage", type, key, device, number of elements).
     storage = b"(" + _pickled("storage") + b"ctorch\nFloatStorage\n"
     storage += _pickled(key, "cpu", array.size) + b"tQ"
