@@ -1,4 +1,4 @@
-"""python -m sskd_jax COMMAND: what a user does with this package, one command each."""
+"""python -m sskd_jax COMMAND: the commands of this package."""
 
 import importlib
 import sys

@@ -1,1 +1,1 @@
-"""The machine around a run: paths, terminal, signals, several processes, libraries kept quiet."""
+"""The machine on which a run takes place: paths, terminal, signals, processes, quiet libraries."""

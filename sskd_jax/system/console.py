@@ -1,4 +1,4 @@
-"""The lines, tables and progress bars that a person sees while a run goes on."""
+"""The lines, tables and progress bars that the user sees during a run."""
 
 import collections
 import contextlib
@@ -17,22 +17,22 @@ from rich.table import Table
 from sskd_jax.types import UserError
 
 QUIET_SECONDS = 5.0  # between two lines about epochs
-LOG_SECONDS = 30.0  # between two lines within an epoch where there is no terminal to draw a bar on
-PACE_DISPATCHES = 1000  # that the pace is a mean of: they take about a quarter of an hour
+LOG_SECONDS = 30.0  # between two lines within an epoch if there is no terminal for a bar
+PACE_DISPATCHES = 1000  # over which the pace is averaged: about a quarter of an hour
 IN_PERCENT = ("top1", "top5", "accuracy", "contrastive")
 
 
 class Output(Console):
-    """Standard output, to which everything is written as it is.
+    """Standard output, to which text is written unchanged.
 
-    Where its reader has gone (`| head -1`), what is written is lost without a word.
+    If its reader has gone (`| head -1`), further output is discarded without an error.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints a line.
 
         Raises:
-          UserError: where standard output goes to takes no more.
+          UserError: standard output can't be written, such as to a full disk.
         """
         try:
             super().print(*objects, **options)
@@ -51,13 +51,13 @@ class Output(Console):
 
 
 def write_nowhere(stream: TextIO) -> None:
-    """Has all that is still to be written to a stream go nowhere, so that its end is no error."""
+    """Redirects a stream to /dev/null, so that flushing it at the exit raises no error."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def complain(text: str) -> None:
-    """Prints a line on standard error, if anybody can still read it there."""
+    """Prints a line on standard error; if that is closed, the line is discarded."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
@@ -65,17 +65,17 @@ def complain(text: str) -> None:
 
 
 def complain_of(mistake: str) -> None:
-    """Tells a user's mistake in one line on standard error."""
+    """Prints a user's mistake in one line on standard error."""
     complain(f"error: {' '.join(mistake.split())}")
 
 
 def fail(mistake: str) -> NoReturn:
-    """Tells a user's mistake in one line on standard error, and exits with code 2."""
+    """Prints a user's mistake in one line on standard error, and exits with code 2."""
     complain_of(mistake)
     sys.exit(2)
 
 
-if hasattr(sys.stdout, "reconfigure"):  # a terminal that knows only some letters shows the others
+if hasattr(sys.stdout, "reconfigure"):  # characters that the terminal's encoding lacks are shown
     sys.stdout.reconfigure(errors="backslashreplace")  # as \xfc
 console = Output(highlight=False, soft_wrap=True, markup=False, emoji=False)
 if not console.is_terminal:
@@ -83,16 +83,16 @@ if not console.is_terminal:
 
 
 def show(name: str, value: float) -> str:
-    """A figure as text: accuracies in per cent, others with three digits."""
+    """A figure as text: accuracies in per cent, others with three digits, or three decimals."""
     if name.endswith(IN_PERCENT):
         return f"{100 * value:.2f} %"
     return f"{value:.3g}" if value < 1 else f"{value:.3f}"
 
 
 def in_short(figures: dict[str, float]) -> str:
-    """The figures of an epoch that fit a line: the training loss, and accuracies held out but top5.
+    """The figures of an epoch that fit in a line: training loss, held-out accuracies except top5.
 
-    All of them are in metrics.jsonl.
+    All figures are in metrics.jsonl.
     """
     shown = [
         name
@@ -105,9 +105,9 @@ def in_short(figures: dict[str, float]) -> str:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Prints a table, its first column to the left and the others to the right.
+    """Prints a table whose first column is aligned to the left and the others to the right.
 
-    Columns without a cell are left out.
+    Columns whose cells are all empty are left out.
     """
     used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
@@ -119,7 +119,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 class StageProgress:
-    """The progress of a stage: a bar on a terminal, elsewhere a line now and then.
+    """The progress of a stage: a bar on a terminal, otherwise occasional lines.
 
     Use it as a context manager.
     """
@@ -138,8 +138,8 @@ class StageProgress:
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task(stage, completed=step, total=total, pace="compiling")
-        # (step, time) behind the newest dispatches. The first one compiled, so the pace counts from
-        # its end; old ones are dropped, so that the pace recovers where the process was suspended.
+        # (step, time) after each of the newest dispatches. The first includes compilation, so the
+        # pace counts from its end; old ones are dropped, so that it recovers after a suspension.
         self.dispatches = collections.deque[tuple[int, float]](maxlen=PACE_DISPATCHES)
         self.printed = time.monotonic()
 
@@ -156,7 +156,7 @@ class StageProgress:
         self.bar.stop()
 
     def pace(self) -> str:
-        """Images per second and time left, both with evaluations and checkpoints counted in."""
+        """Images per second and time left, both including evaluations and checkpoints."""
         first_step, first_time = self.dispatches[0]
         steps = self.step - first_step
         if not steps:
@@ -177,15 +177,15 @@ class StageProgress:
         self.bar.update(self.task, pace="evaluating")
 
     def epoch(self, epoch: int, epochs: int, figures: dict[str, float]) -> None:
-        """Prints a line about an epoch that is done.
+        """Prints a line about a finished epoch.
 
-        Where epochs take less than `QUIET_SECONDS`, only the first, the last and some between them
-        get one.
+        If epochs take less than `QUIET_SECONDS`, only the first, the last and some in between are
+        printed.
         """
         if epoch == epochs or epoch == 1 or time.monotonic() - self.printed > QUIET_SECONDS:
             self.print(f"epoch {epoch}/{epochs}  {in_short(figures)}")
 
     def print(self, text: str) -> None:
-        """Prints a line with the stage before the text and the pace behind it."""
+        """Prints a line of the stage, the text and the pace."""
         self.printed = time.monotonic()
         console.print(f"{self.stage}  {text}  {self.pace()}")

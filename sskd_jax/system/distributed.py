@@ -21,16 +21,16 @@ LOST = (
     "stopped: another process of this run has ended or is out of reach: start all of them again "
     "with the same command, which goes on from the last checkpoint"
 )
-# How JAX begins what it says of a program or a device of this process, not of a lost connection.
+# How JAX's errors begin if they concern this process's program or device, not a lost connection.
 OWN_FAULTS = ("INVALID_ARGUMENT", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "NOT_FOUND")
-MISSED_SECONDS = 30  # without a sign of life from a process, until it counts as dead
+MISSED_SECONDS = 30  # without a heartbeat, until a process counts as dead
 
 
 def arguments(environment: Mapping[str, str]) -> dict[str, str | int | None]:
-    """Arguments of `jax.distributed.initialize`; what is None it finds out on a pod or a cluster.
+    """The arguments of `jax.distributed.initialize`, which finds those that are None on a cluster.
 
     Raises:
-      UserError: a variable that should be a whole number is none.
+      UserError: a variable that should be a whole number is not one.
     """
     numbers = {}
     for key in ("num_processes", "process_id"):
@@ -43,12 +43,12 @@ def arguments(environment: Mapping[str, str]) -> dict[str, str | int | None]:
 
 @contextlib.contextmanager
 def membership() -> Iterator[None]:
-    """Joins the processes of the run: within, `jax.devices()` are the devices of all of them.
+    """Joins the processes of the run: in this context, `jax.devices()` has those of all processes.
 
-    An error ends this process at once, and through it the others, which would wait for it until a
-    time-out. `Stopped`, which all of them raise together, leaves time to finish what is written.
+    An error ends this process immediately, which ends the others, too; otherwise they would wait
+    for it until a time-out. `Stopped`, which all raise together, leaves time to finish writing.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what is fatal is still told
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # fatal errors are still logged
     import jax
 
     try:
@@ -66,14 +66,14 @@ def membership() -> Iterator[None]:
 
 
 def may_be_lost(error: Exception) -> bool:
-    """Whether an error of JAX's may come from another process that has ended."""
+    """Whether an error from JAX may be caused by the end of another process."""
     import jax
 
     return jax.process_count() > 1 and not str(error).startswith(OWN_FAULTS)
 
 
 def join() -> None:
-    """Connects to the other processes; a `UserError` where they can't be found."""
+    """Connects to the other processes; raises a `UserError` if they can't be found."""
     import jax
 
     try:
@@ -82,8 +82,8 @@ def join() -> None:
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"--distributed found no other processes ({error}): {HOW}") from error
-    # Once the coordinator is gone JAX aborts in a thread of its own, too fast for a signal handler
-    # of Python's, which waits for the main thread.
+    # When the coordinator is gone, JAX aborts in another thread, too fast for a Python signal
+    # handler, which only runs in the main thread.
     ctypes.CDLL(None).signal(signal.SIGABRT, on_abort)
 
 
@@ -93,6 +93,6 @@ def on_abort(_: int) -> None:
 
 
 def end(message: str, code: int) -> NoReturn:
-    """Prints a line and ends the process at once, without any clean-up that could wait."""
+    """Prints a line and ends the process immediately, without clean-up, which could block."""
     print(" ".join(message.split()), file=sys.stderr, flush=True)
     os._exit(code)

@@ -8,21 +8,21 @@ from typing import NoReturn
 
 STDERR = 2  # its file descriptor
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-GO_ON = 75  # exit code, EX_TEMPFAIL: nothing is wrong, the same command goes on
+GO_ON = 75  # exit code, EX_TEMPFAIL: nothing is wrong, and the same command resumes
 GOES_ON = "the same command goes on from where it is"
-ANEW = "the same command begins anew"  # for commands that are done in a minute
+ANEW = "the same command begins anew"  # for commands that take only a minute
 
 
 def catch_signals(advice: str = GOES_ON) -> None:
-    """Has a signal end this process with code 75: nothing runs yet that could be saved.
+    """Makes a signal end this process with code 75, as there is nothing to save yet.
 
     Args:
-      advice: what the line says that the process ends with.
+      advice: the end of the line that the process prints then.
     """
 
     stderr = STDERR
-    with contextlib.suppress(OSError):  # where it is closed
-        stderr = os.dup(STDERR)  # a module may have it lead nowhere while it is imported
+    with contextlib.suppress(OSError):  # if it is closed
+        stderr = os.dup(STDERR)  # because modules may redirect it while they are imported
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         """Handles a signal; nothing is cleaned up, as a module may be half imported."""

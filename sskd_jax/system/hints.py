@@ -1,4 +1,4 @@
-"""Suggests what to type in place of an unknown flag or key of the config."""
+"""Suggests what to type instead of an unknown flag or config key."""
 
 import contextlib
 import difflib
@@ -13,7 +13,7 @@ from absl import flags
 from sskd_jax.system.installed import read_config
 from sskd_jax.types import UserError
 
-ELSEWHERE = {  # what other programs call these keys
+ELSEWHERE = {  # other programs' names of these keys
     "arch": "model",
     "batch": "batch_size",
     "bs": "batch_size",
@@ -22,18 +22,18 @@ ELSEWHERE = {  # what other programs call these keys
     "network": "model",
     "wd": "weight_decay",
 }
-# Sections whose keys are the likeliest to be meant, in order.
+# The sections whose keys are most likely meant, in order.
 FIRST = ("student", "teacher", "head")
-SHOWN = 3  # further sections that have the key
+SHOWN = 3  # how many further sections with the key are shown
 LISTS = "python -m sskd_jax list keys has those of all runs, list methods a method's"
 # What to give for a key, by the type of the value that it has.
 KINDS = {bool: "True or False", int: "a whole number, such as {}", float: "a number, such as {}"}
 
 
 def config_of(argv: Sequence[str]) -> Mapping[str, Any]:
-    """The config that --config=PATH or --config=PATH:ARGUMENTS names; empty where it can't be had.
+    """The config that --config=PATH or --config=PATH:ARGUMENTS names; empty if it can't be loaded.
 
-    ml_collections hands out none where a flag does not suit it.
+    ml_collections gives no config if one of the flags does not suit it.
     """
     for argument in argv:
         flag, _, value = argument.partition("=")
@@ -53,7 +53,7 @@ def keys_below(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def likely_keys(config: Mapping[str, Any], name: str) -> list[str]:
-    """The keys that somebody means who types `name`, the likeliest first."""
+    """The keys that a user who types `name` probably means, the likeliest first."""
     *sections, last = name.replace("-", "_").split(".")
     if not sections and last in config and "model" in getattr(config[last], "keys", tuple)():
         return [f"{last}.model"]
@@ -74,9 +74,9 @@ def likely_keys(config: Mapping[str, Any], name: str) -> list[str]:
 
 
 def what_to_type(config: Mapping[str, Any], name: str, value: str) -> str:
-    """The end of an error line: the key that is likely to be meant, or what lists all keys.
+    """The end of an error line: the key that is probably meant, or the command that lists all keys.
 
-    Such as ": type --config.student.epochs=2 (or of teacher, head in place of student)".
+    For example ": type --config.student.epochs=2 (or of teacher, head in place of student)".
     """
     first, *others = [*likely_keys(config, name), ""]
     if not first:
@@ -89,9 +89,9 @@ def what_to_type(config: Mapping[str, Any], name: str, value: str) -> str:
 
 
 def typed(argv: Sequence[str], name: str) -> tuple[str, str]:
-    """(all of the name, value) of the flag on a command line that `name` is a part of.
+    """(full name, value) of the flag on a command line whose name contains `name`.
 
-    Of several, it is the first that is no key of the config.
+    Of several flags, it takes the first that is not a key of the config.
     """
     found, known = [], set(keys_below(config_of(argv)))
     for argument in argv:
@@ -102,11 +102,11 @@ def typed(argv: Sequence[str], name: str) -> tuple[str, str]:
 
 
 def of_another_type(error: flags.IllegalFlagValueError, argv: Sequence[str]) -> str:
-    """What a key takes in place of a value of another type, which config_flags could not read."""
+    """The error for a value that config_flags could not read: what the key takes instead."""
     flag = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
     key = flag.partition("=")[0].removeprefix("--config.")
     value = None
-    with contextlib.suppress(KeyError):  # no key of the config, or the config can't be had
+    with contextlib.suppress(KeyError):  # not a key of the config, or the config can't be loaded
         value = functools.reduce(operator.getitem, key.split("."), config_of(argv))
     if type(value) in KINDS:
         return f"{flag}: give {KINDS[type(value)].format(value)}"
@@ -116,7 +116,7 @@ def of_another_type(error: flags.IllegalFlagValueError, argv: Sequence[str]) -> 
 
 
 def reason(error: BaseException, argv: Sequence[str]) -> str:
-    """The user's mistake in words; config_flags wraps it in errors of its own.
+    """The user's mistake in words; config_flags wraps it in further errors.
 
     Args:
       error: what the flags or the config file raised.
@@ -128,14 +128,14 @@ def reason(error: BaseException, argv: Sequence[str]) -> str:
     for cause in reversed(causes):
         if isinstance(cause, UserError):
             return str(cause)
-        if isinstance(cause, OSError):  # of a config file, whose path is in the last line
+        if isinstance(cause, OSError):  # for a config file, whose path is in the last line
             return str(cause).splitlines()[-1]
         if isinstance(cause, AttributeError) and cause.name == "get_config":
             return "the config file has no function get_config: configs/quickstart.py shows one"
         for frame in traceback.extract_tb(cause.__traceback__):
             if frame.name == "get_config":
                 return f"{frame.filename}, line {frame.lineno}: {type(cause).__name__}: {cause}"
-    # ml_collections hands the first error to the second as an argument.
+    # ml_collections passes the first error to the second as an argument.
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     if isinstance(error, flags.IllegalFlagValueError):
@@ -143,7 +143,7 @@ def reason(error: BaseException, argv: Sequence[str]) -> str:
     if isinstance(error, KeyError):
         name, value = typed(argv, str(error.args[0]).split("'")[1])
         return f"unknown config key {name!r}{what_to_type(config_of(argv), name, value)}"
-    text, flag = str(error), getattr(error, "flagname", None)  # absl's, of an unknown one
+    text, flag = str(error), getattr(error, "flagname", None)  # set by absl for an unknown flag
     likely = flag and likely_keys(config_of(argv), flag)
     if flag and (likely or "did you mean" not in text.lower()):
         name, value = typed(argv, flag)

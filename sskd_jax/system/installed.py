@@ -1,4 +1,4 @@
-"""The config files that are installed beside the package."""
+"""The config files that are installed next to the package."""
 
 import importlib.util
 import os
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def with_installed_config(argument: str) -> str:
-    """The argument, where "configs/cifar.py" is the installed file if there is none in this folder.
+    """The argument; "configs/cifar.py" becomes the installed file if this folder has none.
 
-    Only paths that begin so, behind "--config=" or alone, are looked at.
+    Only paths that begin with "configs/", after "--config=" or alone, are changed.
     """
     flag, equals, value = argument.rpartition("--config=")
     path, colon, rest = value.partition(":")
@@ -24,6 +24,6 @@ def with_installed_config(argument: str) -> str:
 
 
 def read_config(argument: str) -> Any:
-    """The config of a file, PATH or PATH:ARGUMENTS; it raises what the file raises."""
+    """The config of a file, PATH or PATH:ARGUMENTS; raises whatever the file raises."""
     path, _, arguments = with_installed_config(argument).partition(":")
     return runpy.run_path(path)["get_config"](arguments or None)

@@ -1,4 +1,4 @@
-"""Stopping on request: at the next step behind a signal or a time limit, with everything saved."""
+"""Stopping on request: at the next step after a signal or a time limit, with everything saved."""
 
 import contextlib
 import math
@@ -16,14 +16,14 @@ STDOUT = 1  # its file descriptor
 
 
 class Interruption:
-    """Requests to stop: SIGTERM, SIGINT, SIGHUP, and a limit in seconds that runs from now on.
+    """Requests to stop: SIGTERM, SIGINT, SIGHUP, and a limit in seconds, counted from now.
 
-    Signals are caught within `with`, in the main thread; not SIGHUP behind `nohup`, which has it
-    ignored.
+    Signals are caught within `with`, in the main thread, except SIGHUP if it is ignored, as under
+    `nohup`.
 
     Attributes:
       reason: of the stop that is due, or "".
-      deferring: whether a first signal waits until `due` is asked; else it stops at once.
+      deferring: whether a first signal waits until `due` is called; otherwise it stops immediately.
     """
 
     def __init__(self, time_limit: float = 0.0, deferring: bool = False):
@@ -51,11 +51,11 @@ class Interruption:
             raise Stopped(f"{self.reason}: the same command goes on from the last checkpoint")
         if os.isatty(STDERR):
             text = f"\n{self.reason}: saves at the next step; once more stops at once\n"
-            os.write(STDERR, text.encode())  # print may be what the signal interrupts
+            os.write(STDERR, text.encode())  # not print, which the signal may have interrupted
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """A context in which a first signal waits until `due` is asked."""
+        """A context in which a first signal waits until `due` is called."""
         before, self.deferring = self.deferring, True
         try:
             yield
@@ -63,14 +63,14 @@ class Interruption:
             self.deferring = before
 
     def due(self) -> bool:
-        """Whether to stop now: a signal came, or the time is up."""
+        """Whether to stop now: a signal was received, or the time limit is over."""
         if time.monotonic() > self.deadline:
             self.reason = self.reason or f"time limit of {self.limit:g} s"
         return bool(self.reason)
 
 
 def forget_lost_terminal() -> None:
-    """Has output to a terminal that is gone go nowhere, so that saving does not fail at a line."""
+    """Redirects output to a lost terminal to /dev/null, so that printing does not break saving."""
     for descriptor in (STDOUT, STDERR):
         try:
             os.write(descriptor, b"")

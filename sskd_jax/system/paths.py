@@ -15,9 +15,9 @@ from sskd_jax.types import UserError
 
 
 def cache_folder() -> pathlib.Path:
-    """Where programs and indices are kept for the next run.
+    """The folder where programs and indices are cached for later runs.
 
-    A user without a home, as in many containers, gets a temporary folder that is theirs alone.
+    A user without a home folder, as in many containers, gets a private temporary folder.
     """
     try:
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
@@ -59,7 +59,7 @@ def locate(path: str | os.PathLike[str]) -> epath.Path:
 
 
 def check_no_pattern(path: str | os.PathLike[str]) -> None:
-    """Raises a `UserError` where orbax would take a path for a pattern of many."""
+    """Raises a `UserError` if orbax would take a path for a glob pattern."""
     if found := re.search(r"[*?[]", str(path)):
         raise UserError(
             f"{path} has a {found[0]} in it, with which no checkpoint can be read: give a path "
@@ -72,8 +72,8 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Replaces a file's content at once: nobody ever sees a part of it."""
-    if is_remote(path):  # a bucket shows a file once it is whole
+    """Replaces a file's content atomically: no reader ever sees a part of it."""
+    if is_remote(path):  # in a bucket, a file appears only when it is complete
         path.write_bytes(content)
         return
     part = path.with_name(f".{path.name}.part")
@@ -82,9 +82,9 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 
 
 def take_lock(file: IO[Any]) -> bool:
-    """Takes the lock of an open file, which ends with the file or the process.
+    """Takes the lock of an open file; it ends when the file is closed or the process ends.
 
-    Returns False where another process holds it. A file system without locks keeps nobody out.
+    Returns False if another process holds it. On a file system without locks it returns True.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Libraries without their chatter, and TensorFlow without the GPU memory that JAX needs."""
+"""Silences libraries, and keeps TensorFlow from taking the GPU memory that JAX needs."""
 
 import contextlib
 import functools
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences stdout, and what C++ writes to file descriptor 2.
+    """A context that silences stdout, and what C++ writes to file descriptor 2.
 
-    `sys.stderr` goes on where it went, so progress bars and complaints of ours are still seen.
+    `sys.stderr` still works, so that our progress bars and error lines are shown.
     """
     with open(os.devnull, "w") as nowhere, os.fdopen(os.dup(2), "w") as stderr:
-        os.dup2(nowhere.fileno(), 2)  # C++ writes to nowhere; `stderr` is a copy of what 2 was
+        os.dup2(nowhere.fileno(), 2)  # C++'s output is discarded; `stderr` is a copy of the old 2
         try:
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(stderr):
                 yield
@@ -42,7 +42,7 @@ def silence_checkpoint_errors() -> None:
     show = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        # Transfers that go on after another one failed find their event loop closed.
+        # Raised by transfers that continue after another one has failed.
         if str(unraisable.exc_value) != "Event loop is closed":
             show(unraisable)
 

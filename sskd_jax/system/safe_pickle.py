@@ -1,4 +1,4 @@
-"""Unpickling that runs nothing of what a file asks for, beyond the few names its reader allows."""
+"""Unpickling that calls nothing but the few names that the reader of a file allows."""
 
 import os
 import pickle
@@ -9,15 +9,15 @@ from sskd_jax.types import UserError
 
 Allowed = Mapping[tuple[str, str], Any]
 
-KEYS = (str, bytes, int, float, bool, type(None))  # what may be a key: its hash is found at once
-ARGUMENTS = 4_000_000  # of all calls together, with what lists, tuples and dictionaries hold
+KEYS = (str, bytes, int, float, bool, type(None))  # types of keys whose hash is fast to compute
+ARGUMENTS = 4_000_000  # the most in all calls together, with the items of lists, tuples and dicts
 
 
 def checked(key: Any) -> Any:
-    """The key, if it is text or a number of 64 bits.
+    """The key, if it is of one of the types `KEYS` and, if an int, has at most 64 bits.
 
-    The hash of a tuple is that of all it holds. One of 40 tuples, each of which holds the one
-    before twice, takes for ever; one of a million, each of which holds the one before, crashes.
+    The hash of a tuple is computed from all that it contains. For 40 nested tuples, each of which
+    contains the one before twice, that takes forever; for a million levels, it crashes.
 
     Raises:
       UnpicklingError: it is anything else.
@@ -43,17 +43,17 @@ class Dict(dict):
         super().__setitem__(checked(key), value)
 
 
-# Based on the unpickler in Python: with the one in C, four bytes can ask for a memo of 64 GB.
+# Based on the unpickler in Python: with the one in C, four bytes can request a memo of 64 GB.
 class _Unpickler(pickle._Unpickler):
-    """An unpickler that knows the names in `allowed` alone.
+    """An unpickler that knows only the names in `allowed`.
 
-    A pickle can't change what these names stand for, nor reserve more memory than it has bytes. Nor
-    can it take long: every opcode does as much as its own bytes ask for. Calls could do more, as
-    many of them can be given one large list; so what they are given is counted.
+    A pickle can't change the objects behind these names, nor reserve more memory than it has bytes.
+    Nor can it take long: the work of every opcode is proportional to its bytes. Only calls could do
+    more, as many calls can get the same large list; so their arguments are counted.
     """
 
-    # BYTEARRAY8 fills as many bytes as it announces before it reads the first one. No file that is
-    # read here needs it.
+    # BYTEARRAY8 allocates as many bytes as it announces before it reads the first one. No file that
+    # is read here needs it.
     dispatch = {**pickle._Unpickler.dispatch}
     del dispatch[pickle.BYTEARRAY8[0]]
 
@@ -76,7 +76,7 @@ class _Unpickler(pickle._Unpickler):
         return self.allowed[module, name]
 
     def load_build(self) -> None:
-        """Sets attributes of an object, but of no class or function, which outlive the pickle."""
+        """Sets attributes of an object, but not of a class or function, as these would persist."""
         if callable(self.stack[-2]):
             raise pickle.UnpicklingError("it sets attributes of a class or function")
         super().load_build()
@@ -131,7 +131,7 @@ class _Unpickler(pickle._Unpickler):
         super()._instantiate(klass, args)
 
     def count(self, args: Any) -> None:
-        """Counts the arguments of a call, and raises an error once they are too many."""
+        """Counts the arguments of a call, and raises an error if there are too many in total."""
         if not isinstance(args, (tuple, list)):
             raise pickle.UnpicklingError("the arguments of a call are no tuple")
         self.arguments += len(args)
@@ -142,12 +142,12 @@ class _Unpickler(pickle._Unpickler):
 
 
 def is_endless(path: str | os.PathLike[str]) -> bool:
-    """Whether it is a pipe or a device, which is neither a file nor a folder and may never end."""
+    """Whether it is a pipe or a device: neither a file nor a folder, and perhaps endless."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _name(file: BinaryIO) -> str:
-    """The path of an open file, where it has one."""
+    """The path of an open file, or "the file" if it has none."""
     return str(getattr(file, "name", "the file"))
 
 
@@ -157,12 +157,12 @@ def load(
     encoding: str = "ASCII",
     persistent_load: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Reads the next pickled object of a file of which nothing is trusted.
+    """Reads the next pickled object of an untrusted file.
 
     Args:
       file: an open binary file; its `name` is shown in errors.
-      allowed: (module, name) -> what stands for it. The pickle may call these with any arguments,
-        so they must be harmless with all of them: prefer inert stand-ins to the real thing.
+      allowed: (module, name) -> the object to use for it. The pickle may call these with any
+        arguments, so they must be harmless with all: prefer inert replacements to the real objects.
       encoding: how the byte strings of Python 2 become `str`; "bytes" leaves them alone.
       persistent_load: persistent id -> object, as in `pickle.Unpickler`.
 
@@ -173,6 +173,6 @@ def load(
         return _Unpickler(file, allowed, encoding, persistent_load).load()
     except UserError:
         raise
-    except Exception as error:  # any: hostile bytes call what is in `allowed`, as they like
+    except Exception as error:  # any, as hostile bytes may call what is in `allowed` as they like
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise UserError(f"{_name(file)} is not a readable pickle: {reason}") from error
