@@ -1,10 +1,10 @@
-"""Measures a trained network: a workdir's, or that of a .pth or .safetensors file.
+"""Measures a trained network from a workdir, or from a .pth or .safetensors file.
 
   python -m sskd_jax evaluate runs/sskd
   python -m sskd_jax evaluate runs/table --stage=teacher --split=train
   python -m sskd_jax evaluate resnet20.pth --config=configs/cifar.py --data_dir=DIR
 
-Images are those of the run, or of the data section of --config.
+The images are those of the run, or those of the data section of --config.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from sskd_jax.views import Optics
 from sskd_jax.workdir.files import read_json
 from sskd_jax.workdir.seeds import check_run
 
-BATCH_SIZE = 256  # or a little more, so that all devices have equally many images
+BATCH_SIZE = 256  # or slightly more, so that all devices get the same number of images
 SPLITS = ("test", "train")
 
 
@@ -42,11 +42,11 @@ def evaluate(
 ) -> dict[str, float]:
     """top1, top5 (in [0, 1]) and loss of a network over the "test" or the "train" split.
 
-    Images are brought to the size that the network was trained on. The result does not depend on
-    the number of devices, but for rounding.
+    Images are resized to the size on which the network was trained. The result does not depend on
+    the number of devices, except for rounding.
 
     Raises:
-      UserError: the network tells another number of classes apart.
+      UserError: the network has another number of classes than the dataset.
     """
     classes = classifier.record["num_classes"]
     if classes != dataset.num_classes:
@@ -100,7 +100,7 @@ def chosen_devices(count: int | None) -> list[jax.Device]:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Measures what a command line asks for, and prints a line."""
+    """Measures the network that a command line names, and prints a line."""
     parser = argparse.ArgumentParser(
         prog="python -m sskd_jax evaluate",
         description=__doc__,

@@ -1,9 +1,9 @@
-"""Takes a network out of its workdir, the student or the teacher: the network alone, in one file.
+"""Exports a network, the student or the teacher, from its workdir to one file.
 
   python -m sskd_jax export --workdir=runs/quickstart/seed-0 --stage=sskd/student --format=pth
 
-A JSON file beside it says what the network expects and what accuracy it reached, and README.md is a
-model card, as the Hugging Face hub shows it.
+A JSON file next to it says how the network expects images and which accuracy it reached, and
+README.md is a model card in the format of the Hugging Face hub.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from sskd_jax.exchange.export import FORMATS, export_network
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Exports what a command line asks for, and prints a line."""
+    """Exports the network that a command line names, and prints a line."""
     parser = argparse.ArgumentParser(
         prog="python -m sskd_jax export",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""Lists what a config may name.
+"""Lists the names that a config may use: methods, networks, datasets or keys.
 
 python -m sskd_jax list methods|networks|datasets|keys
 """
@@ -11,7 +11,7 @@ from sskd_jax.system.console import console
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Prints the list that a command line asks for."""
+    """Prints the list that a command line names."""
     parser = argparse.ArgumentParser(
         prog="python -m sskd_jax list",
         description=__doc__,

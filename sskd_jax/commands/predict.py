@@ -1,4 +1,4 @@
-"""Says what a trained network sees in images.
+"""Prints the most probable classes of images, by a trained network.
 
 python -m sskd_jax predict runs/flowers rose.jpg more/*.png
 """
@@ -13,14 +13,14 @@ from sskd_jax.system.console import table
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 
-SHOWN = 3  # of the most probable classes
+SHOWN = 3  # how many of the most probable classes are shown
 
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Prints a table with the most probable classes of every image that a command line names.
 
     Raises:
-      UserError: some can't be read; it comes behind the table of the others.
+      UserError: some images can't be read; it is raised after the table of the others is printed.
     """
     parser = argparse.ArgumentParser(
         prog="python -m sskd_jax predict",

@@ -1,4 +1,4 @@
-r"""Writes a tfds dataset from files that are there: CIFAR's official ones, or a folder of images.
+r"""Writes a tfds dataset from local files: CIFAR's official files, or a folder of images.
 
   python -m sskd_jax prepare cifar100 --source=cifar-100-python --data_dir=DIR
   python -m sskd_jax prepare imagefolder --source=FOLDER --name=flowers --data_dir=DIR
@@ -6,9 +6,9 @@ r"""Writes a tfds dataset from files that are there: CIFAR's official ones, or a
   python -m sskd_jax prepare imagefolder --source=ILSVRC2012 --name=imagenet_lt \
       --train_list=ImageNet_LT_train.txt --data_dir=DIR
 
-A dataset that tfds's catalogue has becomes what tfds itself prepares where it can download.
-FOLDER holds train/CLASS/IMAGE and val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes are
-named n01440764 and so on.
+A dataset in tfds's catalogue becomes the same as if tfds had downloaded and prepared it. FOLDER
+holds train/CLASS/IMAGE and val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes have names
+such as n01440764.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from sskd_jax.types import Stopped
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Prepares what a command line asks for, and prints a line."""
+    """Prepares the dataset that a command line names, and prints a line."""
     parser = argparse.ArgumentParser(
         prog="python -m sskd_jax prepare",
         description=__doc__,
@@ -67,7 +67,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def prepared(args: argparse.Namespace, source: pathlib.Path) -> str:
-    """Writes the dataset; a line says what was written, and what to type next."""
+    """Writes the dataset; returns the text that says what was written, and what to type next."""
     if args.kind in official.LAYOUTS:
         return prepare_cifar(args.kind, source, args.data_dir)
     return prepare_folder(

@@ -1,4 +1,4 @@
-"""Prints the table of a workdir again and draws its curves, without training.
+"""Prints the results of a workdir again and draws its curves, without training.
 
 python -m sskd_jax report runs/sskd
 """

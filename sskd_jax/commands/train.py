@@ -1,4 +1,4 @@
-"""Trains what a config asks for, or goes on: python -m sskd_jax.main under another name."""
+"""Trains what a config describes, or resumes; the same as python -m sskd_jax.main."""
 
 import sys
 from collections.abc import Sequence
@@ -9,5 +9,5 @@ from sskd_jax import main
 
 
 def run(argv: Sequence[str]) -> None:
-    """Trains what a command line asks for."""
+    """Trains what the flags of a command line describe."""
     app.run(main.main, argv=[sys.argv[0], *argv], flags_parser=main.parse)
