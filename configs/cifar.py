@@ -32,7 +32,7 @@ COLOURS = {  # by dataset; CIFAR-100's for any other
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: method, or several; teacher, student, weights (code, eccv or arxiv), dataset."""
+    """Arguments: method (or several), teacher, student, weights (code, eccv or arxiv), dataset."""
     return build(common.parse(arg, **ARGUMENTS))
 
 
@@ -45,12 +45,12 @@ def build(args: dict[str, str]) -> ConfigDict:
     config.data = {
         "name": args["dataset"],  # cifar100 or cifar10
         "data_dir": "",  # empty: TFDS_DATA_DIR, or else where tfds keeps its datasets
-        "validation": 0.0,  # share of the training images to choose the best epoch on
+        "validation": 0.0,  # share of the training images on which the best epoch is chosen
         "flip": True,
         "pad": 4,
         **COLOURS.get(args["dataset"], COLOURS["cifar100"]),
     }
-    # Its checkpoint may be a .pth, too.
+    # The teacher's checkpoint may also be a .pth file.
     config.teacher = {"model": teacher, **common.OWN_PIXELS, **schedule(teacher)}
     config.update(methods.own_stages(names, student))
     config.student = {"model": student, **schedule(student)}
@@ -62,6 +62,6 @@ def build(args: dict[str, str]) -> ConfigDict:
 
 
 def schedule(model: str) -> dict[str, object]:
-    """How a network is trained."""
+    """How a network, the teacher or the student, is trained."""
     rate = common.learning_rate(model)
     return common.sgd(epochs=240, milestones=(150 / 240, 180 / 240, 210 / 240), learning_rate=rate)

@@ -1,31 +1,31 @@
-"""What the config files share: arguments, one stage's training, and what a run always has."""
+"""What the config files share: arguments, the training of a stage, and the keys of every run."""
 
 from sskd_jax.models import MODELS
 from sskd_jax.types import UserError, choose, find
 
 RUN = {
     "seed": 0,
-    "seeds": 1,  # how many: seed, seed + 1, ..., each in a folder of its own
+    "seeds": 1,  # how many: seed, seed + 1, ..., each in its own folder
     "dtype": "auto",  # of the networks: bfloat16 on GPUs and TPUs, float32 on the CPU
-    "time_limit": 0.0,  # seconds until the run saves and ends, to go on when called again; 0: none
-    "until": "",  # the stage that the run ends with, such as "teacher"; empty: the last one
+    "time_limit": 0.0,  # seconds after which the run saves and stops, to be resumed; 0: none
+    "until": "",  # the stage with which the run ends, such as "teacher"; empty: the last one
     "save_seconds": 300.0,  # between two checkpoints within an epoch; every epoch ends with one
 }
 
-# Of a teacher that was trained with another mean, deviation or size of images than the student; ()
-# and 0 are the data's.
+# For a teacher that was trained with another mean, standard deviation or size of images than the
+# student; () and 0 stand for those of the data.
 OWN_PIXELS = {"mean": (), "std": (), "size": 0}
 
-# What the reference trains at a lower rate.
+# The architectures that the reference trains with a lower learning rate.
 LIGHT = ("MobileNetV2", "MobileNetV2s1", "ShuffleV1", "ShuffleV2")
 
 
 def parse(arg: str | None, **defaults: str) -> dict[str, str]:
-    """ "method=kd,sskd,teacher=vgg13" -> the defaults with these values, of which "kd,sskd" is one.
+    """The defaults, updated by `arg`: "method=kd,sskd,teacher=vgg13" sets method to "kd,sskd".
 
     Raises:
-      UserError: a part is neither key=value nor goes on with a value, or its key is not among the
-        defaults.
+      UserError: a part is neither key=value nor the continuation of a value, or its key is not
+        among the defaults.
     """
     values, key = dict(defaults), ""
     for part in filter(None, (arg or "").split(",")):
@@ -43,14 +43,14 @@ def parse(arg: str | None, **defaults: str) -> dict[str, str]:
 
 
 def whole(text: str, key: str) -> int:
-    """The whole number above 0 that a config argument says."""
+    """The value of a config argument that must be a whole number above 0."""
     if not text.isdecimal() or not int(text):
         raise UserError(f"config argument {key}={text}: give a whole number above 0")
     return int(text)
 
 
 def learning_rate(model: str) -> float:
-    """The reference's, by architecture."""
+    """The reference's learning rate for an architecture."""
     find(MODELS, model, "architecture")
     return 0.01 if model in LIGHT else 0.05
 
@@ -69,14 +69,13 @@ def sgd(
     weight_decay: float = 5e-4,
     nesterov: bool = False,
 ) -> dict[str, object]:
-    """One stage's training: SGD whose rate is a tenth from every milestone on.
+    """The training of a stage: SGD whose learning rate is divided by 10 at every milestone.
 
-    Milestones are shares of the epochs, so that they hold for fewer epochs, too.
+    Milestones are shares of the epochs, so that they suit any number of epochs.
 
-    `share` is that of the training images, of every class alike, that the stage sees;
-    over the first `warmup_epochs` the rate rises from nothing, and over the last
-    `cooldown_epochs` it falls to nothing; with `cosine` it falls from epoch to epoch along half a
-    cosine.
+    `share` is the share of every class's training images that the stage sees. Over the first
+    `warmup_epochs` the rate rises from about 0, and over the last `cooldown_epochs` it falls
+    towards 0; with `cosine` it falls from epoch to epoch along half a cosine.
     """
     return {
         "checkpoint": "",
@@ -93,8 +92,8 @@ def sgd(
         "nesterov": nesterov,
         "weight_decay": weight_decay,
         "images": {
-            "share": share,  # of every class
-            "noise": 0.0,  # share of the labels that become those of other classes
-            "imbalance": 1.0,  # images of the first class over those of the last one
+            "share": share,  # of every class's images
+            "noise": 0.0,  # share of the labels that are replaced by those of other classes
+            "imbalance": 1.0,  # number of images of the first class over that of the last one
         },
     }

@@ -1,4 +1,4 @@
-r"""CIFAR as a stream of tasks: CoCa, DER++ and what they are compared with, with one small buffer.
+r"""CIFAR as a stream of tasks: CoCa, DER++ and the methods to compare, with one small buffer.
 
     python -m sskd_jax.main --config=configs/continual.py --workdir=runs/continual
     python -m sskd_jax.main --config=configs/continual.py:dataset=cifar100,buffer=500,method=derpp
@@ -6,10 +6,10 @@ r"""CIFAR as a stream of tasks: CoCa, DER++ and what they are compared with, wit
     python -m sskd_jax.main --config=configs/continual.py:dataset=tiny_imagenet,method=derpp
     python -m experiments.continual runs/continual
 
-Numbers are those of CoCa's released code (batches of 32, plain SGD); rates and epochs are CoCa's
-and DER++'s for all methods. Expect (DER++, as later papers quote it, Seq-CIFAR-10, buffer 200):
-64.88 top-1 among all classes, 91.92 among a task's own. No table of CoCa was found. None of it has
-been run here in full length.
+The numbers are those of CoCa's released code (batches of 32, plain SGD); all methods have the
+learning rates and epochs of CoCa and DER++. Expect (DER++, as later papers quote it, Seq-CIFAR-10,
+buffer 200): 64.88 top-1 among all classes, 91.92 among those of an image's task. No table of CoCa
+was found. Nothing of this has been run here at full length.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs import cifar, common, imagenet, methods
 from sskd_jax.types import choose
 
-# What is compared: a method of the registry, other numbers, and which of its terms count nothing.
+# The names to compare: each is a method of the registry with other numbers.
 COMPARED = {
     "finetune": ("der", {"keep_logits": False, "replay_labels": False}),
     "er": ("der", {"keep_logits": False}),
@@ -28,21 +28,21 @@ COMPARED = {
 }
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
 TASK_CLASSES = {"cifar10": "2", "cifar100": "10", "tiny_imagenet": "20"}
-# (distil, replay), by the size of the buffer.
+# The weights (distil, replay), by the size of the buffer.
 CIFAR_WEIGHTS = {200: (0.1, 0.5), 500: (0.2, 0.5), 5120: (0.1, 1.0)}
 TINY_WEIGHTS = {200: (0.1, 1.0), 500: (0.1, 0.5), 5120: (0.1, 0.5)}
-# `distil` where no labels are replayed, whatever the buffer; for CIFAR-100 it is CIFAR-10's.
+# The weight of `distil` if no labels are replayed, for any buffer; CIFAR-100 has that of CIFAR-10.
 DISTIL_ALONE = {"cifar10": 0.3, "cifar100": 0.3, "tiny_imagenet": 0.1}
-COLOURS = {  # where they are not those of the other configs
+COLOURS = {  # mean and std, if they are not those of the other configs
     "cifar100": {"mean": (0.5071, 0.4866, 0.4409), "std": (0.2009, 0.1984, 0.2023)},
     "tiny_imagenet": {"mean": (0.4802, 0.4480, 0.3975), "std": (0.2770, 0.2691, 0.2821)},
 }
-# Of the dataset that `prepare` makes of Tiny-ImageNet: images as they are, moved by up to 4 pixels.
+# For the dataset that `prepare` makes of Tiny-ImageNet: whole images, shifted by up to 4 pixels.
 TINY = {"size": 64, "resize": 64, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "pad": 4}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: method, or several; student, dataset, task_classes, buffer, epochs (of a task)."""
+    """Arguments: method (or several), student, dataset, task_classes, buffer, epochs (per task)."""
     args = common.parse(
         arg,
         method="finetune,er,derpp,coca",
@@ -88,9 +88,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def compared(
     name: str, stream: dict[str, int], weights: tuple[float, float], alone: float
 ) -> ConfigDict:
-    """A method with its numbers, and its weights, of which the buffer decides two.
+    """A method with its numbers and its weights; `weights` are those of (distil, replay).
 
-    `alone` is that of `distil` where no labels are replayed.
+    `alone` is the weight of `distil` if no labels are replayed.
     """
     base, numbers = choose(COMPARED, name, "method")
     config = methods.method(base)

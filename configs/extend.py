@@ -1,10 +1,10 @@
-r"""More epochs on a finished run: its schedule once more, from the last weights of its students.
+r"""More epochs for a finished run: its schedule again, from the last weights of its students.
 
     python -m sskd_jax.main --config=configs/extend.py:run=runs/sskd,epochs=60 \
         --workdir=runs/sskd_more --config.student.learning_rate=.005
 
-All other stages come from that run as they are, and so does every number that is not changed. What
-comes out is a run of its own. Momentum and the memories of methods begin anew.
+All other stages are taken from that run unchanged, and so is every number that is not given. The
+result is a new run. Momentum and the memories of methods are not continued.
 """
 
 import json
@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 from configs import common
 from sskd_jax.types import UserError, choose
 
-STAGES = ("student", "teacher")  # that may be extended; in front of a teacher there is no stage
+STAGES = ("student", "teacher")  # that may be extended; no stage comes before a teacher
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: run, the workdir; epochs, as many as it had if it says none; stage."""
+    """Arguments: run, the workdir; epochs, by default as many as that run had; stage."""
     args = common.parse(arg, run="", epochs="", stage="student")
     chosen = args["stage"]
     choose(dict.fromkeys(STAGES), chosen, "stage to extend")
@@ -62,7 +62,7 @@ def stored(workdir: str) -> dict[str, Any]:
 
 
 def tuples(content: Any) -> Any:
-    """What JSON holds, with tuples for lists, as config files have them."""
+    """The content of a JSON file, with tuples instead of lists, as config files have them."""
     if isinstance(content, dict):
         return {key: tuples(value) for key, value in content.items()}
     return tuple(content) if isinstance(content, list) else content

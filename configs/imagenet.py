@@ -9,10 +9,10 @@ Expect (published, ResNet-34 -> ResNet-18, top-1 of the best epoch): teacher 73.
 SSKD 71.62; the one public attempt at SSKD reached 70.09. In 100 epochs: KD 71.03, KD+LS 71.45 (last
 epoch: 71.26), DKD 71.70, DIST 72.07, WTTM 72.19, DOT 71.72. None of it has been run here yet.
 
-The authors released no ImageNet code. They named PyTorch's ImageNet example for the rest: batch
-256, learning rate .1, momentum .9, weight decay 1e-4, 90 epochs, a tenth every 30. What they did
-not name is marked "silent". Most later papers train the student for 100 epochs (epochs=100), CTKD
-for 120.
+The authors released no ImageNet code. For the rest they refer to PyTorch's ImageNet example: batch
+256, learning rate .1, divided by 10 every 30 epochs, momentum .9, weight decay 1e-4, 90 epochs.
+What they did not specify is marked "silent". Most later papers train the student for 100 epochs
+(epochs=100), CTKD for 120.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ from configs.paper import paper
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: method, or several; teacher, student, weights, dataset, batch, epochs.
+    """Arguments: method (or several), teacher, student, weights, dataset, batch, epochs.
 
     Silent: the weights, "code". `epochs` are the student's.
     """
@@ -45,14 +45,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "name": args["dataset"],  # any dataset of tfds with JPEG images and one label
         "data_dir": "",  # empty: TFDS_DATA_DIR, or else where tfds keeps its datasets
         "test_split": "validation",
-        "validation": 0.0,  # share of the training images to choose the best epoch on
+        "validation": 0.0,  # share of the training images on which the best epoch is chosen
         "size": 224,
         "resize": 256,  # of the shorter side of a test image, before its centre is cut out
-        "scale": (0.08, 1.0),  # of a random crop, in shares of the image
+        "scale": (0.08, 1.0),  # of a random crop, as shares of the image's area
         "ratio": (3 / 4, 4 / 3),  # of a random crop, width over height
         "flip": True,
-        # Silent: the rotations show one crop; above 0, each is moved by up to so many pixels, as
-        # on CIFAR-100.
+        # Silent: with 0, all rotations show the same crop; with more, each is shifted by up to so
+        # many pixels, as on CIFAR-100.
         "pad": 0,
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
@@ -63,9 +63,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         **common.OWN_PIXELS,
         **stage(args["batch"], epochs=90, milestones=(30 / 90, 60 / 90)),
     }
-    # Silent: how long the head is trained, and methods' other stages. As on CIFAR-100, the head
-    # takes a quarter of the student's epochs, with drops at a half and at three quarters, and the
-    # others an eighth.
+    # Silent: how long the head and other stages of methods are trained. As on CIFAR-100, the head
+    # has about a quarter of 90 epochs, with drops at a half and at three quarters, and the others
+    # about an eighth.
     epochs = common.whole(args["epochs"], "epochs")
     long = {
         "epochs": epochs,
@@ -75,7 +75,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "head": {"epochs": 24, "milestones": (12 / 24, 18 / 24)},
         # HSAKD's, as released.
         "branches": {"epochs": 100, "milestones": (0.3, 0.6, 0.9)},
-        "features": long,  # SSD-LT's: a network, as the student is one
+        "features": long,  # SSD-LT's: a whole network, like the student
     }
     for name in methods.own_stages(names, student):
         config[name] = stage(args["batch"], **own.get(name, {"epochs": 12, "milestones": ()}))
@@ -86,9 +86,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def stage(batch: str, **schedule: object) -> dict[str, object]:
-    """One stage's training.
+    """The training of a stage.
 
-    The rate is .1 per 256 images, and larger batches get five epochs to rise to theirs.
+    The learning rate is .1 per 256 images of a batch; with larger batches, it rises to its value
+    over the first five epochs.
     """
     size = common.whole(batch, "batch")
     return common.sgd(

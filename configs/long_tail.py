@@ -1,4 +1,4 @@
-r"""Long tails: SSD-LT and what it is compared with, on CIFAR or on ImageNet-LT.
+r"""Long tails: SSD-LT and the methods to compare with it, on CIFAR or on ImageNet-LT.
 
     python -m sskd_jax.main --config=configs/long_tail.py --workdir=runs/long_tail
     python -m sskd_jax.main --config=configs/long_tail.py:method=ldam,student=resnet20,imbalance=10
@@ -6,10 +6,10 @@ r"""Long tails: SSD-LT and what it is compared with, on CIFAR or on ImageNet-LT.
     python -m sskd_jax.main --config=configs/long_tail.py:dataset=imagenet_lt,method=ssd_lt
 
 CIFAR's images are those of LDAM's code (Cao et al. 2019) with `seed` 0. The authors of SSD-LT
-released the numbers of ImageNet-LT alone, and of CIFAR neither code nor numbers; there epochs,
-batch, queue, rates and augmentation, the same for all methods, are therefore ours. Expect
-(published): CIFAR-100, imbalance 100, ResNet-32, SSD-LT 46.0; ImageNet-LT, ResNeXt-50, SSD-LT 55.4,
-its classifier of the labels 51.6. None of it has been run here in full length.
+released hyperparameters for ImageNet-LT alone, and neither code nor hyperparameters for CIFAR. So
+CIFAR's epochs, batch, queue, rates and augmentation, the same for all methods, are our choice.
+Expect (published): CIFAR-100, imbalance 100, ResNet-32, SSD-LT 46.0; ImageNet-LT, ResNeXt-50,
+SSD-LT 55.4, its classifier for labels 51.6. Nothing of this has been run here at full length.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from configs import cifar, common, imagenet, methods
 from sskd_jax.types import choose
 
-# What is compared: a method of the registry with other numbers.
+# The names to compare: each is a method of the registry with other numbers.
 COMPARED = {
     "ce": ("logit_adjustment", {"strength": 0.0}),
     "balanced_softmax": ("logit_adjustment", {"strength": 1.0}),
@@ -33,14 +33,14 @@ COMPARED = {
 
 
 class Source(NamedTuple):
-    """What a dataset decides.
+    """The settings that depend on the dataset.
 
     Attributes:
-      config: the file whose data section it has.
-      method: name -> its numbers and weights.
-      student, epochs, imbalance: by default, as they are typed.
-      network: what the training of a network has of its own.
-      stages: the same of shorter stages, by name.
+      config: the config file that has its data section.
+      method: name of a method -> its numbers and weights.
+      student, epochs, imbalance: the defaults of these arguments, as they are typed.
+      network: arguments of `sgd` for the training of a network.
+      stages: what differs for shorter stages, by name.
     """
 
     config: ModuleType
@@ -53,7 +53,7 @@ class Source(NamedTuple):
 
 
 CIFAR = Source(cifar, methods.method, "resnet32", "200", "100", {"batch_size": 128})
-IMAGENET_LT = Source(  # whose images are prepared with their long tail
+IMAGENET_LT = Source(  # its images have the long tail when they are prepared, so imbalance is 1
     imagenet,
     methods.imagenet_method,
     "resnet50",
@@ -66,7 +66,7 @@ SOURCES = {"cifar100": CIFAR, "cifar10": CIFAR, "imagenet_lt": IMAGENET_LT}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: method, or several; student, dataset, imbalance, and epochs of the long stages."""
+    """Arguments: method (or several), student, dataset, imbalance, epochs (of the long stages)."""
     every = ",".join(COMPARED)
     args = common.parse(arg, method=every, student="", dataset="cifar100", imbalance="", epochs="")
     source = choose(SOURCES, args["dataset"], "dataset")
@@ -80,7 +80,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.student = {"model": student, **network(epochs, source)}
     used = ",".join(setting.method.name for setting in settings.values())
     own = methods.own_stages(used, student)
-    for name, schedule in own.items():  # SSD-LT's features are a network of their own
+    for name, schedule in own.items():  # SSD-LT's stage `features` trains a whole network
         changes = source.stages.get(name, {})
         config[name] = network(epochs, source) if name == "features" else schedule | changes
     for name in ("student", *own):
@@ -100,6 +100,6 @@ def compared(name: str, method: Callable[[str], ConfigDict]) -> ConfigDict:
 
 
 def network(epochs: int, source: Source) -> dict[str, object]:
-    """A network's training."""
+    """The training of a whole network."""
     schedule = {"warmup_epochs": min(5.0, epochs / 40), **source.network}
     return common.sgd(epochs=epochs, milestones=(), learning_rate=0.1, cosine=True, **schedule)

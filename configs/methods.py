@@ -1,9 +1,9 @@
 """One entry per method: its numbers, the weights of its terms by preset, its own stages' schedules.
 
 Numbers are those of the authors' released code, unless a comment says "ours". Those of the methods
-from `fitnet` to `nst` and of `fsp` are RepDistiller's; KDSVD's weight, which that does not name, is
-mdistiller's. So are ImageNet's, but for those of DIST, CTKD, MLKD and SSD-LT, which are their
-authors'.
+from `fitnet` to `nst` and of `fsp` are RepDistiller's; KDSVD's weight, which is missing there, is
+mdistiller's. Those for ImageNet are mdistiller's, too, except for DIST, CTKD, MLKD and SSD-LT,
+where they are the authors'.
 """
 
 import inspect
@@ -27,11 +27,12 @@ class Entry(NamedTuple):
     """What the configs know of a method.
 
     Attributes:
-      numbers: of its factory, on CIFAR-100.
+      numbers: the arguments of its factory, on CIFAR-100.
       weights: of its terms by preset; "code" is the default.
-      stages: student's architecture -> how the stages of its own are trained on CIFAR-100.
+      stages: student's architecture -> how its stages besides teacher and student are trained on
+        CIFAR-100.
       by_pair: weights and numbers that differ for some pairs of networks.
-      imagenet_numbers, imagenet_weights: what differs for ResNet-34 -> ResNet-18.
+      imagenet_numbers, imagenet_weights: those that differ on ImageNet, ResNet-34 -> ResNet-18.
       nesterov: which of the stages "teacher" and "student" it trains with Nesterov's momentum on
         CIFAR-100.
     """
@@ -46,54 +47,54 @@ class Entry(NamedTuple):
 
 
 def head(student: str) -> Schedules:
-    """SSKD's: the contrastive task of the teacher's head."""
+    """SSKD's stage: the contrastive task of the teacher's head."""
     return {"head": sgd(epochs=60, milestones=(30 / 60, 45 / 60), learning_rate=0.05)}
 
 
 def branches(student: str) -> Schedules:
-    """HSAKD's: the teacher's branches."""
+    """HSAKD's stage: the teacher's branches."""
     schedule = sgd(epochs=100, milestones=(0.3, 0.6, 0.9), learning_rate=0.05, nesterov=True)
     return {"branches": schedule}
 
 
 def warmup(student: str) -> Schedules:
-    """AB's and FSP's, of the student."""
+    """The first stage of AB and FSP, which trains the student."""
     return {"warmup": sgd(epochs=30, milestones=(), learning_rate=learning_rate(student))}
 
 
 def paraphraser(student: str) -> Schedules:
-    """FT's, of the teacher's factors."""
+    """FT's stage: the paraphraser of the teacher's map."""
     rate = learning_rate(student) if student.startswith("vgg") else 0.01
     return {"paraphraser": sgd(epochs=30, milestones=(), learning_rate=rate)}
 
 
 def ssd_lt_stages(student: str) -> Schedules:
-    """SSD-LT's: features as long as the student is trained, then a few epochs of scales."""
+    """SSD-LT's stages: features, for as long as the student, then a few epochs of scales."""
     features = sgd(epochs=200, milestones=(), learning_rate=0.1, batch_size=128, cosine=True)
     scales = sgd(epochs=10, milestones=(), learning_rate=0.2, batch_size=128, cosine=True)
     return {"features": features, "scales": scales}
 
 
 def classifier(student: str) -> Schedules:
-    """That of `decoupled`, in a few epochs."""
+    """The stage of `decoupled` that trains the classifier for a few epochs."""
     schedule = sgd(epochs=10, milestones=(), learning_rate=0.1, batch_size=128, cosine=True)
     return {"classifier": schedule}
 
 
 def own(**weights: float) -> dict[str, dict[str, float]]:
-    """The weights of cross-entropy with terms of its own, and Hinton's KD beside if "+kd" asks."""
+    """The weights of a method with these terms; that of KD is 0, unless "+kd" changes it."""
     return {"code": {"ce": 1.0, "kd": 0.0, **weights}}
 
 
 BESIDE = {"kd_temperature": 4.0}
-# Standardized logits, Sun et al. 2024, want weights of their own: the methods "+ls" have them.
+# Standardized logits (Sun et al. 2024) need other weights, which the methods "+ls" have.
 LOGITS = {"standardize": False}
 SHIFT = {"shift": False}  # knowledge adjustment of the teacher's logits, see "ka"
-# Of knowledge adjustment and dynamic temperatures: ours, among what others used. The paper's are
-# not known.
+# Knowledge adjustment and dynamic temperatures: ours, chosen among those of reimplementations. The
+# paper's numbers are not known.
 ADJUSTMENT = {"adjustment": "shift", "smoothing": 0.1}
 DYNAMIC = {"weighting": "flsw", "beta": 10.0, "gamma": 1.0}
-# Five tasks of CIFAR-10, of 50 epochs each.
+# CIFAR-10 in five tasks of two classes, for 50 epochs each.
 STREAM = {"task_classes": 2, "task_epochs": 50, "buffer_size": 200, "replay_size": 32}
 
 METHODS = {
@@ -141,7 +142,7 @@ METHODS = {
     ),
     "reviewkd": Entry(
         {"warmup_epochs": 20, "student_preacts": False, **BESIDE},
-        own(review=5.0),  # vgg and MobileNetV2 have it, too, for want of a released one
+        own(review=5.0),  # also for vgg and MobileNetV2, for which none was released
         by_pair={
             ("resnet56", "resnet20"): {"review": 0.6},
             ("resnet110", "resnet32"): {"review": 1.0},
@@ -155,8 +156,8 @@ METHODS = {
     "ka_dtd": Entry(
         {"temperature": 8.0, **ADJUSTMENT, **DYNAMIC}, {"code": {"ce": 0.1, "kd": 0.9}}
     ),
-    # The released examples are of vgg13 -> vgg8; WTTM's had CRD beside. Those of other pairs and of
-    # ImageNet are not released.
+    # The released examples are for vgg13 -> vgg8; WTTM's also had CRD. Numbers for other pairs and
+    # for ImageNet are not released.
     "ttm": Entry({"temperature": 10.0, **SHIFT}, {"code": {"ce": 1.0, "ttm": 45.0}}),
     "wttm": Entry({"temperature": 5.0, **SHIFT}, {"code": {"ce": 1.0, "wttm": 4.0}}),
     "ctkd": Entry(
@@ -177,8 +178,8 @@ METHODS = {
         imagenet_numbers={"temperature": 1.0, "momentum_offset": 0.09},
         imagenet_weights={"ce": 0.5, "kd": 0.5},
     ),
-    # The released example, wrn_40_2 -> wrn_16_2; for other pairs it says alpha 1.5 and mutual .05,
-    # and TTM's authors 1.5 and 1.
+    # The released example, wrn_40_2 -> wrn_16_2. For other pairs, the code has alpha 1.5 and mutual
+    # .05, and TTM's authors used 1.5 and 1.
     "itrd": Entry({"alpha": 1.01}, {"code": {"ce": 1.0, "correlation": 2.0, "mutual": 1.0}}),
     # Released for ImageNet alone.
     "srd": Entry({"kd_temperature": 1.0}, {"code": {"ce": 1.0, "kd": 1.0, "representation": 2.0}}),
@@ -192,7 +193,7 @@ METHODS = {
             "ss_ratio": 0.75,
             "head_temperature": 1.0,
         },
-        {  # of the released code, of the ECCV supplement, of the arXiv text
+        {  # from the released code, from the ECCV supplement, and from the arXiv text
             "code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0},
             "eccv": {"ce": 0.1, "kd": 0.9, "tf": 5.0, "ss": 3.0},
             "arxiv": {"ce": 0.1, "kd": 0.9, "tf": 10.0, "ss": 2.7},
@@ -207,7 +208,7 @@ METHODS = {
             "tf_temperature": 4.0,
             "ss_temperature": 0.5,
         },
-        {"code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}},  # SSKD's, as others took them
+        {"code": {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}},  # SSKD's, as in reimplementations
         head,
     ),
     "hsakd": Entry(
@@ -267,15 +268,15 @@ METHODS = {
 
 
 def with_kd(entry: Entry) -> Entry:
-    """The method with Hinton's KD beside, at the weight 1."""
+    """The method with Hinton's KD as a further term, of weight 1."""
     weights = {preset: own | {"kd": 1.0} for preset, own in entry.weights.items()}
     return entry._replace(weights=weights)
 
 
 STANDARDIZED = {"temperature": 2.0, "standardize": True}
 
-# What else can be typed as a method: one of the above with other numbers or weights. "at+kd" is
-# AT with KD beside, "kd+ls" is KD on standardized logits.
+# Further names that can be typed as a method: one of the above with other numbers or weights.
+# "at+kd" is AT with KD as a further term, "kd+ls" is KD on standardized logits.
 VARIANTS = {
     **{
         f"{name}+kd": with_kd(entry)
@@ -292,7 +293,7 @@ VARIANTS = {
         {"warmup_epochs": 20, **STANDARDIZED, **SHIFT},
         {"code": {"ce": 1.0, "tckd": 9.0, "nckd": 72.0}},
         by_pair=by_name(DKD_LS, "temperature", "tckd", "nckd"),
-        imagenet_numbers={"warmup_epochs": 0},  # with its weight: ours, as nothing is published
+        imagenet_numbers={"warmup_epochs": 0},  # this and the weight: ours, as none is published
         imagenet_weights={"nckd": 4.5},
     ),
     "mlkd+ls": Entry(
@@ -306,14 +307,14 @@ NAMES = tuple(ENTRIES)
 
 
 def entry_of(name: str) -> Entry:
-    """The entry of a method as it is typed; of one's own, "my_code:method"."""
+    """The entry of a method by its typed name, which may be a user's, "my_code:method"."""
     return own_entry(name) if ":" in name else choose(ENTRIES, name, "method")
 
 
 def own_entry(name: str) -> Entry:
-    """What a method of one's own says of itself: its numbers' defaults; every term counts 1.
+    """The entry of a user's method: its numbers are their defaults, and every weight is 1.
 
-    Stages that it has beside teacher and student are trained like SSKD's head.
+    Its stages besides teacher and student are trained like SSKD's head.
     """
     factory = find(METHODS, name, "method")
     numbers = {key: number.default for key, number in inspect.signature(factory).parameters.items()}
@@ -331,7 +332,7 @@ def own_entry(name: str) -> Entry:
 
 
 def key_of(name: str) -> str:
-    """What a method is called among several: "mine" for "my_code:mine"."""
+    """The name of a method among several: "mine" for "my_code:mine"."""
     return name.rpartition(":")[2]
 
 
@@ -345,7 +346,7 @@ def method(name: str, preset: str = "code", pair: Pair | None = None) -> ConfigD
 
 
 def imagenet_method(name: str, preset: str = "code") -> ConfigDict:
-    """The same with what differs on ImageNet."""
+    """The same with the numbers and weights that differ on ImageNet."""
     entry, config = entry_of(name), method(name, preset)
     config.method.update(entry.imagenet_numbers)
     config.weights.update(entry.imagenet_weights)
@@ -353,7 +354,7 @@ def imagenet_method(name: str, preset: str = "code") -> ConfigDict:
 
 
 def chosen(names: str, one: Callable[[str], ConfigDict]) -> ConfigDict:
-    """The method of a name; where names are parted by commas, all of them, each with settings."""
+    """The config of the named method; for several, separated by commas, that of all of them."""
     split = names.split(",")
     if len(split) == 1:
         return one(names)
@@ -362,7 +363,7 @@ def chosen(names: str, one: Callable[[str], ConfigDict]) -> ConfigDict:
 
 
 def own_stages(names: str, student: str) -> Schedules:
-    """How the stages that the named methods have beside teacher and student are trained."""
+    """How the stages of the named methods besides teacher and student are trained."""
     found: Schedules = {}
     for name in names.split(","):
         found |= entry_of(name).stages(student)
@@ -372,6 +373,6 @@ def own_stages(names: str, student: str) -> Schedules:
 def nesterov(names: str, stage: str) -> bool:
     """Whether all of the named methods train "teacher" or "student" with Nesterov's momentum.
 
-    Methods that are compared share these schedules.
+    Methods in a comparison share these schedules.
     """
     return all(stage in entry_of(name).nesterov for name in names.split(","))

@@ -1,4 +1,4 @@
-"""What is published: accuracies of networks, of pairs and of methods."""
+"""Published accuracies of networks, of pairs and of methods."""
 
 # CIFAR-100 top-1 in per cent, best epoch, as the official repository prints them: tables 3 and 4
 # of the paper.
@@ -31,8 +31,8 @@ PAIRS = {
     ("wrn_40_2", "ShuffleV1"): {"kd": 74.83, "sskd": 77.40},
 }
 
-# What the paper says of the other methods, in the order of PAIRS; it most likely combined all of
-# them with KD.
+# The paper's accuracies of the other methods, in the order of PAIRS; most likely, it combined all
+# of them with KD.
 OTHERS = {
     "fitnet": (75.75, 74.12, 71.60, 74.31, 73.54, 68.58, 68.54, 73.84, 74.82, 75.11, 75.55),
     "at": (75.28, 74.45, 71.78, 74.26, 73.62, 69.34, 69.28, 73.45, 74.76, 75.30, 75.61),
@@ -49,9 +49,9 @@ for _name, _scores in OTHERS.items():
         _pair[f"{_name}+kd"] = _score
 TABLES = tuple(PAIRS)
 
-# What later papers say, best epoch again. Their teachers are CRD's, which are weaker than those
-# above: wrn_40_2 75.61, resnet56 72.34, resnet110 74.31, resnet32x4 79.42, vgg13 74.64. All took
-# 240 epochs of one view, but MLKD: 480 (960 for ShuffleV2) of two views.
+# Accuracies from later papers, also of the best epoch. Their teachers are CRD's, which are weaker
+# than those above: wrn_40_2 75.61, resnet56 72.34, resnet110 74.31, resnet32x4 79.42, vgg13 74.64.
+# All trained for 240 epochs on one view, except MLKD: 480 (960 for ShuffleV2) on two views.
 BASELINES |= {"resnet110": 74.31, "resnet32": 71.14}
 PAIRS |= {
     ("resnet110", "resnet20"): {"kd": 70.67},  # CRD's, last epoch
@@ -84,7 +84,7 @@ LATER = {
              70.39, 71.41, 75.71, 76.91, 77.40, 77.35),
     "dist": (75.51, 74.73, 71.75, 71.65, 73.69, 76.31, 73.89,
              68.50, 68.66, 74.11, 76.34, 77.35, 76.40),
-    # The tables of the authors of logit standardization; DKD's is that of its own authors.
+    # The tables of the authors of logit standardization; for DKD, that of DKD's authors.
     "ctkd": (75.45, 73.93, 71.19, 70.99, 73.52, 73.39, 73.52,
              68.50, 68.67, None, None, 75.37, None),
     "kd+ls": (76.11, 74.37, 71.43, 71.48, 74.17, 76.62, 74.36,
@@ -106,7 +106,7 @@ for _name, _scores in LATER.items():
     for _pair, _score in zip(LATER_PAIRS, _scores, strict=True):
         PAIRS[_pair] |= {_name: _score} if _score else {}
 
-# Pairs that the authors of logit standardization alone have.
+# Pairs that only the authors of logit standardization have.
 PAIRS |= {
     ("resnet32x4", "wrn_16_2"): {
         "kd+ls": 75.26,
@@ -129,10 +129,10 @@ PAIRS |= {
     ("wrn_40_2", "MobileNetV2"): {"kd+ls": 69.23, "dkd+ls": 70.01},
 }
 
-# ImageNet, top-1 of the best epoch: torchvision's networks, and what is printed of methods.
-# AT, CRD and SSKD took 90 epochs or do not say; CTKD 120, with a teacher of 73.96; the others 100.
-# KD's is mdistiller's, with the temperature and weights that the configs have; KD+LS has 71.26 in
-# its last epoch.
+# ImageNet, top-1 of the best epoch: torchvision's networks, and the published results of methods.
+# AT, CRD and SSKD trained for 90 epochs or do not say; CTKD for 120, with a teacher of 73.96; the
+# others for 100. KD's is mdistiller's, with the temperature and weights of the configs; KD+LS has
+# 71.26 in its last epoch.
 BASELINES |= {"resnet34": 73.31, "resnet18": 69.75}
 PAIRS["resnet34", "resnet18"] = {
     "kd": 71.03,
@@ -151,8 +151,9 @@ PAIRS["resnet34", "resnet18"] = {
 }
 
 
-# HSAKD's authors (poster; best epoch, mean of three): CIFAR-100's pairs with a frozen teacher and
-# with a joint one, that teacher itself, and HSSAKD's two equal peers. Their MobileNetV2 is s1.
+# From HSAKD's authors (poster; best epoch, mean of three): CIFAR-100's pairs with a frozen teacher
+# and with a joint one, that teacher itself, and HSSAKD's two equal peers. Their MobileNetV2 is
+# MobileNetV2s1.
 HSAKD = {
     ("wrn_40_2", "wrn_16_2"): (77.20, 78.67),
     ("wrn_40_2", "wrn_40_1"): (77.00, 78.12),
@@ -191,7 +192,7 @@ BASELINES |= {"MobileNetV2s1": 73.51}
 
 
 def paper(names: str, teacher: str, student: str) -> dict[str, float]:
-    """Published accuracies in per cent: the teacher's, and those that the named methods lead to.
+    """Published accuracies in per cent: the teacher's, and the students' by the named methods.
 
     A teacher that learns with its branches is another one: that of the method itself.
     """

@@ -3,9 +3,9 @@ r"""The whole method in minutes on a laptop's CPU, without a download: small net
     python -m sskd_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 A teacher and its self-supervision head see all training images of scikit-learn's digits. Three
-students, from the same weights and on the same few labelled images, learn from the labels alone
-(scratch), with the teacher's predictions (kd), and with SSKD. All of it is done with three seeds,
-because with one seed, luck may be larger than what tells the methods apart.
+students, with the same first weights and the same few labelled images, learn from the labels alone
+(scratch), with the teacher's predictions (kd), and with SSKD. All of this is done with three seeds,
+because with a single seed, chance may outweigh the differences between the methods.
 """
 
 from ml_collections import ConfigDict

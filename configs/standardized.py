@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 Pair = tuple[str, str]  # teacher, student
 
-# Temperature and weight of KD.
+# The temperature and the weight of KD.
 KD_LS = {
     ("resnet110", "resnet20"): (4.0, 12.0),
     ("vgg13", "vgg8"): (3.0, 9.0),
@@ -14,7 +14,7 @@ KD_LS = {
     ("resnet32x4", "wrn_40_2"): (3.0, 9.0),
     ("wrn_40_2", "MobileNetV2"): (3.0, 9.0),
 }
-# Temperature, weight of tckd and weight of nckd.
+# The temperature, the weight of tckd and the weight of nckd.
 DKD_LS = {
     ("wrn_40_2", "wrn_16_2"): (2.0, 12.0, 24.0),
     ("wrn_40_2", "wrn_40_1"): (2.0, 12.0, 24.0),
@@ -28,7 +28,7 @@ DKD_LS = {
     ("wrn_40_2", "resnet8x4"): (2.0, 18.0, 36.0),
     ("wrn_40_2", "MobileNetV2"): (2.0, 15.0, 30.0),
 }
-# Where MLKD counts 6, not 9.
+# The pairs for which the weights of MLKD's terms are 6 instead of 9.
 MLKD_LS_LESS = (("vgg13", "vgg8"), ("vgg13", "MobileNetV2"), ("resnet32x4", "ShuffleV2"))
 
 
