@@ -194,7 +194,7 @@ BASELINES |= {"MobileNetV2s1": 73.51}
 def paper(names: str, teacher: str, student: str) -> dict[str, float]:
     """Published accuracies in per cent: the teacher's, and the students' by the named methods.
 
-    A teacher that learns with its branches is another one: that of the method itself.
+    A teacher that learns together with its branches has another accuracy: `JOINT_TEACHERS`.
     """
     known = PAIRS.get((teacher, student), {}) | {"scratch": BASELINES.get(student)}
     scores = {name: known.get(name) for name in names.split(",")}

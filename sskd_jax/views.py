@@ -37,7 +37,7 @@ class Optics(NamedTuple):
     std: Channels
 
     def plain(self) -> "Optics":
-        """The same without anything random, for evaluation."""
+        """The same without random flips and crops, for evaluation."""
         return self._replace(flip=False, pad=0)
 
     def own(self, section: Mapping[str, Any]) -> "Optics":

@@ -1,4 +1,4 @@
-"""The first state of a stage, and what the trace of its loss tells before anything is computed."""
+"""The first state of a stage, and what a trace of its loss shows before anything is computed."""
 
 import zlib
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ def trace_loss(
         module = task.modules[name]
         if name not in variables:
             first = jax.random.fold_in(key, zlib.crc32(name.encode()))
-            # Copies, because `sketch` tells parameters apart: they must not share a variable.
+            # Copied, as `sketch` needs a separate variable of the traced program per parameter.
             made = traced_once(module, "init")(first, *args, **kwargs)
             variables[name] = jax.tree.map(jnp.copy, complete(made))
         called[name] = True

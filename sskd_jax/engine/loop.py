@@ -49,8 +49,8 @@ class Job(NamedTuple):
       task: the constants of its programs.
       sketch: the shapes of its first state.
       origins: by net, the (job, net) from which a net starts, or as which it stays frozen.
-      frozen: the resident images and the frozen nets, whose values are not valid before the jobs
-        in `origins` are done.
+      frozen: the resident images and the frozen nets. The nets have their values only after the
+        jobs in `origins` are done.
       start: the variables to start from, by net; the same holds for their values.
       images: to train on.
       held_out: images to evaluate with after every epoch.
@@ -226,7 +226,7 @@ def run_stage(job: Job, session: Session) -> Trained:
 
 
 def is_begun(job: Job, session: Session) -> bool:
-    """Whether a stage has a checkpoint, from which it goes on."""
+    """Whether a stage has a checkpoint, from which it is resumed."""
     folder = session.workdir / job.name
     has_one = chief() and folder.is_dir() and has_checkpoints(folder)
     return any(max_over_processes(has_one))

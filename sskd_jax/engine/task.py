@@ -1,4 +1,4 @@
-"""What the programs of a stage are made of: their state, and nets and views as functions."""
+"""The parts of a stage's programs: constants, state, and nets and views as functions."""
 
 import functools
 import itertools

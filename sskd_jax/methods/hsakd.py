@@ -163,10 +163,10 @@ def student(temperature: float, origin: str) -> Stage:
 
 
 def hsakd(*, temperature: Positive) -> Method:
-    """From a teacher that was trained alone, and branches that were added to it afterwards."""
+    """The student of a teacher that was trained alone and got its branches afterwards."""
     return {"teacher": TEACHER, "branches": branches(), "student": student(temperature, "branches")}
 
 
 def hsakd_joint(*, temperature: Positive) -> Method:
-    """From a teacher that was trained together with its branches."""
+    """The student of a teacher that was trained together with its branches."""
     return {"teacher": joint_teacher(), "student": student(temperature, "teacher")}

@@ -56,7 +56,7 @@ def mutual_loss(student: Array, teacher: Array) -> Array:
 
 
 def itrd(*, alpha: Positive) -> Method:
-    """On embeddings of the whole batch; `mutual` projects the student's only if widths differ."""
+    """The terms on embeddings of the whole batch; `mutual` projects only if the widths differ."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         theirs = everywhere(teacher.embed)

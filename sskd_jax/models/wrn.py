@@ -85,6 +85,6 @@ class WideResNet(Network):
 
     @nn.nowrap
     def preactivations(self, preacts: list[Array]) -> list[Array]:
-        """Those of stages 1, 2 and 3 are computed in stages 2 and 3 and in the neck."""
+        """The maps' pre-activations: stages 2 and 3 and the neck compute those of stages 1 to 3."""
         stem, _, *behind = preacts
         return [stem, *behind]
