@@ -129,6 +129,12 @@ def pair(data_dir):
     return 1, 2
 
 
+def halves(data_dir):
+    from sskd_jax.data.sources import Dataset
+
+    return Dataset(pair(data_dir), pair(data_dir), 10)
+
+
 def fails(data_dir):
     return {}["images"]
 """
@@ -145,6 +151,7 @@ def fails(data_dir):
         ("method=broken:odd", "", r"student with broken:odd, .*broken.py, line 40: TypeError: "),
         ("method=broken:nothing", "", "the method 'broken:nothing' returns a NoneType, not a dict"),
         ("", "broken:pair", "the dataset 'broken:pair' is a tuple, in place of a Dataset"),
+        ("", "broken:halves", "the dataset 'broken:halves' holds a tuple, in place of a Split"),
         ("", "broken:fails", "the dataset 'broken:fails': KeyError: 'images'"),
     ],
 )

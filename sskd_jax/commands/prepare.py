@@ -43,7 +43,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         "--name", default="imagefolder", help="of the dataset that a folder becomes"
     )
     parser.add_argument(
-        "--held_out", type=float, default=0.1, help="share to test on, of a folder without val/"
+        "--held_out", type=float, default=0.1, help="share to test on, of a folder of classes alone"
     )
     parser.add_argument(
         "--train_list",

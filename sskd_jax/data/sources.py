@@ -104,6 +104,12 @@ def own_dataset(
             f"the dataset {name!r} is a {type(found).__name__}, in place of a Dataset of "
             "sskd_jax.data.sources"
         )
+    for split in (found.train, found.test):
+        if not isinstance(split, Split):
+            raise UserError(
+                f"the dataset {name!r} holds a {type(split).__name__}, in place of a Split of "
+                "sskd_jax.data.sources"
+            )
     return found
 
 

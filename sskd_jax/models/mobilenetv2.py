@@ -21,16 +21,14 @@ from sskd_jax.models.network import (
 )
 from sskd_jax.types import Array
 
+# The groups of blocks of every stage: expansion, width, number of blocks, stride of the first. The
+# second group has stride 1 where ImageNet's has 2.
 STAGES = (
     ((1, 16, 1, 1), (6, 24, 2, 1)),
     ((6, 32, 3, 2),),
     ((6, 64, 4, 2), (6, 96, 3, 1)),
     ((6, 160, 3, 2), (6, 320, 1, 1)),
 )
-"""The groups of blocks of every stage: expansion, width, number of blocks, stride of the first.
-
-The second group has stride 1 where ImageNet's has 2.
-"""
 
 
 class InvertedResidual(nn.Module):
