@@ -39,8 +39,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     normalisation = {"mean": args.mean, "std": args.std, "size": args.size}
     given = [f"--{name}" for name, value in normalisation.items() if value]
-    if given and locate(args.source).is_dir():
+    source = locate(args.source)
+    beside = source.with_name(f"{source.name}.json")
+    if given and source.is_dir():
         raise UserError(f"{given[0]} is of a file; {args.source} is a workdir, which knows its own")
+    if given and beside.exists():
+        raise UserError(f"{beside} says how images are normalised, and how large: omit {given[0]}")
     classifier = load(args.source, stage=args.stage, **normalisation)
     rows, mistakes = [], []
     for path in args.images:

@@ -92,6 +92,13 @@ def test_predictions(workdir, tmp_path, capsys):
     assert "nowhere.png is no image" in err and "no is no image" in err
 
 
+def test_a_file_that_knows_its_pixels_is_asked_for_no_others(workdir, capsys):
+    said(capsys, "export", "--workdir", workdir, "--out", workdir / "net.pth")
+    code, _, err = said(capsys, "predict", workdir / "net.pth", "a.png", "--mean", *"111")
+    assert code == 2 and "net.pth.json says how images are normalised" in err
+    assert err.endswith("omit --mean\n") and err.count("\n") == 1
+
+
 def test_a_folder_that_takes_no_files_is_told(workdir, monkeypatch, capsys):
     def full(folder, runs):
         raise OSError(28, "No space left on device", str(folder / "curves.png"))
