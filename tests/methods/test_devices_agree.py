@@ -1,5 +1,6 @@
 """Every stage's real loss computes the same of a batch, however many devices share it."""
 
+import gc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +25,14 @@ DEVICES = (1, 2, 8)
 INDEX = np.random.default_rng(0).permutation(48)[:16].astype(np.int32)
 MASK = np.arange(16) < 13
 EPOCH = 3  # in which no term that rises with the epochs is 0 any more
+
+
+@pytest.fixture(autouse=True)
+def few_programs() -> Iterator[None]:
+    """Forgets a test's programs when it is done; those of all would map too much memory."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def step_and_scores(start: Beginning) -> Iterator[tuple[TrainState, Any]]:
