@@ -24,6 +24,8 @@ from sskd_jax.views import once
 DEVICES = (1, 2, 8)
 INDEX = np.random.default_rng(0).permutation(48)[:16].astype(np.int32)
 MASK = np.arange(16) < 13
+# As in a run; the tests' other programs are compiled in one part, and round otherwise.
+IN_PARTS = {"xla_cpu_parallel_codegen_split_count": 32}
 EPOCH = 3  # in which no term that rises with the epochs is 0 any more
 
 
@@ -55,7 +57,8 @@ def step_and_scores(start: Beginning) -> Iterator[tuple[TrainState, Any]]:
         chosen = jax.devices()[:devices]
         shares = [array.reshape(devices, -1) for array in (INDEX, MASK)]
         args = *replicated((state, frozen), chosen), *jax.device_put(shares, stacked(chosen))
-        return jax.pmap(program, AXIS, devices=chosen).lower(*args).compile(), args
+        lowered = jax.pmap(program, AXIS, devices=chosen).lower(*args)
+        return lowered.compile(compiler_options=IN_PARTS), args
 
     # Compilation is most of the time, and lets go of Python's lock. (Programs that share devices
     # must not run side by side.)
@@ -78,7 +81,7 @@ def check_devices_agree(start: Beginning) -> None:
     for state, scores in others:
         for name, field in alone._asdict().items():
             is_of_nets = name in ("params", "batch_stats", "opt_state")
-            assert_close(name, getattr(state, name), field, 2e-6 if is_of_nets else 0)
+            assert_close(name, getattr(state, name), field, 1e-6 if is_of_nets else 0)
         assert_close("scores", scores, scores_alone)
 
 
