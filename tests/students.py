@@ -19,10 +19,12 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
 
 def resnet8_variables(num_classes: int = 7) -> dict:
-    """Variables of a resnet8 whose running variances are positive."""
+    """Variables of a resnet8 with positive running variances and logits of ordinary size."""
     weights = torch_bridge.from_state_dict("resnet8", torch_files.weights("resnet8", num_classes))
     stats = jax.tree.map(lambda leaf: np.abs(leaf) + 1, weights["batch_stats"])
-    return weights | {"batch_stats": stats}
+    # A kernel's last axis is that of its outputs, so this divides by the root of its inputs.
+    params = jax.tree.map(lambda leaf: leaf / np.sqrt(leaf[..., 0].size), weights["params"])
+    return {"params": params, "batch_stats": stats}
 
 
 def save(
