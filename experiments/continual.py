@@ -17,7 +17,7 @@ from experiments.page import Field, Grid, markdown_table
 from sskd_jax.system.console import fail
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
-from sskd_jax.workdir.files import METRICS, Row, read_json, read_rows
+from sskd_jax.workdir.files import CONFIG, METRICS, Row, read_json, read_rows
 
 SCORES = ("class_il", "task_il")
 
@@ -91,7 +91,7 @@ def read(workdir: epath.Path) -> dict[tuple[str, str], tuple[np.ndarray, Measure
     if not (workdir / METRICS).exists():
         raise UserError(f"{workdir} holds no {METRICS}: give the workdir of a run")
     rows, found = read_rows(workdir / METRICS), {}
-    for stage, numbers in methods_of(read_json(workdir / "config.json")).items():
+    for stage, numbers in methods_of(read_json(workdir / CONFIG)).items():
         own = [row for row in rows if row["stage"] == stage]
         if not own:
             continue

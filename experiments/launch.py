@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments import plans, protocol, record
+from experiments import plans, protocol, record, records
 from experiments.runs import (
     DONE,
     FAILED,
@@ -165,7 +165,7 @@ def work(
 
 def show(runs: Mapping[str, Run], states: Mapping[str, str], place: Place) -> None:
     """The table of what is done, running and left, with the hours that are left."""
-    networks = record.recorded(place.results)
+    networks = records.recorded(place.results)
     told: dict[str, list[str]] = {}
     left: dict[str, list[float | None]] = {}
     for name, run in runs.items():
@@ -212,7 +212,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Row]:
     parser.add_argument("--time_limit", type=float, default=0.0, help="in seconds")
     parser.add_argument("--weights", default="weights", help="folder of given teachers")
     parser.add_argument("--workdirs", default="runs", help="folder of the workdirs")
-    parser.add_argument("--results", default=record.RESULTS, help="folder of the records")
+    parser.add_argument("--results", default=records.RECORDS, help="folder of the records")
     arguments, typed = parser.parse_known_args(argv)
     return arguments, typed_changes(typed)
 

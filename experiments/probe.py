@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from experiments import protocol, record
+from experiments import protocol, records
 from sskd_jax.commands.evaluate import data_section
 from sskd_jax.data.sources import Dataset, Split
 from sskd_jax.data.stream import Stream
@@ -71,7 +71,7 @@ def probe(classifier: Classifier, data: Dataset) -> float:
 
 def keep(workdir: pathlib.Path, data: str, found: Mapping[str, float]) -> None:
     """Adds what was found to the workdir's probes.json: accuracies by stage and dataset."""
-    file = locate(workdir) / record.PROBES
+    file = locate(workdir) / records.PROBES
     known = dict(read_json(file)) if file.exists() else {}
     for stage, accuracy in found.items():
         known[stage] = known.get(stage, {}) | {data: accuracy}

@@ -10,14 +10,11 @@ writes the pages.
 """
 
 import argparse
-import csv
-import io
 import json
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
 
 from sskd_jax.system import early
 
@@ -25,110 +22,26 @@ if __name__ == "__main__":  # before the imports that take seconds
     early.catch_signals(early.ANEW)
 
 from experiments import protocol
+from experiments.records import DONE, FAILED, INDEX, PROBES, PROTOCOL, RECORDS, SIMILARITY, index
 from sskd_jax.system.console import console, fail
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir import seeds
-from sskd_jax.workdir.files import METRICS, TIMES, Row, read_json, read_rows, write_json
-from sskd_jax.workdir.logbook import differences, minutes
+from sskd_jax.workdir.files import (
+    CONFIG,
+    ENVIRONMENTS,
+    METRICS,
+    RESULTS,
+    TIMES,
+    Row,
+    read_json,
+    read_rows,
+    write_json,
+)
+from sskd_jax.workdir.logbook import differences
 from sskd_jax.workdir.stages import kind_of
 
-RESULTS = pathlib.Path(__file__).parent / "results"
-FILES = ("config.json", "environments.json", METRICS, TIMES, "results.json")
-PROTOCOL = "protocol.json"
-PROBES = "probes.json"  # of those that experiments/probe.py has looked at
-SIMILARITY = "similarity.json"  # of those runs that experiments/similarity.py has looked at
-INDEX = "index.csv"
-DONE, FAILED = "done", "failed"
-PROTOCOL_COLUMNS = (
-    "data",
-    "teacher",
-    "network",
-    "method",
-    "changes",
-    "epochs",
-    "batch_size",
-    "views",
-    "share",
-    "noise",
-    "imbalance",
-    "before",
-    "selection",
-    "teraflop",
-    "experiment",
-)
-COLUMNS = (
-    "run",
-    "stage",
-    "status",
-    "seed",
-    *PROTOCOL_COLUMNS,
-    "last",
-    "best",
-    "held_out",
-    "best_epoch",
-    "minutes_before",
-    "minutes",
-    "device",
-    "jax",
-    "revision",
-    "reason",
-)
-
-
-class Network(NamedTuple):
-    """A network of a kept run, or one that a failed run was to make.
-
-    Attributes:
-      run: the name of its folder.
-      stage: that makes it.
-      seed: of the run.
-      status: `DONE` or `FAILED`.
-      reason: why it failed, or "".
-      protocol: what was done; see experiments/protocol.py.
-      result: its row of the results; empty where there is none.
-      minutes: how long it was trained: the method's own stages, then the network's.
-      environments: those that the network's stage was in.
-      similarity: to its teacher, by measure; empty where it was not looked at.
-      probes: accuracies of linear probes, in [0, 1], by dataset.
-    """
-
-    run: str
-    stage: str
-    seed: int
-    status: str
-    reason: str
-    protocol: Row
-    result: Row
-    minutes: list[float]
-    environments: list[Row]
-    similarity: dict[str, float] = {}
-    probes: dict[str, float] = {}
-
-    @property
-    def experiment(self) -> str:
-        """What networks share that differ in their seed alone."""
-        return self.protocol["experiment"]
-
-    @property
-    def what(self) -> str:
-        """The method, with what differs from how it is by default."""
-        return f"{self.protocol['method']} {self.protocol['changes']}".strip()
-
-    @property
-    def last(self) -> float | None:
-        """Top-1 accuracy of the last epoch on the test images."""
-        return self.result.get("top1")
-
-    @property
-    def best(self) -> float | None:
-        """That of the best epoch, where it was picked on the test images."""
-        return None if self.protocol["selection"] != "test images" else self.result.get("best_top1")
-
-    @property
-    def held_out(self) -> float | None:
-        """That of the best epoch, where it was picked on training images that were held out."""
-        return None if self.protocol["selection"] == "test images" else self.result.get("best_top1")
+FILES = (CONFIG, ENVIRONMENTS, METRICS, TIMES, RESULTS)
 
 
 def places(
@@ -175,12 +88,12 @@ def goes_on(kept: pathlib.Path, workdir: pathlib.Path) -> bool:
         if (kept / name).exists():
             if not (workdir / name).read_bytes().startswith((kept / name).read_bytes()):
                 return False
-    if (kept / "config.json").exists():
-        now = json.loads(content_of(workdir / "config.json"))
-        if differences(read_json(kept / "config.json"), now):
+    if (kept / CONFIG).exists():
+        now = json.loads(content_of(workdir / CONFIG))
+        if differences(read_json(kept / CONFIG), now):
             return False
-    if (kept / "results.json").exists():
-        before, now = (read_json(folder / "results.json") for folder in (kept, workdir))
+    if (kept / RESULTS).exists():
+        before, now = (read_json(folder / RESULTS) for folder in (kept, workdir))
         return all(row in now for row in before)
     return True
 
@@ -192,7 +105,7 @@ def found_protocol(workdir: pathlib.Path) -> Row:
       UserError: the folder does not hold a run of this version.
     """
     try:
-        config, results = (read_json(workdir / name) for name in ("config.json", "results.json"))
+        config, results = (read_json(workdir / name) for name in (CONFIG, RESULTS))
         stages = [row["stage"] for row in results if not is_elsewhere(config, row["stage"])]
         networks = {stage: protocol.describe(config, stage) for stage in stages}
         return {"status": DONE, "reason": "", "seed": config["seed"], "networks": networks}
@@ -256,113 +169,6 @@ def put(workdir: pathlib.Path, names: Iterable[str], folder: pathlib.Path, told:
     part.rmdir()
 
 
-def networks(folder: pathlib.Path) -> Iterator[Network]:
-    """The networks of a kept run, in the order of its results.
-
-    Raises:
-      UserError: the folder does not hold the whole record of a run.
-    """
-    try:
-        told = read_json(folder / PROTOCOL)
-        failed = told["status"] == FAILED
-        results, times, environments = [], [], []
-        if not failed:
-            results = read_json(folder / "results.json")
-            environments = read_json(folder / "environments.json")
-            times = read_rows(folder / TIMES)
-            read_rows(folder / METRICS)
-        # Of two networks that taught each other, the one that the stage is called after.
-        by_stage = {row["stage"]: row for row in results if "net" not in row}
-        similarity, probes = (
-            read_json(folder / name) if (folder / name).exists() else {}
-            for name in (SIMILARITY, PROBES)
-        )
-        for stage, found in told["networks"].items():
-            used = dict.fromkeys(row["environment"] for row in times if row["stage"] == stage)
-            yield Network(
-                run=folder.name,
-                stage=stage,
-                seed=told["seed"],
-                status=told["status"],
-                reason=told["reason"],
-                protocol={name: found[name] for name in PROTOCOL_COLUMNS},
-                result={} if failed else by_stage[stage],
-                minutes=[minutes(times, name) for name in trained_for(times, stage)],
-                environments=[] if failed else [environments[place] for place in used or [-1]],
-                similarity=similarity.get(stage, {}),
-                probes=probes.get(stage, {}),
-            )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{folder} holds no record of a run of this version ({type(error).__name__}: {error})"
-        ) from error
-
-
-def trained_for(times: Iterable[Row], stage: str) -> list[str]:
-    """The stages that were trained for the network of one, which is the last of them."""
-    found = list(dict.fromkeys(row["stage"] for row in times if belongs(row["stage"], stage)))
-    return found[: found.index(stage) + 1] if stage in found else found
-
-
-def belongs(stage: str, network: str) -> bool:
-    """Whether a stage was trained for that of a network: sskd/head for sskd/student, or itself."""
-    is_of_the_method = stage.split("/")[:-1] == network.split("/")[:-1]
-    is_teacher = "teacher" in map(kind_of, (stage, network))
-    return stage == network or is_of_the_method and not is_teacher
-
-
-def recorded(results: pathlib.Path = RESULTS) -> list[Network]:
-    """The networks of all kept runs; a folder that is no whole record is named on the screen."""
-    found: list[Network] = []
-    for folder in sorted(results.iterdir()) if results.is_dir() else ():
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        try:
-            found += networks(folder)
-        except UserError as error:
-            console.print(f"left out {error}; record its workdir again, or delete {folder}")
-    return found
-
-
-def device(environment: Row) -> str:
-    """The name of what a stage was trained on, and how many of it."""
-    if environment["platform"] == "cpu":
-        return f"{environment['cores']} cores of {environment['processor']}"
-    return f"{len(environment['devices'])} x {environment['devices'][0]}"
-
-
-def listed(texts: Iterable[Any]) -> str:
-    """Different texts, with commas between."""
-    return ", ".join(map(str, dict.fromkeys(texts)))
-
-
-def index_row(network: Network) -> Row:
-    """A network's line of index.csv, by its columns."""
-    *before, own = network.minutes or [None]
-    places = network.environments
-    found = {
-        "last": network.last,
-        "best": network.best,
-        "held_out": network.held_out,
-        "best_epoch": network.result.get("best_epoch"),
-        "minutes_before": round(sum(before), 2),
-        "minutes": own and round(own, 2),
-        "device": listed(map(device, places)),
-        "jax": listed(place["versions"]["jax"] for place in places),
-        "revision": listed(place.get("git_revision") for place in places),
-    }
-    return network._asdict() | network.protocol | found
-
-
-def index(results: pathlib.Path = RESULTS) -> str:
-    """index.csv: a line for every network of all kept runs, failed ones as well."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(index_row, recorded(results)))
-    return file.getvalue()
-
-
 def write_index(results: pathlib.Path) -> None:
     write_bytes(locate(results / INDEX), index(results).encode())
 
@@ -386,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m experiments.record", description=__doc__.splitlines()[0]
     )
     parser.add_argument("workdir", nargs="+", type=pathlib.Path, help="of a finished run")
-    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="where it is kept")
+    parser.add_argument("--results", type=pathlib.Path, default=RECORDS, help="where it is kept")
     args = parser.parse_args(argv)
     protocol.leave_accelerators()
     try:

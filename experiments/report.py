@@ -12,10 +12,10 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments import charts, page, plans, protocol, record, significance
+from experiments import charts, page, plans, protocol, records, significance
 from experiments.page import Aside, Chart, Download, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Claim
-from experiments.record import DONE, Network, listed
+from experiments.records import DONE, Network, listed
 from experiments.significance import NOT_RUN, NOT_SEEN, SEEN, Finding
 from experiments.tables import (
     Filled,
@@ -108,7 +108,7 @@ def environments(networks: Sequence[Network]) -> Grid:
         for place in network.environments:
             revision = str(place.get("git_revision"))
             key = (
-                record.device(place),
+                records.device(place),
                 str(place.get("python")),
                 place["versions"]["jax"],
                 revision[:10] + " (changed)" * revision.endswith("-dirty"),
@@ -228,7 +228,7 @@ def probes(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
 
 def parts_of(results: pathlib.Path) -> list[Part]:
     """The whole page."""
-    networks = record.recorded(results)
+    networks = records.recorded(results)
     known = by_experiment(networks)
     tables = {
         name: [fill(cell, known) for cell in table.cells] for name, table in plans.TABLES.items()
@@ -258,13 +258,13 @@ def parts_of(results: pathlib.Path) -> list[Part]:
         everything(known),
         Heading("Environments"),
         environments(networks),
-        Download(record.INDEX, record.index(results)),
+        Download(records.INDEX, records.index(results)),
     ]
 
 
 def readme(text: str, results: pathlib.Path) -> str:
     """The repository's README with its tables as the records have them."""
-    known = by_experiment(record.recorded(results))
+    known = by_experiment(records.recorded(results))
 
     def table(found: re.Match[str]) -> str:
         opening, name, end = found.groups()
@@ -319,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = parser.parse_args(argv).results
     protocol.leave_accelerators()
     try:
-        pages = contents(results) if results else contents(record.RESULTS, README)
+        pages = contents(results) if results else contents(records.RECORDS, README)
         for path, content in pages.items():
             path.write_text(content, encoding="utf-8")
     except (UserError, OSError) as error:

@@ -6,16 +6,16 @@ import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import plans, protocol, record
+from experiments import plans, protocol, records
 from sskd_jax.system.paths import take_lock
 from sskd_jax.types import UserError, choose
-from sskd_jax.workdir.files import METRICS, Row, read_rows
+from sskd_jax.workdir.files import METRICS, RESULTS, Row, read_rows
 from sskd_jax.workdir.logbook import LOCK
 
 SHARED = ("teacher", "head")  # stages that are the same for all students of a teacher
 # How the keys of a method's numbers begin by which its head is trained, not its student alone.
 OF_THE_HEAD = ("method.head", "method.transformation", "method.task", "method.exemplars")
-DONE, FAILED, RUNNING, LEFT = record.DONE, record.FAILED, "running", "left"
+DONE, FAILED, RUNNING, LEFT = records.DONE, records.FAILED, "running", "left"
 
 
 class Run(NamedTuple):
@@ -204,7 +204,7 @@ def states_of(runs: Mapping[str, Run], place: Place, again: Collection[str] = ()
     What is recorded of an experiment and a seed is done, wherever it was run. What is shared is
     done where nothing that is left needs it.
     """
-    known = {(one.experiment, one.seed): one for one in record.recorded(place.results)}
+    known = {(one.experiment, one.seed): one for one in records.recorded(place.results)}
     states: dict[str, str] = {}
     for name, run in runs.items():
         kept = known.get((run.told.get("experiment"), run.changes["seed"]))
@@ -215,7 +215,7 @@ def states_of(runs: Mapping[str, Run], place: Place, again: Collection[str] = ()
     left = [run for name, run in runs.items() if run.stage and states[name] == LEFT]
     needed = {name for run in left for name in run.needs}
     for name, run in runs.items():
-        finished = (place.workdirs / name / "results.json").exists()
+        finished = (place.workdirs / name / RESULTS).exists()
         if not run.stage and (finished or name not in needed):
             states[name] = DONE
     return states
@@ -229,7 +229,7 @@ def is_locked(workdir: pathlib.Path) -> bool:
         return not take_lock(file)
 
 
-def rate(run: Run, networks: Iterable[record.Network]) -> float | None:
+def rate(run: Run, networks: Iterable[records.Network]) -> float | None:
     """Operations in 10**12 per hour: the median of the records that are most alike, or None.
 
     Images of another dataset are not alike at all.
@@ -243,7 +243,7 @@ def rate(run: Run, networks: Iterable[record.Network]) -> float | None:
     return statistics.median(known[max(known)]) if known else None
 
 
-def hours(run: Run, networks: Sequence[record.Network], workdir: pathlib.Path) -> float | None:
+def hours(run: Run, networks: Sequence[records.Network], workdir: pathlib.Path) -> float | None:
     """What a run may still take, by what records took; None where nothing tells."""
     operations = run.told.get("teraflop")
     pace = operations and rate(run, networks)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from experiments import protocol, record
+from experiments import protocol, records
 from sskd_jax.data import sources
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.exchange.classifier import Classifier
@@ -36,7 +36,7 @@ from sskd_jax.system.console import console, fail
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import Params, UserError
 from sskd_jax.views import Optics
-from sskd_jax.workdir.files import read_json
+from sskd_jax.workdir.files import CONFIG, read_json
 from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import kind_of, load_stage, stage_folders
 
@@ -128,7 +128,7 @@ def stage_variables(workdir: epath.Path, config: dict[str, Any], stage: str) -> 
 
 def compare(workdir: epath.Path) -> dict[str, Any]:
     """What is found of every student of a finished run and of its teacher, by stage."""
-    config = read_json(workdir / "config.json")
+    config = read_json(workdir / CONFIG)
     told = config["data"]
     if "size" in told:
         raise UserError(f"{workdir} was trained on streamed images, which are not compared here")
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         for workdir in parser.parse_args(argv).workdir:
             check_run(locate(workdir))
-            path = locate(workdir) / record.SIMILARITY
+            path = locate(workdir) / records.SIMILARITY
             write_bytes(path, json.dumps(compare(locate(workdir))).encode())
             console.print(f"written  {path}")
     except (UserError, OSError) as error:

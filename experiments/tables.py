@@ -9,9 +9,9 @@ from etils import epath
 from experiments import charts, continual, plans, protocol, significance
 from experiments.page import Aside, Caption, Chart, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Table
-from experiments.record import DONE, METRICS, Network
+from experiments.records import DONE, Network
 from experiments.significance import Scores, Summary
-from sskd_jax.workdir.files import read_rows
+from sskd_jax.workdir.files import METRICS, read_rows
 
 SHADES = """Cells are shaded by the distance from the published number in standard errors of the
 seeds (1, 2, 3 and more), best epoch against best epoch; where nothing is published, by the distance

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs import cifar, methods
-from experiments import record
+from experiments import record, records
 from sskd_jax import settings, train
 from sskd_jax.exchange.export import export_network
 from sskd_jax.types import UserError, find
@@ -38,7 +38,7 @@ def test_the_pages_examples_train_and_leave(my_code, tmp_path):
     for kind in ("pth", "stablehlo"):
         export_network(str(workdir), kind, "near/student")
     record.keep_runs([workdir], tmp_path / "results")
-    assert "near" in (tmp_path / "results" / record.INDEX).read_text()
+    assert "near" in (tmp_path / "results" / records.INDEX).read_text()
     beside = json.loads((workdir / "near-student.pth.json").read_text())
     assert beside["model"] == "my_code:Tiny" and beside["accuracy"]["top1"] is not None
 

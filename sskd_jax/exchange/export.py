@@ -18,7 +18,7 @@ from etils import epath
 from jax import export
 
 from sskd_jax.exchange import model_card, torch_bridge, torch_file
-from sskd_jax.exchange.finished import describe, find_network, load_network
+from sskd_jax.exchange.finished import describe, find_network, load_network, record_beside
 from sskd_jax.models.build import architecture
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.system.quiet import quiet
@@ -163,7 +163,7 @@ def export_network(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, FORMATS[kind](record, network))
-        write_json(path.with_name(path.name + ".json"), record)
+        write_json(record_beside(path), record)
         card = model_card.write(path, record, model_card.facts(folder, stage))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -187,7 +187,7 @@ def file_to_write(out: str | None, workdir: epath.Path, name: str) -> epath.Path
         other = path.suffix.removeprefix(".")
         advice = f"--format={other}, or " if other in FORMATS else ""
         raise UserError(f"--out={out} is to be a {kind} file: give {advice}--out=NAME.{kind}")
-    if path.exists() and not path.with_name(f"{path.name}.json").exists():
+    if path.exists() and not record_beside(path).exists():
         raise UserError(
             f"{path} is there already, and no export, as no {path.name}.json is beside it: give "
             "another --out, or delete it"

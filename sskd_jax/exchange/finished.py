@@ -7,7 +7,7 @@ from etils import epath
 
 from sskd_jax.types import Params, UserError, choose
 from sskd_jax.workdir.checkpoint import read_step
-from sskd_jax.workdir.files import METRICS, existing_rows, read_json
+from sskd_jax.workdir.files import CONFIG, METRICS, RESULTS, existing_rows, read_json
 from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import check_description, kind_of, load_folder, stage_folders
 
@@ -48,7 +48,7 @@ def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, A
     It is the network after the last epoch, or after the best one.
     """
     about = check_description(workdir / stage, {}, "give another --workdir")
-    data = read_json(workdir / "config.json")["data"]
+    data = read_json(workdir / CONFIG)["data"]
     result = result_row(workdir, stage)
     own = about.get("normalisation", {}).get(kind_of(stage), data)
     image = own.get("image", about["image"])
@@ -69,6 +69,11 @@ def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, A
         "epoch": "best" if best else "last",
         "accuracy": accuracy(result, "best_" if best else ""),
     }
+
+
+def record_beside(file: epath.Path) -> epath.Path:
+    """FILE.json, where `export` writes what `describe` says of the network in a file."""
+    return file.with_name(f"{file.name}.json")
 
 
 def accuracy(result: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
@@ -111,7 +116,7 @@ def load_network(workdir: epath.Path, stage: str, best: bool = False) -> Params:
 
 def result_row(workdir: epath.Path, stage: str) -> dict[str, Any]:
     """The row of a stage in results.json; empty if the run has not got that far."""
-    results = workdir / "results.json"
+    results = workdir / RESULTS
     if not results.exists():
         return {}
     return next((row for row in read_json(results) if row["stage"] == stage), {})

@@ -9,10 +9,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sskd_jax.engine.loop import Job, first_state, variables
 from sskd_jax.exchange import torch_bridge
+from sskd_jax.exchange.finished import record_beside
 from sskd_jax.system.paths import locate
 from sskd_jax.types import Params, UserError
 from sskd_jax.workdir.checkpoint import checksum
-from sskd_jax.workdir.files import read_json
+from sskd_jax.workdir.files import STAGE, read_json
 from sskd_jax.workdir.stages import candidates, find_stage, load_folder
 
 Leaves = dict[tuple[str, ...], np.ndarray]  # by their path in {"params", "batch_stats"}
@@ -28,13 +29,13 @@ def load_given(job: Job) -> Params:
     if path.is_dir():
         about = {key: value for key, value in job.about.items() if key not in ("image", "steps")}
         folder = find_stage(path, job.name, about)
-        about = read_json(folder / "stage.json")
+        about = read_json(folder / STAGE)
         check_pixels(job, folder, about.get("normalisation", {}), about.get("image"))
         return load_folder(folder)
     if not all(comes_as_weights(job, net) for net in learned):
         raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
     check_beside(job, path)
-    record = path.with_name(path.name + ".json")  # as `export` writes it
+    record = record_beside(path)
     check_pixels(job, path, {job.kind: read_json(record)} if record.exists() else {})
     return {net: load_net(job, path, net) for net in learned}
 
@@ -199,7 +200,7 @@ def from_workdir(job: Job, path: epath.Path) -> Source:
             f"{path} holds several: give --config.{job.kind}.start_from="
             f"{'|'.join(map(str, (folder, *others)))}"
         )
-    about, stored = read_json(folder / "stage.json"), load_folder(folder)
+    about, stored = read_json(folder / STAGE), load_folder(folder)
     if folder.name == job.kind:
         names = {net: net for net in learned_nets(job) if net in stored}
     else:

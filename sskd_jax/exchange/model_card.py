@@ -12,7 +12,7 @@ from etils import epath
 import sskd_jax
 from sskd_jax.exchange.finished import result_row
 from sskd_jax.system.paths import write_bytes
-from sskd_jax.workdir.files import TIMES, existing_rows, read_json
+from sskd_jax.workdir.files import CONFIG, ENVIRONMENTS, STAGE, TIMES, existing_rows, read_json
 from sskd_jax.workdir.stages import kind_of
 
 MARK = "<!-- written by sskd_jax export -->"  # distinguishes our card from any other README.md
@@ -63,12 +63,12 @@ session = onnxruntime.InferenceSession("{file}")
 
 def facts(workdir: epath.Path, stage: str) -> dict[str, Any]:
     """What the records of a run say about one of its stages: config, results, environments."""
-    config = read_json(workdir / "config.json")
+    config = read_json(workdir / CONFIG)
     places = {row["environment"] for row in existing_rows(workdir / TIMES) if row["stage"] == stage}
-    file = workdir / "environments.json"
+    file = workdir / ENVIRONMENTS
     environments = read_json(file) if file.exists() else []
     kind = kind_of(stage)
-    about = read_json(workdir / stage / "stage.json")
+    about = read_json(workdir / stage / STAGE)
     return {
         "result": result_row(workdir, stage),
         "teacher": about.get("teacher_model") if kind != "teacher" else None,

@@ -13,22 +13,26 @@ from sskd_jax.types import UserError
 
 Row = dict[str, Any]  # what is written as JSON
 
+CONFIG = "config.json"  # of the run
+ENVIRONMENTS = "environments.json"  # the machines and versions of all starts, as a list
+RESULTS = "results.json"  # a row per stage that is done
+STAGE = "stage.json"  # in the folder of a stage: what it trains
 METRICS = "metrics.jsonl"  # a row per epoch
 TIMES = "times.jsonl"  # a row per checkpoint
 
 # The type of each JSON file's content in a workdir, and the advice if the file is damaged.
 CONTENTS = {
-    "config.json": (
+    CONFIG: (
         dict,
         "put a copy of it back, or delete this file alone and give the config that the run had; "
         "the checkpoints are kept",
     ),
-    "environments.json": (
+    ENVIRONMENTS: (
         list,
         "put a copy of it back, or delete this file alone, which forgets the devices of earlier "
         "starts; the checkpoints are kept",
     ),
-    "results.json": (
+    RESULTS: (
         list,
         "delete this file alone and start the run once more, which writes it anew; the "
         "checkpoints are kept",

@@ -23,6 +23,8 @@ from sskd_jax.system.paths import check_no_pattern, is_remote, take_lock
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints
 from sskd_jax.workdir.files import (
+    CONFIG,
+    ENVIRONMENTS,
     METRICS,
     TIMES,
     Row,
@@ -170,7 +172,7 @@ class Logbook:
                 self.lock = on_failure.enter_context(lock(workdir))
                 check_folder(workdir / TENSORBOARD)
                 as_stored = json.loads(json.dumps(config))  # with lists for tuples
-                write_json(workdir / "config.json", self.merged_config(as_stored))
+                write_json(workdir / CONFIG, self.merged_config(as_stored))
                 self.environment = self.environment_index(environment(devices))
             except OSError as error:
                 raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
@@ -194,7 +196,7 @@ class Logbook:
         Raises:
           UserError: the workdir holds a run whose config differs in more than `HARMLESS` keys.
         """
-        file = self.workdir / "config.json"
+        file = self.workdir / CONFIG
         saved = any(map(has_checkpoints, stage_folders(self.workdir)))
         if not file.exists() or not saved:
             return config
@@ -211,7 +213,7 @@ class Logbook:
 
         Prints a line if the run is resumed on another platform or another number of devices.
         """
-        file, places = self.workdir / "environments.json", self.places()
+        file, places = self.workdir / ENVIRONMENTS, self.places()
         environments = read_json(file) if file.exists() else []
         environments += [UNKNOWN] * (max(places, default=-1) + 1 - len(environments))
         if here not in environments:

@@ -13,7 +13,15 @@ from sskd_jax.system.console import console, table
 from sskd_jax.system.paths import write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir import seeds
-from sskd_jax.workdir.files import METRICS, TIMES, Row, existing_rows, read_json, write_json
+from sskd_jax.workdir.files import (
+    METRICS,
+    RESULTS,
+    TIMES,
+    Row,
+    existing_rows,
+    read_json,
+    write_json,
+)
 from sskd_jax.workdir.logbook import Logbook, first_score, minutes
 from sskd_jax.workdir.stages import kind_of
 
@@ -78,7 +86,7 @@ def finish(book: Logbook, rows: list[Row]) -> None:
         accuracy in per cent.
     """
     book.check_owner()
-    file = book.workdir / "results.json"
+    file = book.workdir / RESULTS
     write_json(file, with_earlier(file, rows))
     show(book.workdir)
 
@@ -92,7 +100,7 @@ def show(workdir: epath.Path) -> None:
       UserError: there are none yet, or a file of them is damaged.
     """
     folders = seeds.folders(workdir) or [workdir]
-    files = [file for folder in folders if (file := folder / "results.json").exists()]
+    files = [file for folder in folders if (file := folder / RESULTS).exists()]
     if not files:
         raise UserError(f"{workdir} has no results.json: give the workdir of a run that is done")
     networks: dict[tuple[str, str | None], list[Row]] = {}
@@ -167,7 +175,7 @@ def plot_curves(workdir: epath.Path, runs: Sequence[epath.Path]) -> str | None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    papers = {row["stage"]: row.get("paper") for row in read_json(runs[0] / "results.json")}
+    papers = {row["stage"]: row.get("paper") for row in read_json(runs[0] / RESULTS)}
     stages: dict[str, dict[int, list[Row]]] = {}  # rows by stage and epoch
     for run in runs:
         for row in existing_rows(run / METRICS):

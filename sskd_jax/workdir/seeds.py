@@ -3,6 +3,7 @@
 from etils import epath
 
 from sskd_jax.types import UserError
+from sskd_jax.workdir.files import CONFIG, STAGE
 
 PREFIX = "seed-"
 
@@ -25,7 +26,7 @@ def check_run(workdir: epath.Path) -> None:
     if not workdir.exists():
         raise UserError(f"there is no {workdir}")
     for run in workdir.parents[:2]:
-        if (workdir / "stage.json").exists() and (run / "config.json").exists():
+        if (workdir / STAGE).exists() and (run / CONFIG).exists():
             stage = workdir.relative_to(run)
             raise UserError(f"{workdir} is a stage of a run: give {run}, and --stage={stage}")
     check_one(workdir)
@@ -43,9 +44,9 @@ def check_free(workdir: epath.Path, several: bool) -> None:
     Likewise for the reverse, and for a workdir inside that of another run.
     """
     for run in workdir.parents[:2]:
-        if (run / "config.json").exists():
+        if (run / CONFIG).exists():
             raise UserError(f"{workdir} lies in {run}, which is a run itself: give another place")
-    if several and (workdir / "config.json").exists():
+    if several and (workdir / CONFIG).exists():
         raise UserError(
             f"{workdir} holds a run of one seed: give --config.seeds=1 to go on with it, or "
             "another --workdir"

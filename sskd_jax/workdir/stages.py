@@ -7,7 +7,7 @@ from etils import epath
 
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints, read_newest
-from sskd_jax.workdir.files import read_json, write_json
+from sskd_jax.workdir.files import STAGE, read_json, write_json
 from sskd_jax.workdir.seeds import check_one
 
 FORMAT = 2  # the version of the checkpoints' format: a state holds its nets by name
@@ -32,8 +32,8 @@ def describe(folder: epath.Path, about: dict[str, Any]) -> None:
       about: what the checkpoints depend on, such as the network, as JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not has_checkpoints(folder) or not (folder / "stage.json").exists():
-        write_json(folder / "stage.json", {"format": FORMAT} | about)
+    if not has_checkpoints(folder) or not (folder / STAGE).exists():
+        write_json(folder / STAGE, {"format": FORMAT} | about)
 
 
 def check_description(folder: epath.Path, about: dict[str, Any], advice: str) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def check_description(folder: epath.Path, about: dict[str, Any], advice: str) ->
     Raises:
       UserError: the checkpoints belong to something else, or this version can't read them.
     """
-    written = read_json(folder / "stage.json")
+    written = read_json(folder / STAGE)
     check_format(folder, written)
     for key, value in about.items():
         if written.get(key) != value:
@@ -71,7 +71,7 @@ def check_format(folder: epath.Path, written: dict[str, Any]) -> None:
 def check_formats(workdir: epath.Path) -> None:
     """Raises a `UserError` if a stage of a workdir has checkpoints of another `FORMAT`."""
     for folder in stage_folders(workdir):
-        check_format(folder, read_json(folder / "stage.json"))
+        check_format(folder, read_json(folder / STAGE))
 
 
 def load_stage(path: epath.Path, name: str, about: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def candidates(path: epath.Path, name: str) -> list[epath.Path]:
     check_one(path)
     kind = kind_of(name)
     found = dict.fromkeys((path, path / name, path / kind, *sorted(path.glob(f"*/{kind}"))))
-    folders = [folder for folder in found if (folder / "stage.json").exists()]
+    folders = [folder for folder in found if (folder / STAGE).exists()]
     if not folders:
         raise UserError(f"{path} holds no {kind}: give a workdir of a run that trained one")
     return folders
@@ -140,5 +140,5 @@ def load_folder(folder: epath.Path) -> dict[str, Any]:
 
 def fits(folder: epath.Path, about: dict[str, Any]) -> bool:
     """Whether `about` is a part of a folder's stage.json."""
-    written = read_json(folder / "stage.json")
+    written = read_json(folder / STAGE)
     return all(written.get(key) == value for key, value in about.items())

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from configs import methods
-from experiments import launch, plans, protocol, record, runs
+from experiments import launch, plans, protocol, record, records, runs
 from experiments.plans import Cell
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Stopped, UserError
@@ -168,9 +168,9 @@ def test_all_is_run_once_and_a_failure_stops_no_other(place, trained):
         kd = next(name for name in found if name.startswith("kd") and name.endswith("1"))
         assert [name for name, state in states.items() if state == runs.FAILED] == [kd]
         assert set(states.values()) == {runs.DONE, runs.FAILED}
-        rows = {network.run: network for network in record.recorded(place.results)}
+        rows = {network.run: network for network in records.recorded(place.results)}
         assert rows[kd].reason == "kd diverged" and len(rows) == 7  # heads are no networks
-        assert (place.results / record.INDEX).read_text() == record.index(place.results)
+        assert (place.results / records.INDEX).read_text() == records.index(place.results)
         launch.work(found, place, interruption)
         assert trained == list(found)
         launch.work(found, place, interruption, retry=True)
@@ -185,7 +185,7 @@ def test_what_needs_a_failed_teacher_fails_with_its_reason(place, monkeypatch):
     found = planned(place, seeds=[0], cells=[CELLS[2]])
     with Interruption() as interruption:
         launch.work(found, place, interruption)
-    networks = record.recorded(place.results)
+    networks = records.recorded(place.results)
     teacher = next(name for name in found if name.startswith("teacher"))
     reasons = {network.protocol["method"]: network.reason for network in networks}
     assert reasons == {"labels": "no memory", "sskd": f"needs {teacher}, which failed: no memory"}
@@ -235,9 +235,9 @@ def test_hours_are_those_of_the_records_that_are_most_alike(place):
         one = {"data": "cifar100", "network": network, "method": method, "teraflop": teraflop}
         return one | {"experiment": "", "epochs": 4}
 
-    def kept(network: str, method: str, minutes: float) -> record.Network:
+    def kept(network: str, method: str, minutes: float) -> records.Network:
         found = told(network, method, 100.0)
-        return record.Network("", "student", 0, "done", "", found, {}, [minutes], [])
+        return records.Network("", "student", 0, "done", "", found, {}, [minutes], [])
 
     networks = [kept("vgg8", "kd", 30.0), kept("vgg8", "sskd", 60.0), kept("vgg13", "at", 6.0)]
     run = runs.Run("one", "", "student", "", {"seed": 0}, (), told("vgg8", "kd", 400.0))

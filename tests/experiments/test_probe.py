@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import page, probe, record, report
+from experiments import page, probe, record, records, report
 from sskd_jax.data.sources import Dataset, Split
 from tests.experiments.finished import finished
 
@@ -51,6 +51,6 @@ def test_probes_are_kept_and_shown(tmp_path):
     probe.keep(workdir, "cifar10", {"student": 0.25})
     results = tmp_path / "results"
     record.keep_runs([workdir], results)
-    found = page.markdown(report.probes(report.by_experiment(record.recorded(results))))
+    found = page.markdown(report.probes(report.by_experiment(records.recorded(results))))
     assert "| digits | 50.00 (1) |" in found and "| cifar10 | 25.00 (1) |" in found
     assert "Not run." in page.markdown(report.probes({}))

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments import protocol, record
+from experiments import protocol, record, records
 from sskd_jax.workdir.files import read_json
 from tests.experiments.finished import finished, write_rows
 
@@ -13,7 +13,7 @@ from tests.experiments.finished import finished, write_rows
 def kept(results, *workdirs) -> list[dict]:
     """The lines of the index once these runs are kept."""
     record.keep_runs(workdirs, results)
-    with open(results / record.INDEX) as file:
+    with open(results / records.INDEX) as file:
         return list(csv.DictReader(file))
 
 
@@ -114,11 +114,11 @@ def test_a_failed_run_is_a_line_with_its_reason_until_it_is_done(tmp_path):
     results, workdir = tmp_path / "results", tmp_path / "run"
     config = protocol.as_json(protocol.load("configs/cifar.py:method=kd", {"seed": 3}))
     record.keep_failed(workdir, results / "run", config, "student", "it diverged")
-    (network,) = record.recorded(results)
+    (network,) = records.recorded(results)
     assert (network.status, network.reason, network.seed) == ("failed", "it diverged", 3)
-    line = record.index_row(network)
+    line = records.index_row(network)
     assert line["method"] == "kd" and line["last"] is None and line["minutes"] is None
-    assert "it diverged" in record.index(results)
+    assert "it diverged" in records.index(results)
     lines = kept(results, finished(workdir, method="kd"))
     assert [line["status"] for line in lines] == ["done", "done"]
 
@@ -133,12 +133,12 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path, capsys):
 
 
 def test_the_index_is_that_of_the_runs_that_are_kept():
-    assert (record.RESULTS / record.INDEX).read_text() == record.index()
+    assert (records.RECORDS / records.INDEX).read_text() == records.index()
 
 
 def test_the_protocols_are_those_of_the_configs_that_are_kept():
     """A record says what today's code would say of its config, so that cells find their runs."""
-    for file in record.RESULTS.glob(f"*/{record.PROTOCOL}"):
+    for file in records.RECORDS.glob(f"*/{records.PROTOCOL}"):
         told, config = json.loads(file.read_text()), read_json(file.with_name("config.json"))
         for stage, found in told["networks"].items():
             today = protocol.describe(config, stage)
@@ -148,6 +148,6 @@ def test_the_protocols_are_those_of_the_configs_that_are_kept():
 
 def test_later_stages_take_no_part_in_what_an_earlier_network_took():
     times = [{"stage": f"crt/{kind}"} for kind in ("student", "student", "classifier")]
-    assert record.trained_for(times, "crt/student") == ["crt/student"]
-    assert record.trained_for(times, "crt/classifier") == ["crt/student", "crt/classifier"]
-    assert record.trained_for(times, "kd/student") == []
+    assert records.trained_for(times, "crt/student") == ["crt/student"]
+    assert records.trained_for(times, "crt/classifier") == ["crt/student", "crt/classifier"]
+    assert records.trained_for(times, "kd/student") == []

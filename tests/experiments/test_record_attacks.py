@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import record
+from experiments import record, records
 from tests.experiments.finished import finished
 
 FILES = ("environments.json", "protocol.json", "results.json", "times.jsonl")
@@ -91,7 +91,7 @@ def test_a_broken_folder_spoils_no_index(whole_and_broken, tmp_path, capsys, nam
     (results / "broken" / name).unlink()
     if content is not None:
         (results / "broken" / name).write_text(content)
-    runs = {network.run for network in record.recorded(results)}
+    runs = {network.run for network in records.recorded(results)}
     assert "whole" in runs
     if "broken" not in runs:
         assert "left out" in capsys.readouterr().out

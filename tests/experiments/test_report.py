@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments import page, plans, protocol, record, report, runs
+from experiments import page, plans, protocol, record, records, report, runs
 from experiments.page import Download, Field, Grid
 from experiments.plans import Cell, Claim, Table
 from tests.experiments.finished import finished
@@ -122,8 +122,8 @@ def test_the_readme_has_the_table_and_no_single_seed(toy):
 
 
 def test_what_was_done_goes_before_what_failed_and_a_seed_counts_once():
-    def network(run: str, seed: int, status: str) -> record.Network:
-        return record.Network(run, "", seed, status, "", {"experiment": "x"}, {}, [], [])
+    def network(run: str, seed: int, status: str) -> records.Network:
+        return records.Network(run, "", seed, status, "", {"experiment": "x"}, {}, [], [])
 
     networks = [network("c", 1, "failed"), network("a", 0, "done"), network("b", 0, "failed")]
     found = report.by_experiment(networks)["x"]
@@ -148,18 +148,18 @@ def test_a_command_fills_its_cell_alone():
 
 def test_the_pages_are_those_of_the_records():
     """`python -m experiments.report` writes them."""
-    for path, content in report.contents(record.RESULTS, report.README).items():
+    for path, content in report.contents(records.RECORDS, report.README).items():
         assert path.read_text(encoding="utf-8") == content, path
 
 
 def test_similar_students_have_a_line_per_experiment():
-    def network(seed: int, kl: float) -> record.Network:
+    def network(seed: int, kl: float) -> records.Network:
         told = {"experiment": "x", "data": "digits", "network": "vgg8", "method": "kd"}
         found = {"kl": kl, "cka": 0.5 + seed / 10, "agreement": 0.25}
         found["tsne"] = {"place": [[0.0, 1.0], [2.0, 3.0]], "label": [0, 1]}
         found["rotations"] = {"teacher": [[1.0]] * 3, "student": [[1.0]] * 3, "kept": [1, 1, 0]}
         told |= {"changes": ""}
-        return record.Network(str(seed), "", seed, "done", "", told, {}, [], [], found)
+        return records.Network(str(seed), "", seed, "done", "", told, {}, [], [], found)
 
     known = report.by_experiment([network(0, 1.0), network(1, 2.0)])
     *_, grid, aside = report.similarities(known)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny import planned, small_config, tiny_network
 
-from experiments import protocol, record, similarity
+from experiments import protocol, record, records, similarity
 from sskd_jax.engine.loop import first_state
 from sskd_jax.losses import row_divergence
 from sskd_jax.methods.sskd import ProjectionHead
@@ -74,7 +74,7 @@ def test_the_students_of_a_run_are_compared_with_its_teacher(untrained, capsys, 
     monkeypatch.setattr(similarity, "CLASSES", 3)
     monkeypatch.setattr(similarity, "PER_CLASS", 8)
     similarity.main([str(untrained)])
-    found = read_json(untrained / record.SIMILARITY)
+    found = read_json(untrained / records.SIMILARITY)
     assert set(found) == {"teacher", "kd/student"} and "similarity.json" in capsys.readouterr().out
     measures = found["kd/student"]
     count = similarity.CLASSES * similarity.PER_CLASS
@@ -92,7 +92,7 @@ def test_a_teacher_may_be_in_another_workdir(untrained):
 
 def test_the_record_keeps_it(tmp_path):
     workdir = finished(tmp_path / "run", method="kd")
-    write_json(workdir / record.SIMILARITY, {"student": {"kl": 0.5, "cka": 0.9}})
+    write_json(workdir / records.SIMILARITY, {"student": {"kl": 0.5, "cka": 0.9}})
     record.keep_runs([workdir], tmp_path / "results")
-    networks = record.recorded(tmp_path / "results")
+    networks = records.recorded(tmp_path / "results")
     assert [network.similarity for network in networks] == [{}, {"kl": 0.5, "cka": 0.9}]

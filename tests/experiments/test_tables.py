@@ -4,7 +4,7 @@ import json
 
 from experiments import tables
 from experiments.plans import Cell
-from experiments.record import Network
+from experiments.records import Network
 from experiments.tables import Filled
 
 

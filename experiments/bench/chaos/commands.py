@@ -15,7 +15,7 @@ from experiments.bench.chaos.runs import State, differences, in_a_copy, run_modu
 from sskd_jax.exchange.export import FORMATS
 from sskd_jax.system import early
 
-RUN, RESULTS, DATA = "run", "results", "data"  # folders of a target
+RUN, RECORDS, DATA = "run", "results", "data"  # folders of a target
 PASSING = (".lock", ".preparing")  # what is no part of what a command leaves
 
 
@@ -94,7 +94,7 @@ def record(ready: pathlib.Path) -> Target:
     def keep(place: pathlib.Path, *names: str) -> None:
         from experiments import record
 
-        record.keep_runs([place / name for name in names], place / RESULTS)
+        record.keep_runs([place / name for name in names], place / RECORDS)
 
     def run(place: pathlib.Path) -> None:
         early.catch_signals()
@@ -104,7 +104,7 @@ def record(ready: pathlib.Path) -> Target:
         name="record",
         prepare=lambda place: in_a_copy(lambda: prepare(place)),
         run=run,
-        ending=lambda place: contents(place / RESULTS),
+        ending=lambda place: contents(place / RECORDS),
     )
 
 

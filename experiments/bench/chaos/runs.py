@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from sskd_jax.workdir.checkpoint import Checkpoints
-from sskd_jax.workdir.files import METRICS, Row, read_rows
+from sskd_jax.workdir.files import METRICS, RESULTS, STAGE, Row, read_rows
 
 SAVE_OFTEN = "--config.save_seconds=0"  # a checkpoint after every dispatch
 IMPORTED_LATER = (
@@ -30,7 +30,6 @@ IMPORTED_LATER = (
     "sskd_jax.exchange.export",
     "sskd_jax.train",
 )
-RESULTS = "results.json"
 LONGEST = 600  # seconds of an attack
 
 State = dict[str, Any]  # what a folder holds, by the name that a difference is told by
@@ -152,7 +151,7 @@ def train(flags: Sequence[str], workdir: pathlib.Path) -> None:
 
 def stages(workdir: pathlib.Path) -> list[str]:
     """The names of the stages that were begun."""
-    return sorted(str(file.parent.relative_to(workdir)) for file in find(workdir, "stage.json"))
+    return sorted(str(file.parent.relative_to(workdir)) for file in find(workdir, STAGE))
 
 
 def find(folder: pathlib.Path, ending: str) -> set[pathlib.Path]:
