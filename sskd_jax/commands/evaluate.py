@@ -17,7 +17,7 @@ from sskd_jax.data import sources
 from sskd_jax.engine.devices import keep_programs, replicated
 from sskd_jax.engine.evaluate import evaluation
 from sskd_jax.engine.task import Frozen, Task
-from sskd_jax.exchange.classifier import Classifier, load
+from sskd_jax.exchange.classifier import Classifier, is_described, load
 from sskd_jax.methods.common import supervised
 from sskd_jax.models.build import adapted
 from sskd_jax.sections import dataset_of
@@ -27,7 +27,7 @@ from sskd_jax.system.installed import read_config
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.views import Optics
-from sskd_jax.workdir.files import read_json
+from sskd_jax.workdir.files import CONFIG, read_json
 from sskd_jax.workdir.seeds import check_run
 
 BATCH_SIZE = 256  # or slightly more, so that all devices get the same number of images
@@ -82,7 +82,7 @@ def data_section(source: str, config: str | None) -> ConfigDict:
         except OSError as error:
             raise UserError(f"{config} cannot be read: {error.strerror}") from error
     check_run(locate(source))
-    file = locate(source) / "config.json"
+    file = locate(source) / CONFIG
     if not file.exists():
         raise UserError(
             f"{source} is no workdir: give --config=configs/cifar.py, or another config whose "
@@ -117,8 +117,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     keep_programs()
     data = data_section(args.source, args.config)
-    network = {"mean": data.mean, "std": data.std, "network": args.network}
-    classifier = load(args.source, stage=args.stage, **network)
+    # A file that does not say how its network expects images gets the data section's numbers.
+    known = is_described(locate(args.source))
+    numbers = {} if known else {"mean": data.mean, "std": data.std}
+    classifier = load(args.source, stage=args.stage, network=args.network, **numbers)
     images = dataset_of(data, args.data, args.data_dir)
     devices = chosen_devices(args.devices)
     scores = evaluate(classifier, images, args.split, devices)

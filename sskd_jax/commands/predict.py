@@ -10,7 +10,6 @@ import numpy as np
 
 from sskd_jax.exchange.classifier import Classifier, load
 from sskd_jax.system.console import table
-from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 
 SHOWN = 3  # how many of the most probable classes are shown
@@ -37,15 +36,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--std", help="likewise", **numbers)
     parser.add_argument("--size", type=int, help="likewise, the side of its images in pixels")
     args = parser.parse_args(argv)
-    normalisation = {"mean": args.mean, "std": args.std, "size": args.size}
-    given = [f"--{name}" for name, value in normalisation.items() if value]
-    source = locate(args.source)
-    beside = source.with_name(f"{source.name}.json")
-    if given and source.is_dir():
-        raise UserError(f"{given[0]} is of a file; {args.source} is a workdir, which knows its own")
-    if given and beside.exists():
-        raise UserError(f"{beside} says how images are normalised, and how large: omit {given[0]}")
-    classifier = load(args.source, stage=args.stage, **normalisation)
+    numbers = {"mean": args.mean, "std": args.std, "size": args.size}
+    classifier = load(args.source, stage=args.stage, **numbers)
     rows, mistakes = [], []
     for path in args.images:
         try:

@@ -109,8 +109,8 @@ def load(
     """Loads a trained network from a workdir, or from a .pth or .safetensors file.
 
     Args:
-      source: the workdir or the file. Mean, std and size in FILE.json, as `export` writes it, take
-        precedence over these arguments.
+      source: the workdir or the file. A FILE.json beside it, as `export` writes it, says how the
+        network expects images.
       stage: of a workdir, such as "sskd/student" or "teacher"; None: the only student.
       network: of a file, the name of its architecture; None: that of FILE.json, or else the one
         that its weights fit.
@@ -119,9 +119,13 @@ def load(
 
     Raises:
       UserError: there is no such network, it is not finished or damaged, or mean and std are not
-        known.
+        known, or are known already.
     """
     path = locate(source)
+    numbers = {"mean": mean, "std": std, "size": size}
+    given = [name for name, value in numbers.items() if value]
+    if given and is_described(path):
+        raise UserError(f"{path} has its own mean, std and size of images: omit {given[0]}")
     if path.is_dir() and network:
         raise UserError(f"--network is of a file, and {path} is a workdir, which knows its own")
     if stage and path.is_file():
@@ -131,10 +135,12 @@ def load(
         record, variables = finished.describe(path, stage), finished.load_network(path, stage)
         return classifier(record["model"], variables, record)
     state = torch_bridge.read_state_dict(path)
-    beside = path.with_name(path.name + ".json")
-    given = {"mean": mean, "std": std, "image": size and [size, size, 3], "resize": size}
-    record = {key: value for key, value in given.items() if value}
-    record |= read_json(beside) if beside.exists() else {}
+    beside = finished.record_beside(path)
+    if beside.exists():
+        record = read_json(beside)
+    else:
+        record = {"mean": mean, "std": std, "image": size and [size, size, 3], "resize": size}
+        record = {key: value for key, value in record.items() if value}
     if missing := [key for key in ("mean", "std") if key not in record]:
         raise UserError(
             f"{path} has no {beside.name} beside it, which says how images are normalised: give "
@@ -144,6 +150,11 @@ def load(
     name = network or record.get("model") or torch_bridge.identified(state)
     variables, num_classes = torch_bridge.load_weights(path, name, section="")
     return classifier(name, variables, record | {"num_classes": num_classes})
+
+
+def is_described(path: pathlib.Path) -> bool:
+    """Whether a workdir or a file says how its network expects images."""
+    return path.is_dir() or finished.record_beside(path).exists()
 
 
 def classifier(model: str, variables: Params, record: Mapping[str, Any]) -> Classifier:

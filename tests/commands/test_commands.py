@@ -95,8 +95,8 @@ def test_predictions(workdir, tmp_path, capsys):
 def test_a_file_that_knows_its_pixels_is_asked_for_no_others(workdir, capsys):
     said(capsys, "export", "--workdir", workdir, "--out", workdir / "net.pth")
     code, _, err = said(capsys, "predict", workdir / "net.pth", "a.png", "--mean", *"111")
-    assert code == 2 and "net.pth.json says how images are normalised" in err
-    assert err.endswith("omit --mean\n") and err.count("\n") == 1
+    assert code == 2 and "net.pth has its own mean, std and size of images" in err
+    assert err.endswith("omit mean\n") and err.count("\n") == 1
 
 
 def test_a_folder_that_takes_no_files_is_told(workdir, monkeypatch, capsys):
@@ -124,7 +124,10 @@ def test_a_report_is_shown_again(workdir, capsys):
         (["evaluate", "nowhere"], "there is no "),
         (["evaluate", "{empty}"], "is no workdir: give --config=configs/cifar.py"),
         (["evaluate", "{run}/student"], "is a stage of a run: give {run}, and --stage=student"),
-        (["predict", "{run}", "a.png", "--size=8"], "--size is of a file; {run} is a workdir"),
+        (
+            ["predict", "{run}", "a.png", "--size=8"],
+            "{run} has its own mean, std and size of images: omit",
+        ),
         (["predict", "{empty}/net.onnx", "a.png"], "net.onnx is a program: give the .pth or"),
         (["evaluate", "{run}", "--stage=teacher"], "unknown stage 'teacher': choose from student"),
         (["evaluate", "{run}", "--devices=99"], "--devices=99: there are 8"),
