@@ -1,4 +1,4 @@
-"""Charts as SVG text that a page holds: lines with bands, and points, in the page's own colours."""
+"""Charts as SVG text for a page: lines with bands, points and matrices, in the page's colours."""
 
 import html
 import math
@@ -11,21 +11,21 @@ COLOURS = 12  # the page has the classes c0 to c11
 
 
 class Line(NamedTuple):
-    """Points (x, middle, low, high) that a line leads through, with a band from low to high."""
+    """A line through points (x, middle, low, high), with a band from low to high."""
 
     name: str
     points: Sequence[tuple[float, float, float, float]]
 
 
 class Frame(NamedTuple):
-    """How numbers become places: x and y from their least to their largest."""
+    """The ranges (least, largest) of a chart's x and y, and whether x has a logarithmic scale."""
 
     x: tuple[float, float]
     y: tuple[float, float]
     log: bool = False
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """The place in the picture, in its units."""
+        """The position of the point (x, y) in the picture, in units of the SVG."""
         (left, right), (low, high) = self.x, self.y
         if self.log:
             x, left, right = math.log(x), math.log(left), math.log(right)
@@ -38,13 +38,13 @@ class Frame(NamedTuple):
 def lines(
     drawn: Sequence[Line], x_label: str, y_label: str, *, joined: bool = True, log: bool = False
 ) -> str:
-    """A chart of lines, or of points that are not joined; "" where there is nothing to draw.
+    """A chart of lines, or of points that are not joined; "" if there is nothing to draw.
 
     Args:
       drawn: the lines, each in a colour of its own.
-      x_label, y_label: what is written at the axes.
+      x_label, y_label: the labels of the axes.
       joined: whether the points of a line are joined, with a band; else bars show low to high.
-      log: whether equal factors of x are equally far from each other.
+      log: whether the x axis is logarithmic.
     """
     points = [point for line in drawn for point in line.points]
     if not points:
@@ -79,7 +79,7 @@ def joined_line(frame: Frame, line: Line, colour: str) -> str:
 
 
 def marks(frame: Frame, line: Line, colour: str) -> str:
-    """Points with bars from low to high, and the name beside the first one."""
+    """Points with bars from low to high; the line's name is their tooltip."""
     parts = []
     for x, y, low, high in line.points:
         (left, top), (_, bottom) = frame.place(x, high), frame.place(x, low)
@@ -135,7 +135,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def axes(frame: Frame, x_label: str, y_label: str) -> str:
-    """The grid, its numbers, and the names of the axes."""
+    """The horizontal grid lines, and the numbers and labels of both axes."""
     low, high = frame.x
     if frame.log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -162,7 +162,7 @@ def axes(frame: Frame, x_label: str, y_label: str) -> str:
 
 
 def legend(names: Sequence[str]) -> str:
-    """The names beside the colours."""
+    """The legend of a chart: the name of every line beside its colour."""
     items = (
         f'<span><i class="c{place % COLOURS}"></i>{html.escape(name)}</span>'
         for place, name in enumerate(names)
@@ -171,7 +171,7 @@ def legend(names: Sequence[str]) -> str:
 
 
 def band(curves: Sequence[Mapping[float, float]]) -> list[tuple[float, float, float, float]]:
-    """Points (x, mean, least, largest) of several curves, where all of them have an x."""
+    """Points (x, mean, least, largest) of several curves, at each x that all of them have."""
     shared = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     points = []
     for x in shared:

@@ -21,27 +21,27 @@ from sskd_jax.types import Array, Batch, Facts, Net, Stage, View
 from sskd_jax.views import Optics
 from sskd_jax.workdir.files import Row
 
-# Training images, classes, and pixels of a side where the config does not say them.
+# (training images, classes, pixels of a side if the config does not give them) by dataset.
 DATASETS = {
     "digits": (1347, 10, 8),
     "cifar10": (50_000, 10, 32),
     "cifar100": (50_000, 100, 32),
     "imagenet2012": (1_281_167, 1000, 224),
 }
-UNKNOWN = (1000, 10, 32)  # in place of any other
+UNKNOWN = (1000, 10, 32)  # for any other dataset
 
 
 def views(config: Row, kind: str, stage: Stage) -> float:
-    """How many rows a stage's networks see for every image of a step, stored ones as well."""
+    """The most rows that a network of a stage sees per image of a batch, replayed ones included."""
     counts = rows(config, kind, stage)
     most = max(counts[name] for name, net in stage.nets.items() if isinstance(net.module, str))
     return int(most) if most == int(most) else most
 
 
 def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
-    """How many rows a step gives to each network of a stage, by image of its batch.
+    """How many rows each network of a stage sees per image of a batch; 0 for the other nets.
 
-    The loss is traced for it, with networks that answer nothing but zeros.
+    The stage's loss is traced to count them, with networks whose outputs are zeros.
     """
     data, batch_size = config["data"], config[kind]["batch_size"]
     total, classes, _ = DATASETS.get(data["name"], UNKNOWN)
@@ -82,23 +82,23 @@ def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
 
 
 def size_of(config: Row, network: str = "") -> int:
-    """Pixels of a side of the images, as a network sees them."""
+    """Pixels of a side of the images that a network sees; without a name, of the dataset's."""
     _, _, size = DATASETS.get(config["data"]["name"], UNKNOWN)
     return config.get(network, {}).get("size") or config["data"].get("size", size)
 
 
 @functools.cache
 def rows_of(view: View) -> int:
-    """How many rows a view makes of an image."""
+    """How many rows a view makes from one image."""
     optics = Optics(flip=True, pad=1, mean=(0.5,) * 3, std=(0.5,) * 3)
     key, pixels = jax.random.key(0), jnp.zeros((8, 8, 3), jnp.uint8)
     return jax.eval_shape(functools.partial(view, optics), key, pixels).shape[0]
 
 
 def teraflop(config: Row, stages: Mapping[str, Stage]) -> float | None:
-    """Operations of the networks in training, in 10**12; None for images of unknown number.
+    """Operations of the networks in training, in 10**12; None for datasets of unknown size.
 
-    A teacher's own training does not count, nor do heads, regressors and memories.
+    For a student, its teacher's training does not count, nor do heads, regressors and memories.
     """
     if config["data"]["name"] not in DATASETS:
         return None
@@ -107,7 +107,7 @@ def teraflop(config: Row, stages: Mapping[str, Stage]) -> float | None:
 
 
 def stage_cost(config: Row, kind: str, stage: Stage) -> float:
-    """Operations of the networks in one stage."""
+    """Floating-point operations of the networks in the training of one stage."""
     section, (_, classes, _) = config[kind], DATASETS[config["data"]["name"]]
     per_image, counts = 0.0, rows(config, kind, stage)
     for name, net in stage.nets.items():
@@ -121,7 +121,7 @@ def stage_cost(config: Row, kind: str, stage: Stage) -> float:
 
 
 def passes(net: Net) -> int:
-    """What a call of a net costs a step, in forward passes: a backward pass takes two more."""
+    """The cost of a call of a net in training, in forward passes: a backward pass counts as two."""
     return 3 if net.learns else 1
 
 
@@ -139,7 +139,7 @@ def images_of_epoch(config: Row, section: Row, stage: Stage) -> int:
 
 @functools.cache
 def forward(model: str, part: str, size: int, classes: int) -> float:
-    """Operations over one image of a network, or of its part "branches"."""
+    """Operations of a network, or of its part "branches", in a forward pass over one image."""
     module, given, _ = outline(model, part, size, classes)
     return forward_operations(module, (given,), {})
 
@@ -152,7 +152,7 @@ def forward_operations(module: nn.Module | Adapted, args: Any, kwargs: Any) -> f
 
 
 def in_float32(module: nn.Module | Adapted) -> nn.Module | Adapted:
-    """A net that computes in float32."""
+    """The same net, but computing in float32."""
     if isinstance(module, Branches):
         return Branches(in_float32(module.network))
     if isinstance(module, Adapted):
@@ -162,7 +162,7 @@ def in_float32(module: nn.Module | Adapted) -> nn.Module | Adapted:
 
 @functools.cache
 def outline(model: str, part: str, size: int, classes: int) -> tuple[nn.Module, Any, Any]:
-    """(module, shapes of its argument, shapes of its outputs) of the same, for one image."""
+    """(module, its argument's shapes, its outputs' shapes) of a network or part, for one image."""
     module, key = architecture(model)(num_classes=classes), jax.random.key(0)
     given = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     outputs, _ = jax.eval_shape(module.init_with_output, key, given)

@@ -1,15 +1,15 @@
-r"""Fills a table: runs what is missing of it, and keeps what came out under experiments/results.
+r"""Fills tables of results: trains the runs that are missing, and records their results.
 
     python -m experiments.launch quarter --weights=DIR --config.data.data_dir=DIR
     python -m experiments.launch similar --only kd sskd --seeds 0 --shard 1/4 --time_limit=3600
     python -m experiments.launch similar cross --dry_run
 
-The tables are those of experiments/plans.py. Every cell and seed has a workdir of its own, which
-`python -m sskd_jax.main` trains in, so that one that fails stops no other. A teacher is trained
-once for all students, and its head once for all students of a seed. A signal or the time limit
-ends it with code 75, and the same command goes on. Code 1 says that a run failed: its record says
-why, and `--retry` runs it again. Several processes may work at one table, on one machine or, with
---shard, on several that share the disk.
+The tables are those of experiments/plans.py; records go to experiments/results. Every cell and seed
+has a workdir of its own, in which `python -m sskd_jax.main` trains, so that a failed run stops only
+those that need it. A teacher is trained once for all students, and its head once for all students
+of a seed. A signal or the time limit ends the launcher with code 75; the same command resumes. Code
+1 means that a run failed: its record says why, and `--retry` runs it again. Several processes may
+fill one table, on one machine or, with --shard, on several that share the disk.
 """
 
 import argparse
@@ -42,9 +42,9 @@ from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Stopped, UserError
 
 LOG = "log.txt"  # in the workdir: what the run printed
-WAIT = 20.0  # seconds between two looks at a run that another process is at
-LOOK = 1.0  # seconds between two looks at a run of our own
-BUSY = "another process trains in"  # what a run says whose workdir is in use
+WAIT = 20.0  # seconds between two checks of the runs that other processes train
+LOOK = 1.0  # seconds between two checks of the run that this process trains
+BUSY = "another process trains in"  # in the error of a run whose workdir is in use
 
 
 class Failure(Exception):
@@ -52,17 +52,17 @@ class Failure(Exception):
 
 
 def execute(run: Run, place: Place, interruption: Interruption) -> None:
-    """Trains a run to its end, in a process of its own.
+    """Trains a run until it finishes, in a process of its own.
 
     Raises:
-      Stopped: a stop was due, and the run is saved.
-      Failure: it failed.
+      Stopped: the run was stopped before its end; the same command resumes it.
+      Failure: the run failed.
     """
     workdir = place.workdirs / run.name
     workdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *run.command(), f"--workdir={workdir}"]
     with open(workdir / LOG, "ab") as log:
-        # A session of its own, so that Ctrl-C reaches it once: through us.
+        # A session of its own, so that Ctrl-C reaches the run once: through this process.
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -89,7 +89,7 @@ def wait_for(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def wait(interruption: Interruption) -> None:
-    """Waits a while for what other processes do; raises `Stopped` where a stop is due."""
+    """Waits `WAIT` seconds for other processes; raises `Stopped` as soon as a stop is due."""
     until = time.monotonic() + WAIT
     while time.monotonic() < until:
         if interruption.due():
@@ -98,7 +98,7 @@ def wait(interruption: Interruption) -> None:
 
 
 def keep(run: Run, place: Place, reason: str = "") -> None:
-    """Records what came out of a run of a teacher or a student, or why it failed; no head is."""
+    """Records the results of a teacher or a student, or why the run failed; not those of a head."""
     if not run.told:
         return
     folder, workdir = place.results / run.name, place.workdirs / run.name
@@ -111,13 +111,13 @@ def keep(run: Run, place: Place, reason: str = "") -> None:
 
 
 def attempt(run: Run, failed: Mapping[str, str], place: Place, interruption: Interruption) -> str:
-    """Trains and records a run; returns why it failed, or "".
+    """Trains and records a run; returns why it failed, or "" if it did not.
 
     Args:
-      run: what it needs is done, or failed.
-      failed: reasons by run.
-      place: where.
-      interruption: of this process.
+      run: a run; those that it needs are done, or failed.
+      failed: the reasons of failed runs, by name.
+      place: the folders of workdirs, records and weights.
+      interruption: the requests to stop this process.
     """
     console.print(f"begins   {run.name}  ({run.label})")
     broken = [name for name in run.needs if name in failed]
@@ -128,7 +128,7 @@ def attempt(run: Run, failed: Mapping[str, str], place: Place, interruption: Int
             keep(run, place)
     except (Failure, UserError) as failure:
         reason = str(failure)
-        if BUSY in reason:  # it began there while we looked elsewhere
+        if BUSY in reason:  # another process began this run meanwhile
             wait(interruption)
             return ""
     if reason:
@@ -140,10 +140,10 @@ def attempt(run: Run, failed: Mapping[str, str], place: Place, interruption: Int
 def work(
     runs: Mapping[str, Run], place: Place, interruption: Interruption, retry: bool = False
 ) -> None:
-    """Does all runs that are left, one after another, with `retry` those as well that failed.
+    """Trains the runs that are left, one after another; with `retry`, also those that failed.
 
     Raises:
-      Stopped: a stop was due; the same call goes on.
+      Stopped: a stop was due; the same call resumes.
     """
     states, failed = states_of(runs, place), {}
     again = {name for name, state in states.items() if retry and state == FAILED}
@@ -152,7 +152,7 @@ def work(
         left = [run for name, run in runs.items() if states[name] == LEFT]
         ready = [run for run in left if all(states[name] in (DONE, FAILED) for name in run.needs)]
         if not left:
-            return  # or other processes are at the rest
+            return  # the rest is done, failed, or being trained by other processes
         if ready:
             run = ready[0]
             again.discard(run.name)
@@ -164,14 +164,14 @@ def work(
 
 
 def show(runs: Mapping[str, Run], states: Mapping[str, str], place: Place) -> None:
-    """The table of what is done, running and left, with the hours that are left."""
+    """Prints the runs' states and seeds as a table, with an estimate of the hours left."""
     networks = records.recorded(place.results)
     told: dict[str, list[str]] = {}
     left: dict[str, list[float | None]] = {}
     for name, run in runs.items():
         told.setdefault(run.label, []).append(f"{states[name]} {run.changes['seed']}")
         own = left.setdefault(run.label, [])
-        # What a head takes is a part of what its students take.
+        # The cost of a head is a part of the cost of its students.
         if states[name] in (LEFT, RUNNING) and run.told:
             own.append(hours(run, networks, place.workdirs / name))
     rows = [
@@ -186,7 +186,7 @@ def show(runs: Mapping[str, Run], states: Mapping[str, str], place: Place) -> No
 
 
 def told_hours(estimates: Sequence[float | None]) -> str:
-    """The sum of estimates, and how many are not known."""
+    """The sum of the known estimates in hours, and how many are unknown, as text."""
     known = [estimate for estimate in estimates if estimate is not None]
     unknown = len(estimates) - len(known)
     text = f"{sum(known):.1f}" if known or not unknown else ""
@@ -197,7 +197,7 @@ def told_hours(estimates: Sequence[float | None]) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Row]:
-    """The arguments, and the values of those that are keys of the config."""
+    """The arguments of the command, and the values of --config.KEY=VALUE by key."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.launch",
         description=__doc__.splitlines()[0],
@@ -218,7 +218,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Row]:
 
 
 def check_weights(runs: Iterable[Run]) -> None:
-    """Raises a `UserError` where the file of a given teacher is not there."""
+    """Raises a `UserError` if the weights file of a run's teacher does not exist."""
     for run in runs:
         path = run.changes.get("teacher.checkpoint", "")
         if path.endswith(protocol.GIVEN) and not pathlib.Path(path).exists():
@@ -226,7 +226,7 @@ def check_weights(runs: Iterable[Run]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Fills the tables that are named."""
+    """Fills the tables that are named on the command line."""
     protocol.leave_accelerators()
     try:
         arguments, typed = parse(argv)
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         wanted = chosen([cell for found in tables.values() for cell in found.cells], arguments.only)
         for name, found in tables.items():
             cells = [cell for cell in found.cells if cell in wanted]
-            # What several tables have in common is called as in the first one.
+            # A run that several tables share is labelled with the first of them.
             own = runs_of(cells, arguments.seeds or found.seeds, typed, place)
             runs |= {
                 key: run._replace(label=f"{name}: {run.label}")

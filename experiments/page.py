@@ -13,17 +13,17 @@ from typing import NamedTuple
 
 from experiments.charts import COLOURS
 
-LINE = 120  # of Markdown
+LINE = 120  # the width of the lines in Markdown
 
 
 class Field(NamedTuple):
     """A cell of a table.
 
     Attributes:
-      text: what it shows; [words](address) is a link.
+      text: its content; [words](address) is a link.
       shade: from -3, much less than what it is compared with, to 3, much more; None: not compared.
-      hint: what is shown when the reader points at it.
-      faint: whether it is no result.
+      hint: shown when the mouse pointer is on the cell.
+      faint: whether it is shown in grey, as it is no result or has too few seeds.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Text(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A table: its columns, and its rows of as many fields."""
+    """A table: the names of its columns, and rows with a field for each column."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Field]]
@@ -56,20 +56,20 @@ class Chart(NamedTuple):
 
 
 class Caption(NamedTuple):
-    """What is to be known of the colours; Markdown, which has none, leaves it out."""
+    """An explanation of the colours; Markdown, which has none, leaves it out."""
 
     text: str
 
 
 class Aside(NamedTuple):
-    """Parts that HTML shows when they are asked for, and Markdown leaves out."""
+    """Parts that the HTML page shows when the reader unfolds them; Markdown leaves them out."""
 
     title: str
     parts: Sequence["Part"]
 
 
 class Download(NamedTuple):
-    """A file that the HTML page holds; Markdown leaves it out."""
+    """A file for download that is embedded in the HTML page; Markdown leaves it out."""
 
     name: str
     content: str
@@ -139,7 +139,7 @@ def marked(text: str) -> str:
 
 
 def table(grid: Grid) -> str:
-    """A table that scrolls by itself where it is too wide."""
+    """A table as HTML, which scrolls on its own if it is wider than the page."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in grid.columns)
     rows = "\n".join(f"<tr>{''.join(map(field, row))}</tr>" for row in grid.rows)
     return (

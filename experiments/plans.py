@@ -1,8 +1,9 @@
-"""The tables that are to be filled, as data: what runs in every cell, and which claims they test.
+"""The tables to fill, as data: what is trained for every cell, and which claims they test.
 
-Tables 1 to 5 are those of Xu et al., ECCV 2020. Where the paper does not say how it was done,
-`protocol` says how it is done here. The small tables put the paper's claims to the test in hours of
-a CPU: a quarter of CIFAR-100's training images, 15 epochs in one cycle, resnet20 -> resnet8.
+Tables 1 to 5 are those of Xu et al., ECCV 2020. Where the paper does not say how its networks were
+trained, a table's `protocol` says how they are trained here. The small tables test the paper's
+claims in hours of a CPU: a quarter of CIFAR-100's training images, 15 epochs in one cycle,
+resnet20 -> resnet8.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,12 +18,12 @@ Changes = Mapping[str, Any]
 
 
 class Cell(NamedTuple):
-    """What is run for one cell of a table, once per seed.
+    """What is trained for one cell of a table, once per seed.
 
     Attributes:
-      row, column: where it stands.
-      config: as it is typed behind --config=.
-      changes: values by key of the config, such as {"student.images.share": 0.5}.
+      row, column: of the cell in its table.
+      config: the value of --config=.
+      changes: the changed values, by config key, such as {"student.images.share": 0.5}.
       paper: the published accuracy in per cent, of the best epoch.
     """
 
@@ -34,9 +35,9 @@ class Cell(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """One column is better than another; where `than` is given, by more in `row` than in that row.
+    """The claim that the column `better` is above the column `worse`, in a row or in all rows.
 
-    Without a row, it is about all rows of the table.
+    If `than` is given, the claim is that the lead in `row` is larger than the lead in row `than`.
     """
 
     text: str
@@ -50,14 +51,14 @@ class Table(NamedTuple):
     """A table.
 
     Attributes:
-      title: with its number in the paper, where it has one.
-      protocol: how it is done, beside what every row of the results says.
+      title: with its number in the paper, if it has one.
+      protocol: how its networks are trained, beyond what every row of the results says.
       cells: row by row.
-      yardstick: the column that others are compared with where nothing is published.
-      claims: of the paper, that the table tests.
-      seeds: that every cell is run with.
-      axis: what the rows are numbers of, such as "share of the images"; "" where they are names.
-      scores: what is shown beside top-1 accuracy; see `tables.measured`.
+      yardstick: the column that others are compared with if no number is published.
+      claims: that the table tests.
+      seeds: with which every cell is trained.
+      axis: what the rows' numbers are, such as "share of the images"; "" if the rows are names.
+      scores: names of those shown beside top-1 accuracy; see `tables.measured`.
     """
 
     title: str
@@ -109,7 +110,7 @@ def imagenet_cells() -> tuple[Cell, ...]:
 
 
 def kept_cells() -> tuple[Cell, ...]:
-    """SSKD with other shares of the rows kept in which the teacher's head, or the teacher, errs."""
+    """Table 1: SSKD with several shares of the rows kept in which the teacher or its head errs."""
     config = "configs/cifar.py:method=sskd,teacher=vgg13,student=vgg8"
     return tuple(
         Cell(row, f"{100 * share:g} %", config, {f"method.{key}": share})
@@ -119,7 +120,7 @@ def kept_cells() -> tuple[Cell, ...]:
 
 
 def task_cells() -> tuple[Cell, ...]:
-    """Table 2: what the head learns; the contrastive task is SSKD itself."""
+    """Table 2: a cell per task that the head learns; with the contrastive task, it is SSKD."""
     pair = "teacher=vgg13,student=vgg8"
     row, contrastive = "vgg13 -> vgg8", f"configs/cifar.py:method=sskd,{pair}"
     published = {"exemplar": 74.57, "jigsaw": 74.85, "rotation": 75.01}
@@ -141,7 +142,7 @@ def quarter(
     student: str = "resnet8",
     epochs: int = 15,
 ) -> Cell:
-    """A cell of the small tables, of the method that its column is called after, or of another."""
+    """A cell of the small tables; if no method is given, it is the one that the column names."""
     method = method or column
     common: dict[str, Any] = {
         "teacher.checkpoint": "cifar100_resnet20.pth",
@@ -157,7 +158,7 @@ def quarter(
 
 
 def digit_cells(*names: str) -> tuple[Cell, ...]:
-    """The quickstart's students with some methods."""
+    """A cell per method, for the quickstart's student."""
     config = "configs/quickstart.py"
     return tuple(Cell(SMALL, name, config, {"methods": (name,), "seeds": 1}) for name in names)
 
@@ -323,7 +324,7 @@ STREAM = "Seq-CIFAR-10, 5 x 2 classes, buffer 200"
 
 
 def long_tail() -> Table:
-    """SSD-LT and what it is compared with, in minutes of a core each."""
+    """The table of SSD-LT and the methods beside it; a run takes minutes on one core."""
     config = "configs/long_tail.py:student=resnet8,epochs=15,method="
     own = {  # of the stages that only some methods have
         "crt": {"classifier.epochs": 3},
@@ -348,7 +349,7 @@ def long_tail() -> Table:
 
 
 def continual() -> Table:
-    """CoCa and what it is compared with, in minutes of a core each."""
+    """The table of CoCa and the methods beside it; a run takes minutes on one core."""
     config = "configs/continual.py:student=ResNet18w16,epochs=1,method="
     cells = (Cell(STREAM, name, config + name) for name in ("finetune", "er", "derpp", "coca"))
     without = {"settings.coca.weights.rot": 0.0}
@@ -378,5 +379,5 @@ TABLES |= {"long_tail": long_tail(), "continual": continual()}
 
 
 def table(name: str) -> Table:
-    """The table of a name; a `UserError` where there is none."""
+    """The table of this name; raises a `UserError` if there is none."""
     return choose(TABLES, name, "table")

@@ -1,7 +1,7 @@
-"""What was done for a figure: networks, method, images, epochs, views, cost, and what is compared.
+"""The protocol of a network: how it is trained, at which cost, and in which experiment.
 
-It is found from a config alone, so that a run that is planned and one that was recorded can be
-told to be the same but for their seeds.
+It follows from a config alone, so that planned and recorded runs can be recognised as the same
+experiment with different seeds.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from sskd_jax.types import Stage, UserError, choose, find
 from sskd_jax.workdir.files import Row
 from sskd_jax.workdir.logbook import flatten
 
-GIVEN = (".pth", ".pt", ".safetensors")  # endings of the file of a network trained elsewhere
-# How a teacher is trained, as `recipe` tells it.
+GIVEN = (".pth", ".pt", ".safetensors")  # suffixes of weights files, trained elsewhere
+# The training of a teacher, as `recipe` returns it.
 SUPERVISED = "labels", {"method": {}, "weights": {}}, {"teacher": supervised("teacher")}
-# A stage that says nothing special.
+# The default section of a stage.
 STAGE = common.OWN_PIXELS | common.sgd(epochs=0, milestones=(), learning_rate=0.0)
 
 
 def leave_accelerators() -> None:
-    """Keeps this process off the accelerators, which the runs need; for commands, at their start.
+    """Keeps this process off the accelerators, which the runs need; commands call it first.
 
-    Processes that it starts are not concerned.
+    Processes that this one starts are not affected.
     """
     jax.config.update("jax_platforms", "cpu")
 
@@ -55,19 +55,20 @@ def load(name: str, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def keys_of(config: ConfigDict) -> Row:
-    """The keys that may be changed, as they are typed, such as "student.epochs"."""
+    """The values of a config by the keys that change them when typed, such as "student.epochs"."""
     return flatten(config.to_dict())
 
 
 def as_json(config: ConfigDict) -> Row:
-    """A config as it reads in a workdir's config.json."""
+    """A config as it is stored in a workdir's config.json."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def as_today(config: Row) -> Row:
-    """A stored config in today's words.
+    """A stored config, converted to today's keys.
 
-    A stage's images were once chosen by its key `fraction`, and its milestones were epochs.
+    In earlier versions, a stage had the key `fraction` in place of `images`, and its milestones
+    were numbers of epochs.
     """
     found = dict(config)
     for name, section in config.items():
@@ -83,11 +84,11 @@ def as_today(config: Row) -> Row:
 
 
 def describe(config: Row, stage: str) -> Row:
-    """The protocol of the network that a stage makes.
+    """The protocol of the network that a stage produces.
 
     Args:
-      config: as it reads in config.json.
-      stage: as in the results: "teacher", "student" or "sskd/student".
+      config: as it is stored in config.json.
+      stage: its name in the results: "teacher", "student" or "sskd/student".
     """
     config = as_today(config)
     method, setting, stages = recipe(config, stage)
@@ -113,13 +114,13 @@ def describe(config: Row, stage: str) -> Row:
 
 
 def identify(config: Row, stage: str) -> str:
-    """What `describe` says as "experiment", alone and at once."""
+    """The "experiment" that `describe` returns, without the time that its other entries take."""
     config = as_today(config)
     return experiment(config, *recipe(config, stage))
 
 
 def last_stage(config: Row) -> str:
-    """The stage that a config's only method, or the first of several, ends with."""
+    """The last stage of a config's only method, or of the first of several."""
     folder = f"{config['methods'][0]}/" if "methods" in config else ""
     _, _, stages = recipe(as_today(config), folder)
     *_, last = stages
@@ -127,12 +128,13 @@ def last_stage(config: Row) -> str:
 
 
 def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
-    """(method as it is typed, its numbers and weights, its stages up to that) of a stage.
+    """(name of the method, its numbers and weights, its stages up to this one) for a stage.
 
-    For a folder, such as "sskd/", they are all stages of its method.
+    The name is the one that is typed, such as "crd+kd". For a folder, such as "sskd/", the last
+    entry has all stages of its method.
     """
     folder, _, kind = stage.rpartition("/")
-    if kind == "teacher" and (not folder and "settings" in config):  # that of all methods
+    if kind == "teacher" and (not folder and "settings" in config):  # the teacher of all methods
         return SUPERVISED
     setting = config["settings"][folder] if folder else config
     numbers, weights = dict(setting["method"]), setting["weights"]
@@ -150,16 +152,16 @@ def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
 
 
 def architecture_of(config: Row, kind: str, stage: Stage) -> str:
-    """The network of a stage, or the first one of those that it calls."""
+    """The architecture of a stage's own network, or else of the first network among its nets."""
     modules = (net.module for net in stage.nets.values() if isinstance(net.module, str))
     section = kind if "model" in config[kind] else next(modules).partition(".")[0]
     return config[section]["model"]
 
 
 def experiment(config: Row, method: str, setting: Row, stages: Mapping[str, Stage]) -> str:
-    """Eight digits that networks share which differ in their seed alone.
+    """Eight hexadecimal digits that are the same for networks which differ only in their seed.
 
-    What is as it is by default does not count, so that a key that is new tomorrow parts nothing.
+    Default values do not count, so that a key that is added later changes no experiment.
     """
     *_, last = stages
     sections = {kind: decisive(config[kind]) for kind in stages}
@@ -171,19 +173,23 @@ def experiment(config: Row, method: str, setting: Row, stages: Mapping[str, Stag
 
 
 def checksum(content: Any) -> str:
-    """Eight digits of what is JSON, whatever the order of its keys."""
+    """Eight hexadecimal digits of the hash of JSON content, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(plain(content), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def unusual(method: str, setting: Row) -> Row:
-    """The numbers of a method that are not as they are by default."""
+    """The numbers of a method that differ from its defaults."""
     numbers = setting["method"]
     usual = methods.entry_of(method).numbers if numbers else {}
     return {key: value for key, value in numbers.items() if plain(value) != plain(usual[key])}
 
 
 def decisive(section: Row) -> Row:
-    """What of a stage's section decides its networks: where it is given, which file that was."""
+    """The entries of a stage's section that decide its networks: all that are not defaults.
+
+    If the weights were trained elsewhere, they are the architecture, the name of the file, and
+    the mean, std and size of the images that the network expects.
+    """
     if is_given(section):
         pixels = {key: section[key] for key in common.OWN_PIXELS if section.get(key)}
         file = pathlib.Path(section["checkpoint"]).name
@@ -197,7 +203,7 @@ def decisive(section: Row) -> Row:
 
 
 def plain(content: Any) -> Any:
-    """JSON in which no number depends on how it was typed: 1 becomes 1.0."""
+    """JSON content with whole numbers as floats, so that 1 and 1.0 give the same checksum."""
     if isinstance(content, dict):
         return {key: plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -207,12 +213,12 @@ def plain(content: Any) -> Any:
 
 
 def is_given(section: Row) -> bool:
-    """Whether a network is a file from elsewhere; a workdir of ours is as good as training it."""
+    """Whether a stage's weights are a file from elsewhere; a workdir of a run does not count."""
     return section.get("checkpoint", "").endswith(GIVEN)
 
 
 def told_changes(method: str, setting: Row, config: Row) -> str:
-    """What differs from the method as it is by default, such as "ss 0"; "" where nothing does."""
+    """Which of a method's settings differ from the defaults, such as "ss 0"; "" if none does."""
     if not setting["weights"]:
         return ""
     pair = tuple(config.get(name, {}).get("model", "") for name in ("teacher", "student"))
@@ -224,7 +230,7 @@ def told_changes(method: str, setting: Row, config: Row) -> str:
 
 
 def told_stage(kind: str, section: Row) -> str:
-    """How a stage before the network's own was done."""
+    """How a stage before the network's own was trained, as text."""
     if is_given(section):
         return f"{kind} {pathlib.Path(section['checkpoint']).name}"
     images = [
@@ -238,5 +244,5 @@ def told_stage(kind: str, section: Row) -> str:
 
 
 def told_selection(validation: float) -> str:
-    """What the best epoch is chosen on."""
+    """The images by which the best epoch is chosen, as text."""
     return f"{validation:g} of the training images" if validation else "test images"

@@ -1,12 +1,12 @@
-r"""Keeps runs under experiments/results: small files that say what was done and what came out.
+r"""Writes records of runs to experiments/results: small files with their protocol and results.
 
     python -m experiments.record runs/sskd
     python -m experiments.record runs/table/*/
 
-Of a workdir it keeps the config, the environments, a row per epoch and per checkpoint, and the
-results, and adds the protocol; of a workdir of several seeds, each of them is a run of its own.
-`results/index.csv` has a line for every network of all runs. Then `python -m experiments.report`
-writes the pages.
+A record holds a workdir's config, environments, rows per epoch and per checkpoint, and results, and
+the protocol of each network. In a workdir of several seeds, every seed is a run of its own.
+`results/index.csv` has a line for every network of all runs. Afterwards,
+`python -m experiments.report` writes the pages.
 """
 
 import argparse
@@ -47,10 +47,10 @@ FILES = (CONFIG, ENVIRONMENTS, METRICS, TIMES, RESULTS)
 def places(
     workdirs: Iterable[pathlib.Path], results: pathlib.Path
 ) -> dict[pathlib.Path, pathlib.Path]:
-    """The workdir by the folder of its record, once it is sure that all of them can be kept.
+    """The workdirs by the folders of their records, after a check that all can be recorded.
 
     Raises:
-      UserError: one is no finished run, or its record would take the place of another run's.
+      UserError: a workdir is no finished run, or its record would replace that of another run.
     """
     found: dict[pathlib.Path, pathlib.Path] = {}
     given = (path.resolve() for path in workdirs)
@@ -78,9 +78,9 @@ def places(
 
 
 def goes_on(kept: pathlib.Path, workdir: pathlib.Path) -> bool:
-    """Whether a record is of this run, as it is or as it was earlier; true where there is none.
+    """Whether the record in `kept` is of the run in `workdir`, in its present or an earlier state.
 
-    A failed run is no record that could be lost.
+    Also true if there is no record, or only that of a failed run, which may be replaced.
     """
     if (kept / PROTOCOL).exists() and read_json(kept / PROTOCOL)["status"] == FAILED:
         return True
@@ -99,7 +99,7 @@ def goes_on(kept: pathlib.Path, workdir: pathlib.Path) -> bool:
 
 
 def found_protocol(workdir: pathlib.Path) -> Row:
-    """What protocol.json of a finished run says.
+    """The content of protocol.json for a finished run.
 
     Raises:
       UserError: the folder does not hold a run of this version.
@@ -116,14 +116,14 @@ def found_protocol(workdir: pathlib.Path) -> Row:
 
 
 def is_elsewhere(config: Row, stage: str) -> bool:
-    """Whether a network comes from another run of ours, whose record it is in."""
+    """Whether a stage's network was loaded from another workdir, whose record then describes it."""
     section = config[kind_of(stage)]
     return bool(section.get("checkpoint")) and not protocol.is_given(section)
 
 
 def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
-    """Copies the record of a finished run to its folder, where a file is seen once it is whole."""
-    for name in (METRICS, TIMES):  # damage is told before anything is kept
+    """Writes the record of a finished run to a folder, in which only complete files appear."""
+    for name in (METRICS, TIMES):  # damage is reported before anything is copied
         read_rows(workdir / name)
     names = [*FILES, *(name for name in (SIMILARITY, PROBES) if (workdir / name).is_file())]
     put(workdir, names, folder, found_protocol(workdir))
@@ -132,14 +132,14 @@ def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
 def keep_failed(
     workdir: pathlib.Path, folder: pathlib.Path, config: Row, stage: str, reason: str
 ) -> None:
-    """Keeps what there is of a run that failed: at least the network that was to be, and why not.
+    """Writes the record of a failed run: its protocol, why it failed, and the files that it has.
 
     Args:
       workdir: of the run; it may be empty.
       folder: of the record.
-      config: of the run, as it reads in config.json.
-      stage: that was to make the network.
-      reason: a line.
+      config: of the run, as it is stored in config.json.
+      stage: that should have produced the network.
+      reason: why the run failed, in one line.
     """
     networks = {stage: protocol.describe(config, stage)}
     told = {"status": FAILED, "reason": reason, "seed": config["seed"], "networks": networks}
@@ -148,7 +148,7 @@ def keep_failed(
 
 
 def content_of(file: pathlib.Path) -> bytes:
-    """What is kept of a file: all but the folders of this machine, as in /data/weights/a.pth."""
+    """A file's content for a record: in JSON, a path such as /data/weights/a.pth becomes a.pth."""
     content = file.read_bytes()
     if file.suffix != ".json":
         return content
@@ -156,7 +156,7 @@ def content_of(file: pathlib.Path) -> bytes:
 
 
 def put(workdir: pathlib.Path, names: Iterable[str], folder: pathlib.Path, told: Row) -> None:
-    """Writes a record beside its folder, and then moves it there file by file."""
+    """Writes a record to a temporary folder, and then moves it file by file to its own."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -174,10 +174,10 @@ def write_index(results: pathlib.Path) -> None:
 
 
 def keep_runs(workdirs: Sequence[pathlib.Path], results: pathlib.Path) -> None:
-    """Keeps finished runs under `results`, and writes the index.
+    """Records finished runs in the folder `results`, and writes the index.
 
     Raises:
-      UserError: a run is not finished, or another is kept under its name.
+      UserError: a run is not finished, or another run has a record of the same name.
     """
     for folder, workdir in places(workdirs, results).items():
         keep(workdir, folder)
@@ -187,7 +187,7 @@ def keep_runs(workdirs: Sequence[pathlib.Path], results: pathlib.Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Keeps the runs that are named, and writes the index."""
+    """Records the runs that are named on the command line, and writes the index."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.record", description=__doc__.splitlines()[0]
     )

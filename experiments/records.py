@@ -22,8 +22,8 @@ from sskd_jax.workdir.stages import kind_of
 
 RECORDS = pathlib.Path(__file__).parent / "results"
 PROTOCOL = "protocol.json"
-PROBES = "probes.json"  # of those that experiments/probe.py has looked at
-SIMILARITY = "similarity.json"  # of those runs that experiments/similarity.py has looked at
+PROBES = "probes.json"  # of runs that experiments/probe.py has measured
+SIMILARITY = "similarity.json"  # of runs that experiments/similarity.py has measured
 INDEX = "index.csv"
 DONE, FAILED = "done", "failed"
 PROTOCOL_COLUMNS = (
@@ -63,19 +63,19 @@ COLUMNS = (
 
 
 class Network(NamedTuple):
-    """A network of a kept run, or one that a failed run was to make.
+    """A network of a recorded run, or the one that a failed run should have produced.
 
     Attributes:
-      run: the name of its folder.
-      stage: that makes it.
+      run: the name of the record's folder.
+      stage: that produces it.
       seed: of the run.
       status: `DONE` or `FAILED`.
-      reason: why it failed, or "".
-      protocol: what was done; see experiments/protocol.py.
-      result: its row of the results; empty where there is none.
-      minutes: how long it was trained: the method's own stages, then the network's.
-      environments: those that the network's stage was in.
-      similarity: to its teacher, by measure; empty where it was not looked at.
+      reason: why the run failed, or "".
+      protocol: how it is trained; see experiments/protocol.py.
+      result: its row of the results; empty if the run failed.
+      minutes: of training, for each of the method's own stages, then for the network's stage.
+      environments: the machines and versions with which the network's stage was trained.
+      similarity: to its teacher, by measure, and the data of pictures; empty if not measured.
       probes: accuracies of linear probes, in [0, 1], by dataset.
     """
 
@@ -93,35 +93,35 @@ class Network(NamedTuple):
 
     @property
     def experiment(self) -> str:
-        """What networks share that differ in their seed alone."""
+        """The identifier that is the same for networks which differ only in their seed."""
         return self.protocol["experiment"]
 
     @property
     def what(self) -> str:
-        """The method, with what differs from how it is by default."""
+        """The method, with those of its settings that differ from the defaults."""
         return f"{self.protocol['method']} {self.protocol['changes']}".strip()
 
     @property
     def last(self) -> float | None:
-        """Top-1 accuracy of the last epoch on the test images."""
+        """Top-1 accuracy on the test images after the last epoch; None if unknown."""
         return self.result.get("top1")
 
     @property
     def best(self) -> float | None:
-        """That of the best epoch, where it was picked on the test images."""
+        """Top-1 accuracy after the best epoch, if that was picked on the test images; else None."""
         return None if self.protocol["selection"] != "test images" else self.result.get("best_top1")
 
     @property
     def held_out(self) -> float | None:
-        """That of the best epoch, where it was picked on training images that were held out."""
+        """Top-1 accuracy after the best epoch, if that was picked on held-out images; else None."""
         return None if self.protocol["selection"] == "test images" else self.result.get("best_top1")
 
 
 def networks(folder: pathlib.Path) -> Iterator[Network]:
-    """The networks of a kept run, in the order of its results.
+    """Yields the networks of a recorded run, in the order of its results.
 
     Raises:
-      UserError: the folder does not hold the whole record of a run.
+      UserError: the folder does not hold the complete record of a run.
     """
     try:
         told = read_json(folder / PROTOCOL)
@@ -132,7 +132,7 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
             environments = read_json(folder / ENVIRONMENTS)
             times = read_rows(folder / TIMES)
             read_rows(folder / METRICS)
-        # Of two networks that taught each other, the one that the stage is called after.
+        # Of two networks that taught each other, only the one that the stage is named after.
         by_stage = {row["stage"]: row for row in results if "net" not in row}
         similarity, probes = (
             read_json(folder / name) if (folder / name).exists() else {}
@@ -160,20 +160,23 @@ def networks(folder: pathlib.Path) -> Iterator[Network]:
 
 
 def trained_for(times: Iterable[Row], stage: str) -> list[str]:
-    """The stages that were trained for the network of one, which is the last of them."""
+    """The stages that were trained for the network of `stage`, in order; the last is `stage`."""
     found = list(dict.fromkeys(row["stage"] for row in times if belongs(row["stage"], stage)))
     return found[: found.index(stage) + 1] if stage in found else found
 
 
 def belongs(stage: str, network: str) -> bool:
-    """Whether a stage was trained for that of a network: sskd/head for sskd/student, or itself."""
+    """Whether a stage is that of a network, or another of the same method, such as sskd/head.
+
+    The stages of teachers count only for the teachers themselves.
+    """
     is_of_the_method = stage.split("/")[:-1] == network.split("/")[:-1]
     is_teacher = "teacher" in map(kind_of, (stage, network))
     return stage == network or is_of_the_method and not is_teacher
 
 
 def recorded(results: pathlib.Path = RECORDS) -> list[Network]:
-    """The networks of all kept runs; a folder that is no whole record is named on the screen."""
+    """The networks of all recorded runs; prints the incomplete records that it leaves out."""
     found: list[Network] = []
     for folder in sorted(results.iterdir()) if results.is_dir() else ():
         if not folder.is_dir() or folder.name.startswith("."):
@@ -186,19 +189,19 @@ def recorded(results: pathlib.Path = RECORDS) -> list[Network]:
 
 
 def device(environment: Row) -> str:
-    """The name of what a stage was trained on, and how many of it."""
+    """The number and the name of an environment's devices; of its cores if it is a CPU."""
     if environment["platform"] == "cpu":
         return f"{environment['cores']} cores of {environment['processor']}"
     return f"{len(environment['devices'])} x {environment['devices'][0]}"
 
 
 def listed(texts: Iterable[Any]) -> str:
-    """Different texts, with commas between."""
+    """The distinct texts, joined by commas."""
     return ", ".join(map(str, dict.fromkeys(texts)))
 
 
 def index_row(network: Network) -> Row:
-    """A network's line of index.csv, by its columns."""
+    """The values of a network's line in index.csv, by column."""
     *before, own = network.minutes or [None]
     places = network.environments
     found = {
@@ -216,7 +219,7 @@ def index_row(network: Network) -> Row:
 
 
 def index(results: pathlib.Path = RECORDS) -> str:
-    """index.csv: a line for every network of all kept runs, failed ones as well."""
+    """The content of index.csv: a line for every network of all recorded runs, even failed ones."""
     file = io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

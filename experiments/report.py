@@ -1,9 +1,9 @@
-r"""Writes the pages about what was run, from the records alone.
+r"""Writes the pages of results, from the records alone.
 
     python -m experiments.report
 
-It writes experiments/results/README.md, report.html beside it, which is one file that needs no
-network, and the tables of the repository's README that stand between the lines
+It writes experiments/results/README.md; report.html beside it, a single file that needs no network;
+and those tables of the repository's README that stand between the lines
 `<!-- table NAME -->` and `<!-- end -->`.
 """
 
@@ -44,7 +44,7 @@ one experiment, whatever they are called; where several have one seed, the last 
 
 
 def by_experiment(networks: Iterable[Network]) -> dict[str, dict[int, Network]]:
-    """Networks by experiment and seed, in order; what is done goes before what failed."""
+    """Networks by experiment and then by seed, in order; a finished one replaces a failed one."""
     found: dict[str, dict[int, Network]] = {}
     for network in sorted(networks, key=lambda one: one.status == DONE):
         found.setdefault(network.experiment, {})[network.seed] = network
@@ -52,7 +52,7 @@ def by_experiment(networks: Iterable[Network]) -> dict[str, dict[int, Network]]:
 
 
 def findings(tables: Mapping[str, Sequence[Filled]]) -> list[tuple[str, Claim, Finding]]:
-    """(name of the table, claim, what became of it) of every claim."""
+    """(name of the table, claim, finding) for every claim of the tables."""
     found = []
     for name, filled in tables.items():
         scores = scores_of(filled)
@@ -62,7 +62,7 @@ def findings(tables: Mapping[str, Sequence[Filled]]) -> list[tuple[str, Claim, F
 
 
 def verdict(found: Sequence[tuple[str, Claim, Finding]], networks: Sequence[Network]) -> Text:
-    """What all of it comes to, in sentences."""
+    """A summary of all findings and of the recorded networks, in sentences."""
     verdicts = [finding.verdict for _, _, finding in found]
     told = ", ".join(f"{verdicts.count(name)} {name}" for name in (SEEN, NOT_SEEN, NOT_RUN))
     sentences = [f"Of {len(found)} claims, {told}."]
@@ -84,7 +84,7 @@ def told_difference(finding: Finding) -> str:
 
 
 def claims_grid(found: Sequence[tuple[str, Claim, Finding]]) -> Grid:
-    """Every claim with its verdict, those first of which something was run."""
+    """Every claim with its verdict; claims that could be tested come first."""
     rows = []
     for name, claim, finding in sorted(found, key=lambda one: one[2].verdict == NOT_RUN):
         ran = finding.verdict != NOT_RUN
@@ -102,7 +102,7 @@ def claims_grid(found: Sequence[tuple[str, Claim, Finding]]) -> Grid:
 
 
 def environments(networks: Sequence[Network]) -> Grid:
-    """What the runs were in."""
+    """A line per environment of the runs: device, versions and git revision."""
     found: dict[tuple[str, ...], dict[str, None]] = {}
     for network in networks:
         for place in network.environments:
@@ -119,7 +119,7 @@ def environments(networks: Sequence[Network]) -> Grid:
 
 
 def everything(known: Mapping[str, Mapping[int, Network]]) -> Grid:
-    """A line per experiment that has a record."""
+    """A line per experiment that has a finished network."""
     rows = []
     for seeds in known.values():
         cell = Filled.of(Cell("", "", ""), seeds)
@@ -185,7 +185,7 @@ def similarities(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
 
 
 def pictured(seeds: Mapping[int, Network]) -> list[Chart]:
-    """The pictures of an experiment, of its first seed that was looked at."""
+    """The pictures of an experiment, from its first seed whose similarity was measured."""
     one = next((network for network in seeds.values() if network.similarity), None)
     if one is None:
         return []
@@ -206,7 +206,7 @@ def pictured(seeds: Mapping[int, Network]) -> list[Chart]:
 
 
 def probes(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
-    """What was found of linear probes, a line per experiment and dataset."""
+    """The accuracies of linear probes, a line per experiment and dataset."""
     rows = []
     for seeds in known.values():
         for data in dict.fromkeys(name for network in seeds.values() for name in network.probes):
@@ -227,7 +227,7 @@ def probes(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
 
 
 def parts_of(results: pathlib.Path) -> list[Part]:
-    """The whole page."""
+    """All parts of the page of results."""
     networks = records.recorded(results)
     known = by_experiment(networks)
     tables = {
@@ -263,7 +263,7 @@ def parts_of(results: pathlib.Path) -> list[Part]:
 
 
 def readme(text: str, results: pathlib.Path) -> str:
-    """The repository's README with its tables as the records have them."""
+    """The text of the repository's README, with its tables filled from the records."""
     known = by_experiment(records.recorded(results))
 
     def table(found: re.Match[str]) -> str:
@@ -274,7 +274,7 @@ def readme(text: str, results: pathlib.Path) -> str:
 
 
 def readme_grid(name: str, known: Mapping[str, Mapping[int, Network]]) -> Grid:
-    """A table for the README: teachers, and every cell; one seed is shown as none."""
+    """A table for the README, of teachers and cells; one with a single seed is shown as not run."""
     table, rows = plans.table(name), []
     first = {cell.row: cell for cell in table.cells}
     for row, cell in first.items():
@@ -297,7 +297,7 @@ def readme_grid(name: str, known: Mapping[str, Mapping[int, Network]]) -> Grid:
 def contents(
     results: pathlib.Path, readme_file: pathlib.Path | None = None
 ) -> dict[pathlib.Path, str]:
-    """What every page should hold."""
+    """The content that every page should have, by its path."""
     parts = parts_of(results)
     pages = {
         results / MARKDOWN: page.markdown(parts),

@@ -1,4 +1,4 @@
-"""The runs that fill a table: what each of them trains, what it needs, and how far it is."""
+"""The runs that fill a table: what each one trains, which other runs it needs, and its state."""
 
 import ast
 import pathlib
@@ -13,22 +13,22 @@ from sskd_jax.workdir.files import METRICS, RESULTS, Row, read_rows
 from sskd_jax.workdir.logbook import LOCK
 
 SHARED = ("teacher", "head")  # stages that are the same for all students of a teacher
-# How the keys of a method's numbers begin by which its head is trained, not its student alone.
+# Prefixes of the config keys of a method's numbers on which its head depends, not just its student.
 OF_THE_HEAD = ("method.head", "method.transformation", "method.task", "method.exemplars")
 DONE, FAILED, RUNNING, LEFT = records.DONE, records.FAILED, "running", "left"
 
 
 class Run(NamedTuple):
-    """A run of one workdir.
+    """A run, which has a workdir of its own.
 
     Attributes:
-      name: of the workdir and of its record.
-      label: what it is called in the table of states.
-      stage: that makes its network; "" if it only trains what others share.
-      config: as it is typed behind --config=.
-      changes: values by key of the config.
-      needs: names of the runs whose networks it takes.
-      told: the protocol of its network; see experiments/protocol.py.
+      name: of the workdir and of the record.
+      label: of the run in the printed table of states.
+      stage: that produces its network; "" if it trains only a teacher or a head for other runs.
+      config: the value of --config=.
+      changes: the changed values, by config key.
+      needs: names of the runs whose trained networks it loads.
+      told: the protocol of its network, see experiments/protocol.py; empty for a head.
     """
 
     name: str
@@ -40,18 +40,18 @@ class Run(NamedTuple):
     told: Mapping[str, Any] = {}
 
     def command(self) -> list[str]:
-        """What is typed behind `python`, but for the workdir."""
+        """The arguments with which `python` starts the run, except --workdir."""
         changes = [f"--config.{key}={value}" for key, value in self.changes.items()]
         return ["-m", "sskd_jax.main", f"--config={self.config}", *changes]
 
 
 class Place(NamedTuple):
-    """Where runs are trained and kept, as absolute paths.
+    """The folders of the runs and their records, as absolute paths.
 
     Attributes:
-      workdirs: a folder with the workdirs.
-      results: a folder with the records.
-      weights: a folder with the files of given teachers.
+      workdirs: the folder of the workdirs.
+      results: the folder of the records.
+      weights: the folder of the weights files of teachers that were trained elsewhere.
     """
 
     workdirs: pathlib.Path
@@ -65,12 +65,13 @@ class Place(NamedTuple):
 def runs_of(
     cells: Iterable[plans.Cell], seeds: Iterable[int], typed: Mapping[str, Any], place: Place
 ) -> dict[str, Run]:
-    """All runs by name, behind those that they need; all cells of a seed before the next seed.
+    """All runs for some cells and seeds, by name; each run comes after those that it needs.
 
-    Of what is typed, a run gets the keys that its config has.
+    All cells of one seed come before the next seed. Of the values in `typed`, a run gets those
+    whose keys its config has.
 
     Raises:
-      UserError: no config has a key that was typed.
+      UserError: a key in `typed` is a key of no config.
     """
     configs = [(cell, protocol.keys_of(protocol.load(cell.config, {}))) for cell in cells]
     for key in typed:
@@ -85,7 +86,7 @@ def runs_of(
 
 
 def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> Iterator[Run]:
-    """Yields the runs for a cell and a seed: its teacher, the teacher's head, and its own."""
+    """Yields the runs for a cell and a seed: of the teacher and head, if needed, and its own."""
     config = protocol.as_json(protocol.load(cell.config, changes))
     stage = protocol.last_stage(config)
     _, _, stages = protocol.recipe(config, stage)
@@ -115,10 +116,10 @@ def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> 
 
 
 def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, is_own: bool) -> Run:
-    """The run that ends with the teacher or its head: the same for all students that can share it.
+    """The run that trains a teacher, or its head, for all students that can share it.
 
-    One teacher serves all seeds, as in the paper; a head is that of its seed. A teacher that is a
-    method's own (`is_own`), as HSAKD's joint one is, serves that method alone.
+    One teacher serves all seeds, as in the paper; every seed has its own head. A teacher that
+    belongs to a method (`is_own`), such as HSAKD's joint one, serves only that method.
     """
     path, _, arguments = config.partition(":")
     kept = [part for part in arguments.split(",") if not part.startswith("student=")]
@@ -132,7 +133,7 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, i
     }
     if kind == "teacher":
         own["seed"] = 0
-        if not is_own:  # it has no part in the method
+        if not is_own:  # such a teacher does not depend on the method
             kept = ["method=kd" if part.startswith("method=") else part for part in kept]
             own |= {"methods": ("kd",)} if "methods" in own else {}
     config = ":".join(filter(None, [path, ",".join(kept)]))
@@ -141,8 +142,8 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, i
     run = Run(name, f"{kind} {model}", "", config, own | {"until": kind})
     if kind != "teacher":
         return run
-    # No experiment, so that `states_of` does not take its record for done: students need the
-    # weights, which are in its workdir alone.
+    # Without "experiment", so that `states_of` ignores its record: students need the teacher's
+    # weights, which only its workdir has.
     loaded = protocol.as_json(protocol.load(config, own))
     folder = protocol.last_stage(loaded).rpartition("/")[0] if is_own else ""
     told = protocol.describe(loaded, "/".join(filter(None, [folder, kind])))
@@ -150,10 +151,10 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, i
 
 
 def typed_changes(typed: Iterable[str]) -> Row:
-    """The values of --config.KEY=VALUE by key.
+    """The values of arguments --config.KEY=VALUE, by key.
 
     Raises:
-      UserError: something else was typed.
+      UserError: an argument has another form.
     """
     found = {}
     for text in typed:
@@ -171,12 +172,12 @@ def typed_changes(typed: Iterable[str]) -> Row:
 
 
 def chosen(cells: Sequence[plans.Cell], only: Sequence[str]) -> list[plans.Cell]:
-    """The cells of the tables in the rows and columns that `only` names.
+    """The cells in the rows and columns that `only` names.
 
-    They are those of all rows where it names none, likewise of all columns.
+    If it names no row, they are in all rows; if it names no column, in all columns.
 
     Raises:
-      UserError: a word is no row and no column.
+      UserError: a word is neither a row nor a column.
     """
     rows, columns = (dict.fromkeys(cell[axis] for cell in cells) for axis in (0, 1))
     for word in only:
@@ -186,7 +187,7 @@ def chosen(cells: Sequence[plans.Cell], only: Sequence[str]) -> list[plans.Cell]
 
 
 def shard(runs: Mapping[str, Run], text: str) -> dict[str, Run]:
-    """The i-th of n parts of the runs of networks, for "i/n", with what they need."""
+    """The i-th of n parts of the cells' runs, for the text "i/n", with the runs that they need."""
     part, _, count = text.partition("/")
     if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
         raise UserError(f"--shard={text}: write 1/4 for the first of four parts")
@@ -195,14 +196,15 @@ def shard(runs: Mapping[str, Run], text: str) -> dict[str, Run]:
     return {name: run for name, run in runs.items() if name in names}
 
 
-# ------------------------------------------------------------ how far they are
+# ------------------------------------------------------------ their states
 
 
 def states_of(runs: Mapping[str, Run], place: Place, again: Collection[str] = ()) -> dict[str, str]:
-    """Done, failed, running or left, by run; what is to be run `again` is left although it failed.
+    """The state of every run, by name: `DONE`, `FAILED`, `RUNNING` or `LEFT`.
 
-    What is recorded of an experiment and a seed is done, wherever it was run. What is shared is
-    done where nothing that is left needs it.
+    A record of the same experiment and seed decides, wherever its run was trained, but not for
+    the runs in `again`. A run of a teacher or a head is done if it has results, or if no run that
+    is left needs it.
     """
     known = {(one.experiment, one.seed): one for one in records.recorded(place.results)}
     states: dict[str, str] = {}
@@ -230,9 +232,9 @@ def is_locked(workdir: pathlib.Path) -> bool:
 
 
 def rate(run: Run, networks: Iterable[records.Network]) -> float | None:
-    """Operations in 10**12 per hour: the median of the records that are most alike, or None.
+    """The expected pace of a run in 10**12 operations per hour; None if no record is similar.
 
-    Images of another dataset are not alike at all.
+    It is the median of those records of the same dataset that agree most in network and method.
     """
     known: dict[int, list[float]] = {}
     for network in networks:
@@ -244,14 +246,14 @@ def rate(run: Run, networks: Iterable[records.Network]) -> float | None:
 
 
 def hours(run: Run, networks: Sequence[records.Network], workdir: pathlib.Path) -> float | None:
-    """What a run may still take, by what records took; None where nothing tells."""
+    """The estimated hours until a run finishes, from the pace of the records; None if unknown."""
     operations = run.told.get("teraflop")
     pace = operations and rate(run, networks)
     return (1 - done_share(run, workdir)) * operations / pace if pace else None
 
 
 def done_share(run: Run, workdir: pathlib.Path) -> float:
-    """How much of its epochs a run that is not finished has trained."""
+    """The share of its network's epochs that an unfinished run has trained."""
     file = workdir / METRICS
     epochs = run.told.get("epochs")
     if not file.exists() or not isinstance(epochs, int):

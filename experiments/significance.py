@@ -1,4 +1,4 @@
-"""What accuracies of several seeds say: means with errors, and how sure an order of methods is."""
+"""Statistics over seeds: means with standard errors, and how certain an order of methods is."""
 
 import math
 import statistics
@@ -16,7 +16,7 @@ Scores = Mapping[tuple[str, str], Sequence[float]]  # per cent by row and column
 
 
 class Summary(NamedTuple):
-    """Scores of n seeds: their mean and standard deviation, 0 for one seed."""
+    """The mean and the standard deviation, 0 for one seed, of the scores of n seeds."""
 
     mean: float
     spread: float
@@ -24,7 +24,7 @@ class Summary(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The standard error of the mean; infinite for one seed, which tells nothing."""
+        """The standard error of the mean; infinite, as it is unknown, for one seed."""
         return self.spread / math.sqrt(self.n) if self.n > 1 else math.inf
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ class Summary(NamedTuple):
 
 
 def summary(scores: Sequence[float]) -> Summary | None:
-    """The summary of some scores; None of no scores."""
+    """The summary of some scores; None if there are none."""
     if not scores:
         return None
     spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
@@ -40,14 +40,14 @@ def summary(scores: Sequence[float]) -> Summary | None:
 
 
 def told(found: Summary | None) -> str:
-    """Mean, deviation and number of seeds; "" of no scores."""
+    """Mean, standard deviation and number of seeds as text; "" if there are no scores."""
     return "" if found is None else f"{found} ({found.n})"
 
 
 def distance(ours: Summary | None, other: Summary | float | None) -> float | None:
-    """How many standard errors ours lies above another mean, or a published number.
+    """How many standard errors the mean of `ours` is above another mean, or a published number.
 
-    None where that can't be told: with one seed, or if all seeds agree to the last digit.
+    None if a mean is missing, or if the standard error is infinite (one seed) or 0 (equal scores).
     """
     if ours is None or other is None:
         return None
@@ -57,9 +57,13 @@ def distance(ours: Summary | None, other: Summary | float | None) -> float | Non
 
 
 class Improvement(NamedTuple):
-    """How likely a run of one method beats a run of another, with a 95 % interval.
+    """The probability that a run of one method beats a run of another, and its 95 % interval.
 
-    rows: how many rows were compared; n: the least number of seeds in any of them.
+    Attributes:
+      probability: in [0, 1]; a tie counts a half.
+      low, high: the ends of the interval.
+      rows: the number of rows that were compared.
+      n: the least number of seeds that a method has in any of these rows.
     """
 
     probability: float
@@ -70,12 +74,12 @@ class Improvement(NamedTuple):
 
 
 def improvement(scores: Scores, better: str, worse: str) -> Improvement | None:
-    """The probability of improvement over all rows in which both methods have several seeds.
+    """The improvement over all rows in which both methods have several seeds; None without any.
 
     Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS
-    2021: the mean over rows of the share of all pairs of runs in which the first is above the
-    second, ties counting a half; the interval is that of the bootstrap over the seeds, stratified
-    by row and method.
+    2021: the probability is the mean over rows of the share of all pairs of runs in which the
+    better method is above the worse one, ties counting a half; the interval is that of the
+    bootstrap over the seeds, stratified by row and method.
     """
     pairs = [
         (np.asarray(scores[row, better]), np.asarray(scores[row, worse]))
@@ -100,21 +104,21 @@ def rows_of(scores: Scores) -> dict[str, None]:
 
 
 def share_above(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """The share of pairs of [..., n] and [..., m] in which the first is larger; ties are a half."""
+    """The share of pairs of [..., n] and [..., m] in which the first is larger; a tie is a half."""
     difference = ours[..., :, None] - theirs[..., None, :]
     return ((np.sign(difference) + 1) / 2).mean((-2, -1))
 
 
 class Finding(NamedTuple):
-    """What became of a claim.
+    """What the scores say of a claim.
 
     Attributes:
       verdict: `SEEN`, `NOT_SEEN` or `NOT_RUN`.
-      difference: by how much the better one leads, in points; or how much larger a lead is.
-      error: its standard error.
-      improvement: of the better one over the other, where the claim is about that alone.
-      n: the least number of seeds.
-      rows: how many rows it was found in.
+      difference: the lead of the better column in points, or the difference between two leads.
+      error: the standard error of the difference.
+      improvement: of the better column over the worse; None if the claim compares two leads.
+      n: the least number of seeds that a column has in any of the rows.
+      rows: the number of rows that were compared.
     """
 
     verdict: str
@@ -126,11 +130,11 @@ class Finding(NamedTuple):
 
 
 def finding(scores: Scores, claim: Claim) -> Finding:
-    """Whether a claim is seen in the scores of a table.
+    """Tests a claim with the scores of a table.
 
-    That one is better is seen where it leads by two standard errors, and the interval of the
-    probability of improvement lies above one half; that a lead is larger, where it is so by two
-    standard errors.
+    That a column is better is seen if it leads by more than two standard errors, and the interval
+    of the probability of improvement lies above one half; that a lead is larger, if it exceeds the
+    other by more than two standard errors.
     """
     names = [claim.row, claim.than] if claim.than else [claim.row] if claim.row else rows_of(scores)
     leads = [lead for row in names if (lead := lead_in(scores, row, claim))]
@@ -152,7 +156,7 @@ def finding(scores: Scores, claim: Claim) -> Finding:
 
 
 class Lead(NamedTuple):
-    """By how much one method leads another in a row."""
+    """By how many points one method leads another in a row, with the standard error."""
 
     mean: float
     error: float
@@ -160,7 +164,7 @@ class Lead(NamedTuple):
 
 
 def lead_in(scores: Scores, row: str, claim: Claim) -> Lead | None:
-    """The lead in a row; None where one of the two has less than two seeds."""
+    """The lead that a claim is about in a row; None if a column has fewer than two seeds there."""
     found = [summary(scores.get((row, name), ())) for name in (claim.better, claim.worse)]
     if None in found or min(one.n for one in found) < 2:
         return None

@@ -19,7 +19,7 @@ of the last epoch from that of the column {yardstick}."""
 
 
 class Filled(NamedTuple):
-    """A cell of a table with what is recorded of it, one network per seed."""
+    """A cell of a table with its recorded networks, one per seed, and its failed runs."""
 
     cell: Cell
     networks: Sequence[Network]
@@ -27,12 +27,12 @@ class Filled(NamedTuple):
 
     @classmethod
     def of(cls, cell: Cell, seeds: Mapping[int, Network]) -> "Filled":
-        """A cell with the records of its experiment."""
+        """A cell with the recorded networks of its experiment, which `seeds` has by seed."""
         done = [network for network in seeds.values() if network.status == DONE]
         return cls(cell, done, [network for network in seeds.values() if network.status != DONE])
 
     def scores(self, pick: Callable[[Network], float | None]) -> list[float]:
-        """In per cent, of those networks that have this score; a given one is of no seed."""
+        """The scores that the networks have, in per cent; one trained elsewhere counts once."""
         networks = self.networks[:1] if is_given(self.networks) else self.networks
         return [100 * score for one in networks if (score := pick(one)) is not None]
 
@@ -52,7 +52,7 @@ class Filled(NamedTuple):
 def fill(
     cell: Cell, known: Mapping[str, Mapping[int, Network]], of_teacher: bool = False
 ) -> Filled:
-    """A cell, or its teacher, if it has one, with its records."""
+    """A cell with the records of its network, or of its teacher (none if it has no teacher)."""
     config = protocol.as_json(protocol.load(cell.config, cell.changes))
     if of_teacher and "teacher" not in config:
         return Filled(cell, ())
@@ -61,12 +61,12 @@ def fill(
 
 
 def is_given(networks: Sequence[Network]) -> bool:
-    """Whether they are one network that was trained elsewhere."""
+    """Whether the networks of an experiment are a single one, which was trained elsewhere."""
     return bool(networks) and networks[0].protocol["epochs"] == "given"
 
 
 def scores_of(filled: Iterable[Filled]) -> Scores:
-    """The last epochs by row and column."""
+    """The accuracies after the last epoch in per cent, by row and column."""
     return {
         (one.cell.row, one.cell.column): one.scores(lambda network: network.last)
         for one in filled
@@ -78,7 +78,7 @@ def scores_of(filled: Iterable[Filled]) -> Scores:
 
 
 def shade(one: Filled, yardstick: Filled | None) -> tuple[int | None, str]:
-    """(shade of a cell, what it says in words)."""
+    """(shade of a cell, its meaning in words); (None, "") if there is nothing to compare with."""
     if one.cell.paper is not None:
         other, ours, what = one.cell.paper, one.best, "the published number"
     elif yardstick is not None and yardstick.cell is not one.cell:
@@ -94,7 +94,7 @@ def shade(one: Filled, yardstick: Filled | None) -> tuple[int | None, str]:
 
 
 def overview(table: Table, filled: Sequence[Filled]) -> Grid:
-    """Rows by columns, last epochs."""
+    """A table's rows by columns as a grid of accuracies after the last epoch."""
     places = {(one.cell.row, one.cell.column): one for one in filled}
     rows, columns = (list(dict.fromkeys(place[axis] for place in places)) for axis in (0, 1))
     lines = []
@@ -117,7 +117,7 @@ def main_field(table: Table, one: Filled, places: Mapping[tuple[str, str], Fille
 
 
 def details(table: Table, filled: Sequence[Filled], teachers: Sequence[Filled]) -> Grid:
-    """A line per cell that was run: paper, ours, budget and logs; the teachers first."""
+    """A line per teacher and per cell that was run: published and own scores, budget and logs."""
     places = {(one.cell.row, one.cell.column): one for one in filled}
     lines = [detail(one, "teacher", None, None) for one in teachers if one.networks]
     for one in filled:
@@ -129,7 +129,7 @@ def details(table: Table, filled: Sequence[Filled], teachers: Sequence[Filled]) 
 
 
 def detail(one: Filled, method: str, paper: float | None, yardstick: Filled | None) -> list[Field]:
-    """The line of a cell."""
+    """The line of a cell in the grid of `details`."""
     reason = one.failures[0].reason if one.failures else ""
     found, hint = shade(one, yardstick) if method != "teacher" else (None, "")
     n = one.last.n if one.last else 0
@@ -147,12 +147,12 @@ def detail(one: Filled, method: str, paper: float | None, yardstick: Filled | No
 
 
 def logs(networks: Sequence[Network]) -> str:
-    """Links to the rows of the epochs, by seed."""
+    """Links to the metrics.jsonl of every network, each named by its seed."""
     return ", ".join(f"[{one.seed}]({one.run}/{METRICS})" for one in networks)
 
 
 def budget(networks: Sequence[Network]) -> str:
-    """What a network was trained with: epochs, views and operations."""
+    """The epochs, views and operations of the training of an experiment's networks, as text."""
     if not networks:
         return ""
     if is_given(networks):
@@ -169,9 +169,9 @@ def told_cost(teraflop: float) -> str:
 def score_grid(
     names: Sequence[str], filled: Iterable[Filled], results: pathlib.Path
 ) -> Grid | None:
-    """The named scores of every cell that was run; None if none was.
+    """The named scores of every cell that was run; None if there are no names or no such cells.
 
-    They are means over the seeds, of the last epoch.
+    The scores are means over the seeds, after the last epoch.
     """
     lines = []
     for one in filled:
@@ -186,7 +186,7 @@ def score_grid(
 
 
 def measured(network: Network, results: pathlib.Path) -> dict[str, float]:
-    """In per cent, by name: of its result, and of a stream "class_il forgetting" and so on."""
+    """A network's scores in per cent by name; of a stream, also "class_il forgetting" and so on."""
     found = {
         name: 100 * value for name, value in network.result.items() if isinstance(value, float)
     }
@@ -198,7 +198,7 @@ def measured(network: Network, results: pathlib.Path) -> dict[str, float]:
 
 
 def likelihoods(filled: Sequence[Filled]) -> Grid | None:
-    """The probability of improvement of every method over every other; None of fewer than two."""
+    """The probability of improvement of every method over every other; None if there is none."""
     scores = scores_of(filled)
     columns = list(dict.fromkeys(column for _, column in scores))
     lines, useful = [], False
@@ -227,7 +227,7 @@ def interval(likely: significance.Improvement | None) -> str:
 
 
 def curve(network: Network, results: pathlib.Path) -> dict[float, float]:
-    """Held-out accuracy in per cent by epoch."""
+    """Accuracy on the test or validation images in per cent, by epoch."""
     rows = read_rows(results / network.run / METRICS)
     return {
         row["epoch"]: 100 * score
@@ -239,7 +239,7 @@ def curve(network: Network, results: pathlib.Path) -> dict[float, float]:
 
 
 def curve_charts(filled: Sequence[Filled], results: pathlib.Path) -> list[Chart]:
-    """Accuracy by epoch, a chart per row of a table that has been run."""
+    """Charts of accuracy by epoch, one for each row of a table that has been run."""
     rows: dict[str, list[charts.Line]] = {}
     for one in filled:
         points = charts.band([curve(network, results) for network in one.networks])
@@ -253,13 +253,13 @@ def curve_charts(filled: Sequence[Filled], results: pathlib.Path) -> list[Chart]
 
 
 def with_error(x: float, found: Summary) -> tuple[float, float, float, float]:
-    """A point with a standard error to both sides; with none of one seed."""
+    """A point (x, mean, low, high), with one standard error to both sides; none for one seed."""
     error = found.error if found.n > 1 else 0.0
     return x, found.mean, found.mean - error, found.mean + error
 
 
 def axis_chart(table: Table, filled: Sequence[Filled]) -> list[Chart]:
-    """Accuracy by what the rows are numbers of."""
+    """A chart of accuracy by the rows' numbers; none if the rows are names."""
     columns: dict[str, list] = {}
     for one in filled:
         if table.axis and one.last:
@@ -272,7 +272,7 @@ def axis_chart(table: Table, filled: Sequence[Filled]) -> list[Chart]:
 
 
 def cost_chart(filled: Sequence[Filled]) -> list[Chart]:
-    """Accuracy against the operations of the networks in training."""
+    """A chart of accuracy against the operations in training; none for fewer than two columns."""
     columns: dict[str, list] = {}
     for one in filled:
         operations = one.networks[0].protocol["teraflop"] if one.networks else None
@@ -291,7 +291,7 @@ def cost_chart(filled: Sequence[Filled]) -> list[Chart]:
 def table_parts(
     name: str, filled: Sequence[Filled], teachers: Sequence[Filled], results: pathlib.Path
 ) -> list[Part]:
-    """All about a table."""
+    """The parts of the page that show one table."""
     table = plans.TABLES[name]
     ran = sum(len(one.networks) >= len(table.seeds) for one in filled)
     typed, seeds = f"`python -m experiments.launch {name}`", counted(len(table.seeds), "seed")
@@ -310,7 +310,7 @@ def table_parts(
 
 
 def commands(name: str, filled: Sequence[Filled]) -> Grid:
-    """What fills each cell."""
+    """A line per cell, with its state and the command that fills it."""
     lines = []
     for one in filled:
         cell = one.cell
