@@ -1,4 +1,4 @@
-"""What the picture of the README is drawn with: cards, digits, arrows, networks, matrices."""
+"""The shapes in the README's picture: cards, digits, arrows, networks, bars and matrices."""
 
 from typing import Any
 
@@ -19,14 +19,14 @@ FROZEN_HEAD = "#f0cfa4"
 
 
 def write(axes: Axes, x: float, y: float, text: str, size: float = 8, **style: Any) -> None:
-    """Text whose upper left corner, or another one by `ha` and `va`, is at (x, y)."""
+    """Writes text with its upper left corner at (x, y); `ha` and `va` choose another corner."""
     axes.text(x, y, text, fontsize=size, **{"va": "top", "color": INK, **style})
 
 
 def card(
     axes: Axes, x: float, y: float, width: float, height: float, act: int, title: str, text: str
 ) -> None:
-    """The frame of an act with its number, its title and what it says."""
+    """Draws the frame of an act, with its number, title and explanation."""
     axes.add_patch(
         FancyBboxPatch(
             (x, y),
@@ -55,7 +55,7 @@ def card(
 
 
 def picture(axes: Axes, x: float, y: float, size: float, image: np.ndarray) -> None:
-    """A digit, black on white, in a thin frame."""
+    """Draws a digit, black on white, in a thin frame."""
     axes.imshow(
         1 - image,
         cmap="gray",
@@ -95,7 +95,7 @@ def arrow(
 def network(
     axes: Axes, x: float, y: float, layers: int, color: str, name: str = "", **style: Any
 ) -> float:
-    """Layers as bars that become lower, centred on height y; returns where they end."""
+    """Draws layers as bars of decreasing height, centred on y; returns the x where they end."""
     for layer in range(layers):
         height = 62 - 34 * layer / (layers - 1)
         bar = FancyBboxPatch(
@@ -112,7 +112,7 @@ def network(
 
 
 def head_box(axes: Axes, x: float, y: float, color: str, name: str = "head") -> float:
-    """Two short bars; returns where they end."""
+    """Draws a head as two short bars; returns the x where they end."""
     for layer in range(2):
         axes.add_patch(
             FancyBboxPatch(
@@ -139,7 +139,7 @@ def bars(
     digits: bool = True,
     label: int | None = None,
 ) -> None:
-    """Predicted probabilities of the ten classes, standing on height y."""
+    """Draws the predicted probabilities of the ten classes as bars that stand on height y."""
     step = width / len(chances)
     axes.plot([x, x + width], [y, y], color=GREY, linewidth=0.7)
     for digit, chance in enumerate(chances):
@@ -177,9 +177,10 @@ def matrix(
     kept: np.ndarray | None = None,
     color: str = "Blues",
 ) -> float:
-    """Similarities as fields, the images above and beside them; returns the height they end at.
+    """Draws similarities as coloured fields, with the images above and beside them.
 
-    A frame marks the image that a row was made from, a line the rows that are not kept.
+    In every row, a frame marks the image that the row was made from. Rows that are not `kept` are
+    crossed out. Returns the y where the matrix ends.
     """
     width, height = cell
     thumb = height - 1.6

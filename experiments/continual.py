@@ -1,9 +1,10 @@
-r"""What runs on streams of tasks forgot: accuracy by task, its means, and a picture.
+r"""How much runs on streams of tasks forgot: accuracy by task, its means, and a picture.
 
     python -m experiments.continual runs/continual
 
-Reads the metrics.jsonl of a workdir of configs/continual.py, prints a row per method, and draws
-forgetting.png there: the accuracy on every task (columns) behind every task (rows).
+Reads metrics.jsonl in the workdir of a run of configs/continual.py, prints two rows per method, one
+for each score, and draws forgetting.png there: the accuracy on every task (columns) after every
+task (rows).
 """
 
 import argparse
@@ -23,14 +24,16 @@ SCORES = ("class_il", "task_il")
 
 
 class Measures(NamedTuple):
-    """Of accuracies in per cent.
+    """Summaries of the accuracies on T tasks, in per cent.
 
     Attributes:
-      mean: over all tasks, behind the last one.
-      forgetting: how far each task's accuracy fell from its best.
-      backward: how far it moved since its own task was done; the last task is in neither.
-      forward: how far it was above an untrained network's in front of its task, from the second
-        task on.
+      mean: the accuracy after the last task, averaged over all tasks.
+      forgetting: how far the accuracy fell from its best to the end, averaged over all tasks but
+        the last.
+      backward: how far it moved from the end of its own task to the end of the last, averaged
+        likewise.
+      forward: how far it was above an untrained network's just before its own task was learned,
+        averaged over all tasks but the first.
     """
 
     mean: float
@@ -40,9 +43,11 @@ class Measures(NamedTuple):
 
 
 def measures(accuracy: np.ndarray, untrained: np.ndarray) -> Measures:
-    """Of the accuracy [T, T] on task i after task t, and an untrained network's [T].
+    """The measures of the accuracy [t, i] on task i after task t, and of an untrained network's.
 
-    The upper triangle beyond its first diagonal is not read, and may be nan.
+    Args:
+      accuracy: [T, T]; entries with i > t + 1 are not read, and may be nan.
+      untrained: [T].
     """
     own, last = np.diag(accuracy), accuracy[-1]
     best = np.tril(np.nan_to_num(accuracy)).max(0)
@@ -55,10 +60,10 @@ def measures(accuracy: np.ndarray, untrained: np.ndarray) -> Measures:
 
 
 def accuracies(rows: Sequence[Row], score: str, task_epochs: int) -> np.ndarray:
-    """The accuracy [T, T] of a stage's rows in per cent.
+    """The accuracy [T, T] on task i after task t in per cent, from a stage's rows.
 
     Raises:
-      UserError: the run is not done.
+      UserError: the run is not finished.
     """
     tasks = sum(name.startswith(f"test/{score}_") for name in rows[0])
     ends = {row["epoch"]: row for row in rows}
@@ -70,23 +75,23 @@ def accuracies(rows: Sequence[Row], score: str, task_epochs: int) -> np.ndarray:
 
 
 def chance(score: str, tasks: int, task_classes: int) -> np.ndarray:
-    """What guessing gets in each task [T], in per cent: an untrained network was not measured."""
+    """The accuracy [T] of guessing in per cent, in place of an untrained network's."""
     classes = task_classes * (tasks if score == "class_il" else 1)
     return np.full(tasks, 100 / classes)
 
 
 def methods_of(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The numbers of every method of a run, by its stage."""
+    """The settings of every method of a run, by the name of its student's stage."""
     if "methods" not in config:
         return {"student": config["method"]}
     return {f"{name}/student": config["settings"][name]["method"] for name in config["methods"]}
 
 
 def read(workdir: epath.Path) -> dict[tuple[str, str], tuple[np.ndarray, Measures]]:
-    """(accuracy, measures) by stage and score.
+    """Reads a workdir; returns (accuracy [T, T], measures) by (stage, score).
 
     Raises:
-      UserError: it is no workdir of a stream of tasks.
+      UserError: the workdir holds no run on a stream of tasks, or the run is not finished.
     """
     if not (workdir / METRICS).exists():
         raise UserError(f"{workdir} holds no {METRICS}: give the workdir of a run")
@@ -105,7 +110,7 @@ def read(workdir: epath.Path) -> dict[tuple[str, str], tuple[np.ndarray, Measure
 
 
 def table(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]]) -> Grid:
-    """The measures, a row per stage and score."""
+    """The table of the measures, with a row per stage and score."""
     rows = [
         [Field(text) for text in (*place, *(f"{value:.2f}" for value in own))]
         for place, (_, own) in found.items()
@@ -114,7 +119,7 @@ def table(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]]) -> Grid:
 
 
 def draw(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]], path: epath.Path) -> None:
-    """Draws every accuracy matrix."""
+    """Draws every accuracy matrix, all in one PNG file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -134,7 +139,7 @@ def draw(found: Mapping[tuple[str, str], tuple[np.ndarray, Measures]], path: epa
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints and draws what the methods of a workdir forgot."""
+    """Prints and draws how much the methods of a workdir forgot."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.continual", description=__doc__.splitlines()[0]
     )

@@ -3,9 +3,10 @@
     python -m experiments.figures            # draws docs/sskd.png
     python -m experiments.figures PATH
 
-Nothing in it is made up: teacher, heads and student are perceptrons with one hidden layer, trained
-for this picture on scikit-learn's digits by SSKD's own losses. Head and student are shown before
-they are done, so that the one still errs and the other still differs from its teacher.
+Nothing in the picture is made up: teacher, heads and student are perceptrons with one hidden layer,
+trained for it on scikit-learn's digits by SSKD's own losses. The teacher's head and the student are
+shown before they are fully trained, so that the head still makes mistakes, and the student still
+differs from its teacher.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from experiments.brushes import (
 from experiments.scene import TURNS, Scene, perform
 
 PICTURE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "sskd.png"
-SIZE = 900, 588  # of the canvas; a unit is a pixel of the README's page, and of the file two by two
+SIZE = 900, 588  # of the canvas, in pixels of the README's page; the file is twice as wide and high
 
 
 def teacher_learns(axes: Axes, scene: Scene) -> None:
@@ -195,7 +196,7 @@ def student_leaves(axes: Axes, scene: Scene) -> None:
 
 
 def pull(axes: Axes, start: tuple[float, float], stop: tuple[float, float], term: str) -> None:
-    """An arrow towards what learns, with the name of the term on it."""
+    """Draws an arrow towards the part that learns, with the name of the loss term on it."""
     arrow(axes, start, stop, INK)
     x, y = (0.55 * start[k] + 0.45 * stop[k] for k in range(2))
     write(
@@ -214,7 +215,7 @@ def pull(axes: Axes, start: tuple[float, float], stop: tuple[float, float], term
 
 
 def draw(path: pathlib.Path, scene: Scene) -> None:
-    """The five acts as a PNG of twice SIZE pixels and 224 colours, which make a small file."""
+    """Draws the five acts as a PNG of twice SIZE pixels, in 224 colours to keep the file small."""
     figure = plt.figure(figsize=(SIZE[0] / 100, SIZE[1] / 100), dpi=200)
     axes = figure.add_axes((0, 0, 1, 1))
     for act in (teacher_learns, head_learns, both_see, student_imitates, student_leaves):

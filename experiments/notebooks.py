@@ -1,6 +1,7 @@
 """Runs the notebooks and keeps their outputs: python -m experiments.notebooks [PATH ...]
 
-What is kept has no path of this machine, no time of day, and pictures of few colours.
+The kept outputs name no paths of the machine and no times of day, and their pictures have few
+colours.
 """
 
 import argparse
@@ -21,37 +22,37 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 COLOURS = 64  # of a picture that is kept
-WIDTH = 900  # pixels at most, likewise
-# This machine's speed at that time, and a terminal's bold letters.
+WIDTH = 900  # its largest width, in pixels
+# The speed and the remaining time in progress lines, and a terminal's codes for bold letters.
 NOISE = re.compile(r"  [\d,]+ images/s  [\d:]+ left|\x1b\[\d*m")
-LONGEST = 1800  # seconds of a cell
+LONGEST = 1800  # seconds that a cell may take
 
 
 def execute(
     notebook: nbformat.NotebookNode, env: Mapping[str, str], timeout: int
 ) -> nbformat.NotebookNode:
-    """The notebook with its outputs, run from top to bottom in the folder of this file.
+    """Runs a notebook from top to bottom, in the folder of this file; returns it with its outputs.
 
-    Its kernel runs this very Python, whatever kernels are installed.
+    The kernel is that of the running Python interpreter, whatever kernels are installed.
 
     Args:
       notebook: to run.
-      env: of its kernel, beside this process's.
+      env: environment variables of its kernel, added to those of this process.
       timeout: of a cell, in seconds.
     """
-    # Where no kernels are looked for, python3 is the interpreter's own.
+    # Without folders in which to look for kernels, python3 is the interpreter's own.
     specs = KernelSpecManager(kernel_dirs=[])
     kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
     resources = {"metadata": {"path": str(FOLDER)}}
     client = NotebookClient(
         notebook, km=kernel, timeout=timeout, resources=resources, record_timing=False
     )
-    # By default, nbclient ends only kernels that it has chosen by itself.
+    # By default, nbclient shuts down only kernels that it has chosen by itself.
     return client.execute(env=os.environ | env, cleanup_kc=True)
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
-    """Makes the outputs of a notebook small, and the same on every machine as far as may be."""
+    """Makes the outputs of a notebook small, and as far as possible the same on every machine."""
     notebook.metadata.language_info = {"name": "python"}
     notebook.metadata.kernelspec = {
         "display_name": "Python 3",
@@ -71,7 +72,7 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
 
 
 def plain(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An output, where what rich prints as HTML is text."""
+    """An output as it is, or its plain text if rich printed it as HTML."""
     data = output.get("data", {})
     if data.get("text/html", "").startswith("<pre"):
         return nbformat.v4.new_output("stream", text=data["text/plain"])
@@ -79,7 +80,7 @@ def plain(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def joined(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """The outputs of a cell, where text that came bit by bit is one."""
+    """The outputs of a cell, with consecutive pieces of a stream's text joined into one."""
     whole = []
     for output in outputs:
         if whole and "text" in output and whole[-1].get("name") == output.name:

@@ -4,10 +4,11 @@ r"""How well a linear layer on frozen features tells the classes of other images
     python -m experiments.probe runs/sskd --config=configs/imagenet.py --data=NAME --data_dir=DIR
     python -m experiments.record runs/table/*/
 
-It writes probes.json into the workdirs, which the records then keep. How the papers trained their
-layers they hardly say. Here it is logistic regression (scikit-learn's, L2 with C = 1) on features
-in front of the classifier, each of mean 0 and deviation 1 over the training images, which are seen
-as they are, brought to the size that the network was trained on. So there is no seed in it.
+The accuracies are written to probes.json in the workdirs; `experiments.record` keeps this file. The
+papers hardly say how they trained their layers. Here, it is logistic regression (scikit-learn's, L2
+with C = 1) on the features that the classifier takes, each standardised to mean 0 and deviation 1
+over the training images. Images are not augmented, only resized to the size that the network was
+trained on. So nothing depends on a seed.
 """
 
 import argparse
@@ -38,7 +39,7 @@ MOST_ITERATIONS = 1000
 
 
 def batches(split: Split | Stream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (image u8[n, H, W, 3], label i32[n]) of a whole split in order."""
+    """Yields the batches (image u8[n, H, W, 3], label i32[n]) of a whole split in order."""
     index, mask = padded_batches(split.size, BATCH, devices=1)
     if isinstance(split, Split):
         for own, counts in zip(index[0], mask[0], strict=True):
@@ -49,7 +50,7 @@ def batches(split: Split | Stream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def features(classifier: Classifier, split: Split | Stream) -> tuple[np.ndarray, np.ndarray]:
-    """(f32[N, D] in front of the classifier, label i32[N]) of a split."""
+    """(features f32[N, D] that the classifier takes, label i32[N]) of all images of a split."""
     size, _ = classifier.sizes
     found, labels = [], []
     for image, label in batches(split):
@@ -70,7 +71,7 @@ def probe(classifier: Classifier, data: Dataset) -> float:
 
 
 def keep(workdir: pathlib.Path, data: str, found: Mapping[str, float]) -> None:
-    """Adds what was found to the workdir's probes.json: accuracies by stage and dataset."""
+    """Adds accuracies on the dataset `data`, by stage, to the workdir's probes.json."""
     file = locate(workdir) / records.PROBES
     known = dict(read_json(file)) if file.exists() else {}
     for stage, accuracy in found.items():
@@ -79,7 +80,7 @@ def keep(workdir: pathlib.Path, data: str, found: Mapping[str, float]) -> None:
 
 
 def probe_all(workdirs: Iterable[pathlib.Path], data: Dataset, name: str, stage: str) -> None:
-    """Probes all networks of the workdirs, or those of one stage, and keeps what it finds."""
+    """Probes all networks of the workdirs, or those of one stage, and keeps their accuracies."""
     for workdir in workdirs:
         stages = [stage] if stage else networks_in(locate(workdir))
         if not stages:
@@ -91,7 +92,7 @@ def probe_all(workdirs: Iterable[pathlib.Path], data: Dataset, name: str, stage:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Probes the networks of the workdirs that are named."""
+    """Probes the networks of the workdirs on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.probe", description=__doc__.splitlines()[0]
     )

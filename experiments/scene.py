@@ -1,4 +1,4 @@
-"""What the picture of the README shows: perceptrons that learn the digits by SSKD's losses."""
+"""The content of the README's picture: perceptrons that learn the digits by SSKD's losses."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ CLASSES = 10
 
 
 class Perceptron(nn.Module):
-    """Stands for a network: its logits, and the feature in front of its classifier."""
+    """A network with one hidden layer; returns its logits, and the features of that layer."""
 
     width: int
 
@@ -41,24 +41,25 @@ class Perceptron(nn.Module):
         return nn.Dense(CLASSES)(embed), embed
 
 
-# Pixels [4N, 64] -> logits [4N, K] and what the head makes of the features, [4N, D].
+# Pixels [4N, 64] -> logits [4N, K], and the head's output for the features, [4N, D].
 Answers = Callable[[Array], tuple[Array, Array]]
 
 
 class Scene(NamedTuple):
-    """What the networks say about M images in four rotations, image-major; K classes.
+    """The networks' outputs for M images in four rotations, image-major; K classes.
 
     Attributes:
-      image: [M, 4, 8, 8], view 0 as it is.
+      image: [M, 4, 8, 8], the images; view 0 is not rotated.
       label: [M].
-      certain: the teacher's prediction for the first image, [K].
-      teacher: its softened predictions, [M, 4, K].
-      student: the same of the student.
-      teacher_similarity: of every rotated image with every normal one, [3 * M, M].
-      student_similarity: the same of the student.
-      kept: bool[3 * M], the rows that the student imitates.
+      certain: the teacher's prediction for the first image, not softened, [K].
+      teacher: the teacher's softened predictions, [M, 4, K].
+      student: the student's softened predictions, [M, 4, K].
+      teacher_similarity: the teacher's similarities of every rotated image with every normal one,
+        [3 * M, M].
+      student_similarity: the student's similarities, of the same shape.
+      kept: bool[3 * M], the rows of the similarities that the student imitates.
       weights: of the four terms.
-      ratio: the share of the rows in which the teacher is wrong that are kept.
+      ratio: of the rows in which the teacher is wrong, the share that is kept.
     """
 
     image: np.ndarray
@@ -87,7 +88,7 @@ def descend(
     labels: np.ndarray,
     steps: int,
 ) -> Params:
-    """Parameters after `steps` of Adam; loss(params, pixels [4 * 64, 64], label [64])."""
+    """Parameters after `steps` steps of Adam on loss(params, pixels [4 * 64, 64], label [64])."""
     optimizer = optax.adam(2e-3)
 
     @jax.jit
@@ -104,20 +105,23 @@ def descend(
 
 
 def flat(images: np.ndarray) -> np.ndarray:
-    """[N, 4, 8, 8] as rows [4N, 64], image-major."""
+    """Images [N, 4, 8, 8] as rows of pixels [4N, 64], image-major."""
     return images.reshape(-1, images.shape[-1] ** 2)
 
 
 def train(
     steps: int, numbers: dict[str, float], weights: dict[str, float], head_temperature: float
 ) -> tuple[Answers, Answers]:
-    """Teacher and student behind their heads: the teacher learns for `steps`, the others for less.
+    """Trains the teacher, its head and the student with a head; returns teacher and student.
 
     Args:
       steps: of the teacher; its head takes a quarter of them, and the student half of them.
-      numbers: of SSKD's four terms.
+      numbers: the temperatures and ratios of SSKD's four terms.
       weights: of the terms.
       head_temperature: of the contrastive task.
+
+    Returns:
+      The teacher and the student, each with its head, as functions of pixels.
     """
     images, labels = turned_digits()
     teacher, student, head = Perceptron(96), Perceptron(24), ProjectionHead()
@@ -155,7 +159,7 @@ def train(
 
 
 def perform(steps: int = 400) -> Scene:
-    """Trains the networks with the quickstart's numbers, and shows them the chosen images."""
+    """Trains the networks with the quickstart's numbers; returns their outputs for `CHOSEN`."""
     setting = quickstart.get_config().settings.sskd
     numbers, weights = setting.method.to_dict(), setting.weights.to_dict()
     del numbers["name"], numbers["transformation"]

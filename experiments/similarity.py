@@ -3,11 +3,11 @@ r"""How similar students are to their teacher on the test images, in numbers and
     python -m experiments.similarity runs/sskd runs/table/*/
     python -m experiments.record runs/sskd runs/table/*/
 
-It writes similarity.json into the workdirs, which the records then keep: the numbers of the paper's
-table 6; where the embeddings of some classes lie (t-SNE, figure 3a); and, of a student that has a
-head, how similar teacher and student find some images to their rotations. The paper does not say
-on which images, at which temperature and of which layer it measured; here it is the test images,
-temperature 1 and the embedding in front of the classifier.
+The results are written to similarity.json in the workdirs; `experiments.record` keeps this file. It
+holds the numbers of the paper's table 6; the places of the embeddings of some classes (t-SNE,
+figure 3a); and, for SSKD's students, how similar teacher and student find some images to their
+rotations. The paper does not say on which images, at which temperature and of which layer it
+measured; here it is the test images, temperature 1 and the embedding that the classifier takes.
 """
 
 import argparse
@@ -41,11 +41,11 @@ from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import kind_of, load_stage, stage_folders
 
 PICTURED = 8  # images whose rotations are compared
-CLASSES, PER_CLASS = 8, 30  # whose embeddings are shown
+CLASSES, PER_CLASS = 8, 30  # of the images whose embeddings are shown
 
 
 class Answers(NamedTuple):
-    """What a network says of N images: logits [N, K] and embed [N, D]."""
+    """A network's outputs for N images: logits [N, K] and embed [N, D]."""
 
     logits: np.ndarray
     embed: np.ndarray
@@ -62,7 +62,7 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def agreement(student: np.ndarray, teacher: np.ndarray) -> float:
-    """The share of images that both find to be of the same class."""
+    """The share of images for which the logits [N, K] of both networks predict the same class."""
     return float((student.argmax(1) == teacher.argmax(1)).mean())
 
 
@@ -75,13 +75,13 @@ def measures(student: Answers, teacher: Answers) -> dict[str, float]:
 
 
 def answers(network: Classifier, image: np.ndarray) -> Answers:
-    """What a network says of uint8 images [N, H, W, C]."""
+    """The outputs of a network for uint8 images [N, H, W, C]."""
     parts = [(outputs.logits, outputs.embed) for outputs in network.outputs(image)]
     return Answers(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def neighbourhood(embed: np.ndarray, label: np.ndarray) -> dict[str, Any]:
-    """Places in the plane of the embeddings of some images of the first classes, by t-SNE."""
+    """The t-SNE places [n, 2] and labels [n] of some images of the first classes."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
@@ -95,12 +95,12 @@ def neighbourhood(embed: np.ndarray, label: np.ndarray) -> dict[str, Any]:
 def rotations(
     student: np.ndarray, teacher: np.ndarray, heads: tuple[Params, Params], ratio: float
 ) -> dict[str, Any]:
-    """Similarities of rotated images with normal ones, and which rows SSKD's student imitates.
+    """Similarities [3N, N] of rotated images with normal ones, and the rows that SSKD imitates.
 
     Args:
       student, teacher: embeddings [4N, D] of N images in four rotations, image-major.
-      heads: variables of their heads.
-      ratio: the share of the rows in which the teacher is wrong that are kept.
+      heads: the variables of the student's and the teacher's head.
+      ratio: of the rows in which the teacher is wrong, the share that is kept.
     """
     ours, theirs = (
         similarity_matrix(ProjectionHead().apply(head, embed))
@@ -112,10 +112,12 @@ def rotations(
 
 
 def stage_variables(workdir: epath.Path, config: dict[str, Any], stage: str) -> Params:
-    """{"params", "batch_stats"} by net of a stage, from wherever the run had it.
+    """{"params", "batch_stats"} by net of a stage that a run trained or was given.
+
+    They are read from the `checkpoint` that the config names for the stage, or else the workdir.
 
     Raises:
-      UserError: it is not there, or not finished.
+      UserError: the stage is not there, or not finished.
     """
     kind = kind_of(stage)
     section = config[kind]
@@ -127,7 +129,7 @@ def stage_variables(workdir: epath.Path, config: dict[str, Any], stage: str) -> 
 
 
 def compare(workdir: epath.Path) -> dict[str, Any]:
-    """What is found of every student of a finished run and of its teacher, by stage."""
+    """The results for the teacher and every student of a finished run, by stage."""
     config = read_json(workdir / CONFIG)
     told = config["data"]
     if "size" in told:
@@ -139,7 +141,7 @@ def compare(workdir: epath.Path) -> dict[str, Any]:
     turned = np.stack(views, 1).reshape(-1, *image.shape[1:])
 
     def network(kind: str, variables: Params) -> Classifier:
-        """That takes the dataset's images, and sees them as it did in the run."""
+        """The network of a stage, which normalises the dataset's images as it did in the run."""
         section = config[kind]
         module = architecture(section["model"])(num_classes=data.num_classes)
         return Classifier(section["model"], adapted(module, optics, section), variables, told)
@@ -165,7 +167,7 @@ def compare(workdir: epath.Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compares the networks of the workdirs that are named."""
+    """Compares the networks of the workdirs on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.similarity", description=__doc__.splitlines()[0]
     )

@@ -1,4 +1,4 @@
-"""Networks with three branches that predict what the reference's predicted."""
+"""Networks with three branches, whose predictions are those recorded from the reference."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from sskd_jax.types import Losses, Stage
 
 
 def recorded(gold: dict[str, np.ndarray], kind: str, net: str = "") -> hsakd.Predictions:
-    """The predictions of a network of three branches, or the gradients by them."""
+    """The recorded predictions of a network with three branches, or the gradients by them."""
     return hsakd.Predictions(
         gold[f"{kind}/{net}logits"], tuple(gold[f"{kind}/{net}aux{i}"] for i in range(3))
     )
 
 
 def as_nets(**predictions: hsakd.Predictions) -> dict[str, Any]:
-    """A network and its branches that predict this whatever they see."""
+    """Nets and the nets of their branches, which give these predictions for any input."""
     nets = {name: outputs(own.logits) for name, own in predictions.items()}
     return nets | {f"{name}_branches": own.joint for name, own in predictions.items()}
 
 
 def value_and_gradient(stage: Stage, label: np.ndarray, given: dict, **learning: Any) -> Any:
-    """The losses of a stage, and the gradients of the terms' sum and of ce by what learns."""
+    """The losses of a stage, and the gradients of the terms' sum and of ce by `learning`."""
 
     @jax.jit
     def both(learning: dict) -> tuple[Losses, Any, Any]:

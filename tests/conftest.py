@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, strict broadcasting, and the folder with the golden values."""
+"""Gives tests eight virtual CPU devices, strict broadcasting, and the folder of golden values."""
 
 import gc
 import os
@@ -8,20 +8,20 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-# XLA's older routines for what it fuses compile in a third of the time. They compute the same, up
-# to the order of a sum. And no program here is so long that it compiles faster in many parts.
+# XLA's older routines for fused operations compile in a third of the time. They compute the same,
+# up to the order of a sum. And no program here is so long that it compiles faster in many parts.
 QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
 def understood(flags: str) -> str:
-    """Flags if this version of XLA knows them, else none; unknown ones end the process."""
+    """The flags if this version of XLA knows them, else ""; unknown flags would end the process."""
     start = [sys.executable, "-c", "import jax; jax.devices()"]
     env = os.environ | {"XLA_FLAGS": flags}
     is_known = not subprocess.run(start, env=env, capture_output=True, check=False).returncode
     return flags if is_known else ""
 
 
-# Processes that tests start, and those of pytest-xdist, begin with this one's environment.
+# Processes that tests start, and those of pytest-xdist, inherit this environment.
 if "SSKD_JAX_TEST_PROGRAMS" not in os.environ:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     own_flags = os.environ.get("XLA_FLAGS", ""), understood(QUICKLY)
@@ -37,7 +37,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# To trace a program makes a million objects that stay: to look through them is a tenth of the time.
+# Tracing programs makes a million objects that stay; by default, looking for garbage among them
+# takes a tenth of the time.
 gc.set_threshold(50_000)
 jax.devices()  # now, before a test changes the environment for the processes that it starts
 
@@ -49,15 +50,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Has every later look for garbage pass over what was imported, which stays."""
+    """Excludes the imported objects, which stay, from all later garbage collections."""
     gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
-    """Forgets a file's programs when it is done.
+    """Frees the compiled programs of a test file when it is done.
 
-    They map memory, of which a process may have only so many pieces.
+    They map memory, and the number of a process's mappings is limited.
     """
     yield
     jax.clear_caches()
@@ -66,7 +67,7 @@ def forget_programs() -> Iterator[None]:
 
 @pytest.fixture
 def optimised() -> Iterator[None]:
-    """Steps and evaluations are compiled as in a run."""
+    """Has steps and evaluations compiled with the options of a run."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
@@ -84,9 +85,9 @@ def shared() -> pathlib.Path:
 def official_cifar100(
     shared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
-    """A folder with the real dataset as its makers give it away.
+    """A folder with the official files of the real CIFAR-100.
 
-    To restore it takes ten seconds.
+    To unpack them takes ten seconds.
     """
     if not (shared / "data" / "cifar100").is_dir():
         pytest.skip("no packed CIFAR-100 in ../shared")

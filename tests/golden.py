@@ -1,4 +1,4 @@
-"""The values of the reference code in ../shared/golden, and what they were recorded with."""
+"""The values recorded from the reference code in ../shared/golden, and its weights and images."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 
 class Golden:
-    """The folder's files; `fill` and `images` are those of its reference_weights.py."""
+    """The files of a golden folder; `fill` and `images` are those of its reference_weights.py."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -40,9 +40,9 @@ class Golden:
         }
 
     def state_dict(self, model: str, seed: int, prefix: str = "") -> dict[str, np.ndarray]:
-        """The recorded network's weights.
+        """The state_dict of a recorded network.
 
-        `prefix` is in the names that they are drawn by, not in the keys.
+        `fill` draws each weight by `prefix` and its name; the keys are the names alone.
         """
         return {
             name: self.fill(prefix + name, shape, seed)
@@ -51,7 +51,7 @@ class Golden:
 
 
 def assert_near(actual: ArrayLike, expected: ArrayLike, tolerance: float) -> None:
-    """No entry differs by more than `tolerance` times the largest expected one."""
+    """Asserts that no entry differs by more than `tolerance` times the largest expected one."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""Writes tiny CIFAR files as the official ones are: pickled by Python 2 and numpy 1."""
+"""Writes tiny CIFAR files like the official ones, which Python 2 and numpy 1 pickled."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from sskd_jax.data.prepared import OFFICIAL_FOLDER as FOLDERS
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes strings as Python 2 did: as bytes, whatever they are."""
+    """Writes str and bytes alike as Python 2's strings, which are bytes."""
 
     dispatch = dict(pickle._Pickler.dispatch)
 
@@ -30,7 +30,7 @@ def dump(path: Path, content: dict[str, object]) -> None:
 
 
 def batch(count: int, seed: int, name: str = "cifar100") -> dict[str, object]:
-    """What one official file of images holds."""
+    """The content of an official file, with `count` random images."""
     random = np.random.default_rng(seed)
     content = {"data": random.integers(0, 256, (count, 3072), np.uint8), "batch_label": "a batch"}
     if name == "cifar10":
@@ -40,7 +40,7 @@ def batch(count: int, seed: int, name: str = "cifar100") -> dict[str, object]:
 
 
 def cifar100(parent: Path, **train: object) -> Path:
-    """An official folder with 30 and 12 images; `train` replaces what the file train holds."""
+    """An official folder of 30 training and 12 test images; `train` replaces keys of file train."""
     folder = parent / FOLDERS["cifar100"]
     folder.mkdir()
     dump(folder / "train", batch(30, 0) | train)
@@ -54,7 +54,7 @@ def cifar100(parent: Path, **train: object) -> Path:
 
 
 def cifar10(parent: Path) -> Path:
-    """An official folder with five times 6 images and 12."""
+    """An official folder with five files of 6 training images, and 12 test images."""
     folder = parent / FOLDERS["cifar10"]
     folder.mkdir()
     for i in range(1, 6):
@@ -74,7 +74,7 @@ def archive(folder: Path) -> Path:
 
 
 class Evil:
-    """Leaves a trace where a pickle's wish is granted."""
+    """An object whose pickle makes the folder `trace` when it is read without restrictions."""
 
     def __init__(self, trace: Path):
         self.trace = trace

@@ -1,4 +1,4 @@
-"""What the tests of methods have in common: arrays, given networks, and what every loss keeps."""
+"""Helpers of the methods' tests: arrays, nets with given outputs, checks of losses, states."""
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -23,7 +23,7 @@ Loss = Callable[..., jax.Array]
 
 
 def check_golden(shared, name: str, loss: Loss, rtol: float = 1e-4) -> None:
-    """Value and gradient of loss(student, teacher) are the recorded ones."""
+    """Asserts that value and gradient of loss(student, teacher) are the recorded ones."""
     gold = Golden(shared / "golden").under("losses.npz", name)
     value_and_gradient = jax.jit(jax.value_and_grad(loss))
     value, gradient = value_and_gradient(gold["in/student"], gold["in/teacher"])
@@ -34,7 +34,7 @@ def check_golden(shared, name: str, loss: Loss, rtol: float = 1e-4) -> None:
 
 
 def check_recent(shared, key: str, term: str, loss: Loss, gradient: str = "grad") -> None:
-    """loss(student, teacher, label) is the recorded `term`, and so is its gradient."""
+    """Asserts that loss(student, teacher, label) is the recorded `term`, with its gradient."""
     gold = Golden(shared / "golden").arrays("losses_recent.npz")
     given = "in_k100" if key.partition("/")[0].endswith("_k100") else "in"
     args = [gold[f"{given}/{name}"] for name in ("student", "teacher", "label")]
@@ -44,7 +44,7 @@ def check_recent(shared, key: str, term: str, loss: Loss, gradient: str = "grad"
 
 
 def check_golden_maps(gold: dict[str, np.ndarray], loss: Loss) -> None:
-    """The same of a loss whose `student` and `teacher` are maps, or numbered lists of them."""
+    """As `check_golden`, for a loss of maps; there is one of each network, or a numbered list."""
     maps = [
         [gold[name] for name in sorted(gold) if name.startswith(f"in/{who}")]
         for who in ("student", "teacher")
@@ -68,7 +68,7 @@ def arrays(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def given_nets(**nets: Any) -> Nets:
-    """Nets that give these outputs whatever they see; what is a function stays one."""
+    """Nets that give these outputs for any input; a function among the outputs is a net itself."""
 
     def net(outputs: Any) -> Callable[..., Any]:
         return outputs if callable(outputs) else lambda *_: outputs
@@ -77,7 +77,7 @@ def given_nets(**nets: Any) -> Nets:
 
 
 def given_batch(label: np.ndarray, **more: Any) -> Batch:
-    """A batch with these labels, whose pixels are the view that they were asked for by."""
+    """A batch with these labels, whose `see` returns the view that it is given, not pixels."""
 
     def see(view: View, image: jax.Array | None = None) -> View:
         return view
@@ -87,9 +87,9 @@ def given_batch(label: np.ndarray, **more: Any) -> Batch:
 
 
 def given_losses(stage: Stage, label: Any, *, epoch: Any = 0, **nets: Any) -> Losses:
-    """The losses of a stage whose nets give what stands here under their names.
+    """The losses of a stage whose nets give the outputs in `nets` for any input.
 
-    A net that the stage has and that is not here is missed when the loss calls it.
+    A net of the stage that is left out here raises a KeyError if the loss calls it.
     """
     assert set(nets) <= set(stage.nets)
     return stage.loss(given_nets(**nets), given_batch(label, epoch=epoch))
@@ -98,10 +98,9 @@ def given_losses(stage: Stage, label: Any, *, epoch: Any = 0, **nets: Any) -> Lo
 def outputs(
     logits: np.ndarray | None = None, embed: np.ndarray | None = None, *maps: np.ndarray
 ) -> Outputs:
-    """A forward pass with these arrays, whose maps are their own pre-activations.
+    """A forward pass with these arrays; the maps are also their own pre-activations.
 
-    Logits and embeddings are random ones where they are not given, of ten classes and three
-    numbers.
+    If they are not given, logits [B, 10] and embed [B, 3] are random.
     """
     rows = next(len(x) for x in (logits, embed, *maps) if x is not None)
     logits = arrays(rows, 10) if logits is None else logits
@@ -112,7 +111,7 @@ def outputs(
 def check_blind(
     loss: Loss, student: np.ndarray, teacher: np.ndarray, *others: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """The loss of each other pair is that of the first, which is not 0."""
+    """Asserts that the loss of each other pair is that of the first, which is not 0."""
     loss = jax.jit(loss)
     base = float(loss(student, teacher))
     assert abs(base) > 1e-8
@@ -121,9 +120,9 @@ def check_blind(
 
 
 def check_at_ties(loss: Loss, student: np.ndarray, teacher: np.ndarray) -> None:
-    """Values and gradients are finite where numbers are equal.
+    """Asserts that a loss and its gradient are finite, and the latter below 1e6, at equal numbers.
 
-    That is, where rows are zeros or all alike, and where student and teacher agree.
+    The cases are rows of zeros, rows that are all alike, and a student that equals its teacher.
     """
     same, zeros = student.copy(), np.zeros_like(student)
     same[1:] = same[:1]
@@ -153,8 +152,8 @@ def configured(method: str) -> Method:
     return METHODS[method](**ENTRIES[method].numbers)
 
 
-# Every stage once: the teacher's is one and the same in nearly all methods that have it, and two
-# methods share a student.
+# Every stage once: nearly all methods that have a teacher's stage share it, and two methods share a
+# student's.
 STAGES = [
     *((name, stage) for name in ENTRIES for stage in configured(name) if stage != "teacher"),
     ("kd", "teacher"),
@@ -163,12 +162,12 @@ STAGES = [
 STAGES.remove(("hsakd_joint", "student"))
 
 
-# Their networks have one stage, and one branch behind it, to compile in a short time.
+# Methods whose tiny networks have one stage and one branch after it, to compile in a short time.
 BRANCHED = ("hsakd", "hsakd_joint", "hssakd")
 
 
 def network(method: str, net: str) -> nn.Module:
-    """A tiny student, or a teacher of another width where the method can compare the two."""
+    """A tiny student or teacher; the teacher is wider if the method allows different widths."""
     is_wider = net.startswith("teacher") and method not in ("fsp", "kdsvd")
     widths = (8, 8, 24 if is_wider else 16)
     if method in BRANCHED:
@@ -185,7 +184,7 @@ def variables_of(module: nn.Module, seed: int) -> Params:
 @cache
 def beginning(method: str, stage: str) -> Beginning:
     """The beginning of a stage on 48 random images, with random weights of all its nets."""
-    # KD counts beside them as it does behind "+kd".
+    # The term kd counts as well, as it does in a method with "+kd".
     weights = {name: weight or 1.0 for name, weight in ENTRIES[method].weights["code"].items()}
     weights = weights if stage == "student" else None
     return begin(configured(method)[stage], partial(network, method), weights)
@@ -196,14 +195,14 @@ def begin(
     network: Callable[[str], nn.Module],
     weights: Mapping[str, float] | None = None,
 ) -> Beginning:
-    """The beginning of a stage, on what `network` makes of each architecture."""
+    """The beginning of a stage; `network` makes the module of each architecture."""
     task, nets = make_task(stage, weights), stage.nets
     made = {name: network(net.module) for name, net in nets.items() if isinstance(net.module, str)}
     task = task._replace(modules=task.modules | made)
     whole = {name: module for name, module in made.items() if not isinstance(module, Branches)}
     start = {name: variables_of(module, seed) for seed, (name, module) in enumerate(whole.items())}
     frozen = Frozen(jax.random.PRNGKey(1), **images(), nets={})
-    # As if all of its nets learned: so one short program makes what they begin with.
+    # As if all nets of the stage learned, so that one short program makes all first weights.
     all_learn = {name: net._replace(learns=True, start="") for name, net in nets.items()}
     everything = task._replace(stage=stage._replace(nets=all_learn))
     state = initial_state(everything, jax.random.key(4), frozen, start)
@@ -221,6 +220,6 @@ def begin(
         params=params, batch_stats=batch_stats, opt_state=task.optimizer.init(learned)
     )
     frozen = frozen._replace(nets=still)
-    if stage.momentum_offset:  # its optimizer asks what each of the two parts reaches
+    if stage.momentum_offset:  # the optimizer needs what each of the two parts reaches
         task = task._replace(reached=sketch(task, frozen, {}).reached)
     return Beginning(task, frozen, state)

@@ -1,4 +1,4 @@
-"""Folders of small JPEG images of every kind that people have, and datasets made of them."""
+"""Folders of small JPEG images, in RGB, grey and CMYK, and datasets that are made of them."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ CLASSES = ("daisy", "rose", "tulip")
 
 
 def picture(seed: int, height: int = 40, width: int = 48) -> Image.Image:
-    """A smooth one, which JPEG keeps."""
+    """A smooth random image, which JPEG compression hardly changes."""
     corners = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
     return Image.fromarray(corners).resize((width, height), Image.BICUBIC)
 
@@ -26,7 +26,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def folder(root: pathlib.Path, train: int = 8, held_out: int = 3) -> pathlib.Path:
-    """train/CLASS/*.jpg and val/CLASS/*.jpg of several sizes.
+    """Writes images of several sizes to train/CLASS/*.jpg and val/CLASS/*.jpg; returns `root`.
 
     The second image of every class is grey, the third CMYK.
     """
@@ -42,7 +42,7 @@ def folder(root: pathlib.Path, train: int = 8, held_out: int = 3) -> pathlib.Pat
 
 
 def dataset(root: pathlib.Path, file_format: str = "array_record", **counts: int) -> pathlib.Path:
-    """The folder of tfds datasets in which `flowers` was prepared."""
+    """Prepares the dataset `flowers`; returns the folder of tfds datasets that holds it."""
     source = folder(root / "source", **counts)
     assert (
         main(
@@ -61,9 +61,9 @@ def dataset(root: pathlib.Path, file_format: str = "array_record", **counts: int
 
 
 def imagenet_samples(shared: pathlib.Path, root: pathlib.Path) -> dict[str, int]:
-    """The real images in folders named as the official ones, a fifth of them to test on.
+    """Links the real images into folders named like ImageNet's, a fifth of them for validation.
 
-    Returns the labels by name.
+    Returns the labels by the images' file names.
     """
     samples = shared / "data/imagenet_samples"
     with (samples / "labels.csv").open() as file:

@@ -1,4 +1,4 @@
-"""Runs as commands of their own, in one process or in two that share the work."""
+"""Starts runs as commands, in one process or in two that share the work."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def environment(devices: int) -> dict[str, str]:
-    """Has a process find so many devices, and the networks of the tests; else it is this one's."""
+    """This environment, with so many virtual devices, and the tests' modules on PYTHONPATH."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path}
@@ -45,7 +45,7 @@ def start_two(workdir: Path, *flags: str) -> list[subprocess.Popen]:
 
 
 def ends(*processes: subprocess.Popen) -> list[tuple[int, str]]:
-    """(exit code, last line on stderr) of each."""
+    """Waits for processes; returns (exit code, last line on stderr) of each."""
     complaints = [process.communicate(timeout=300)[1] for process in processes]
     return [
         (process.returncode, (text.splitlines() or [""])[-1])
@@ -54,7 +54,7 @@ def ends(*processes: subprocess.Popen) -> list[tuple[int, str]]:
 
 
 def states(workdir: Path, *stages: str) -> list:
-    """The newest of every stage."""
+    """The newest state in the checkpoints of every stage."""
     found = []
     for stage in stages:
         with Checkpoints(workdir / stage) as checkpoints:

@@ -1,4 +1,4 @@
-"""Steps of a stage from recorded weights, to be compared with what the reference's steps gave."""
+"""Steps of a stage from recorded weights, to be compared with the recorded reference's steps."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,9 +16,9 @@ from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.types import Params, Stage
 from sskd_jax.views import Optics
 
-# Sums in one go round off more than some tolerances allow.
+# Without optimisation, each sum is made in one go, and rounds more than some tolerances allow.
 OPTIMISED = {"xla_backend_optimization_level": 1}
-# The recorded images are what networks see: divided by 255 and then by this, they stay as they are.
+# The recorded images are already normalised: divided by 255 and by this std, they stay as they are.
 OPTICS = Optics(flip=False, pad=0, mean=(0.0,) * 3, std=(1 / 255,) * 3)
 LEAVES = {
     "kernel": "weight",
@@ -42,7 +42,7 @@ def torch_names(tree: Mapping[str, Params], rename: Rename) -> dict[tuple[str, .
 
 
 def filled(golden: Golden, shapes: Mapping[str, Params], rename: Rename, seed: int = 0) -> Params:
-    """{net: tree} in these shapes, as `fill` draws it by the recording's names."""
+    """{net: tree} of these shapes, with the arrays that `fill` draws by the recording's names."""
     names, leaves = torch_names(shapes, rename), flatten_dict(shapes)
     found = {}
     for path, name in names.items():
@@ -68,7 +68,7 @@ def norms(tree: Mapping[str, Params], rename: Rename, names: Sequence[str]) -> n
 def make_task(
     stage: Stage, modules: Mapping[str, Any], weights: Mapping[str, float], **rates: float
 ) -> Task:
-    """The task of a stage; an epoch is a step, so that the sums are those of a step."""
+    """The task of a stage; an epoch is one step, so that the state's sums are those of a step."""
     learning_rate = rates.pop("learning_rate")
     optimizer = optim.sgd(optim.milestone_schedule(learning_rate, (), 0.1, 1), **rates)
     modules = {name: net.module for name, net in stage.nets.items()} | modules
@@ -76,7 +76,7 @@ def make_task(
 
 
 def shapes_of(task: Task, inputs: Mapping[str, Any]) -> Params:
-    """{net: {"params", "batch_stats"}} of each net for what it is given, shapes alone."""
+    """The shapes of {"params", "batch_stats"} of every net, from its `inputs`, by net."""
     return {
         name: jax.eval_shape(task.modules[name].init, jax.random.key(0), *args)
         for name, args in inputs.items()
@@ -84,7 +84,7 @@ def shapes_of(task: Task, inputs: Mapping[str, Any]) -> Params:
 
 
 def first_state(task: Task, variables: Params, memory: Any, names: Sequence[str]) -> TrainState:
-    """The state before the first step, of the variables of nets that learn or follow."""
+    """The state before the first step, from the variables of the nets that learn or follow."""
     params = {net: own["params"] for net, own in variables.items()}
     learned = {net: own for net, own in params.items() if task.stage.nets[net].learns}
     sums = ("loss", *task.stage.terms, *names)
@@ -102,7 +102,7 @@ def first_state(task: Task, variables: Params, memory: Any, names: Sequence[str]
 def take_steps(
     task: Task, frozen: Frozen, state: TrainState, count: int, optimised: bool = False
 ) -> list[TrainState]:
-    """The states behind each of `count` steps on all images of `frozen`."""
+    """The states after each of `count` steps, every one on all images of `frozen`."""
     device = jax.devices()[:1]
     program = train_program(task, device)
     if optimised:
@@ -112,18 +112,18 @@ def take_steps(
     states = []
     for _ in range(count):
         state, _ = program(state, resident, order, 0, 1)
-        states.append(unreplicate(state))  # a copy: the next step takes the state
+        states.append(unreplicate(state))  # a copy, as the state is donated to the next step
     return states
 
 
 def first_gradients(before: TrainState, after: TrainState, weight_decay: float) -> Params:
-    """The optimizer's memory after one step holds the gradient and the weights' decay."""
+    """The gradients of the first step: the optimizer's momentum without the weight decay."""
     memory = optax.tree_utils.tree_get(after.opt_state, "trace")
     learned = {net: before.params[net] for net in memory}
     return jax.tree.map(lambda held, own: held - weight_decay * own, memory, learned)
 
 
 def assert_recorded(gold: Mapping[str, np.ndarray], key: str, actual: Any) -> None:
-    """A value lies within the recorded tolerance."""
+    """Asserts that a value differs from the recorded one by no more than its tolerance."""
     difference = np.abs(np.float64(actual) - gold[key])
     assert (difference <= gold[f"{key}_tol"]).all(), (key, difference.max())

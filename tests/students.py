@@ -35,7 +35,7 @@ def save(
     score: float = 0.5,
     net: str = "student",
 ) -> None:
-    """A checkpoint of a stage, where the network stands beside a head of the method's own."""
+    """Writes a checkpoint of a stage that has the network, and a head of the method's own."""
     state = TrainState(
         step=np.int32(step),
         params={net: variables["params"], "head": {"bias": np.ones(3, np.float32)}},
@@ -58,7 +58,7 @@ def student(
     net: str = "student",
     **about: object,
 ) -> None:
-    """A workdir's student, or the network of another name, as a run leaves it."""
+    """Writes a workdir as a run leaves it, with a finished student, or a `net` of another name."""
     describe(workdir / name, ABOUT | {f"{net}_model": "resnet8"} | about)
     save(workdir, name, variables, step, score, net)
     config = {"data": {"name": "digits", "data_dir": "", "mean": MEAN, "std": STD}}
@@ -67,6 +67,6 @@ def student(
 
 
 def logits(variables: dict) -> np.ndarray:
-    """The logits of `IMAGE` [4, K]."""
+    """The logits [4, K] of a resnet8 for `IMAGE`."""
     view = (IMAGE.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     return np.asarray(MODELS["resnet8"](num_classes=7).apply(variables, view).logits)

@@ -1,4 +1,4 @@
-"""A network that compiles in a second, and tasks of any stage with it on random images."""
+"""A network that compiles in a second, and tasks of any stage with it, on random images."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -50,7 +50,7 @@ SSKD = {
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 OPTICS = Optics(flip=True, pad=1, mean=(0.5,) * 3, std=(0.25,) * 3)
 CLASSES = 10
-STREAMS = ("der", "coca")  # methods for streams of tasks, which need as many images of each
+STREAMS = ("der", "coca")  # methods for streams of tasks, which must be equally large
 LONG_TAILED = ("features", "scales", "classifier")  # stages of methods for long tails
 
 
@@ -68,7 +68,7 @@ def network(name: str, dtype: Any = jnp.float32) -> nn.Module:
 
 
 def part_of(network: nn.Module, name: str) -> nn.Module:
-    """The network itself, or what stands behind the dot in "teacher.branches"."""
+    """The network itself, or the part of it that a name such as "teacher.branches" asks for."""
     _, _, part = name.partition(".")
     return getattr(network, part) if part else network
 
@@ -93,7 +93,7 @@ def make_task(
 
 
 def class_counts() -> np.ndarray:
-    """As if the classes had from 5 to 140 images."""
+    """The numbers of training images of a long-tailed dataset: from 5 to 140 per class."""
     return np.arange(CLASSES) * 15 + 5
 
 
@@ -110,7 +110,7 @@ def make_frozen(task: Task, count: int = 48) -> Frozen:
 
 
 def sketched(task: Task, frozen: Frozen, start: Params | None = None) -> tuple[Task, Sketch]:
-    """The task with what its sketch finds, as a run plans it."""
+    """The task, completed from its sketch as in the plan of a run, and that sketch."""
     found = sketch(task, frozen, start or {})
     scores = score_names(task, found, frozen)
     return task._replace(reached=found.reached, scores=scores), found
@@ -129,7 +129,7 @@ def sskd_task(steps_per_epoch: int = 3, dtype: Any = jnp.float32) -> Task:
 def small_config(**changes: Any) -> ConfigDict:
     """The quickstart on tiny networks: two epochs per stage, of three steps each.
 
-    The test that uses it has `tiny` among the architectures: see `tiny_network`.
+    A test that uses it must register the architecture `tiny`: see `tiny_network`.
     """
     config = quickstart.get_config()
     config.seeds = 1
@@ -144,13 +144,13 @@ def small_config(**changes: Any) -> ConfigDict:
 
 @contextlib.contextmanager
 def tiny_network() -> Iterator[pytest.MonkeyPatch]:
-    """The tiny network as the architecture `tiny`."""
+    """A context in which the tiny network is registered as the architecture `tiny`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "tiny", TinyNet)
         yield patch
 
 
 def planned(config: ConfigDict, devices: int = 1) -> list[Job]:
-    """The jobs of a run."""
+    """The jobs of a run with this config."""
     loaded = plan.load(config, jax.devices()[:devices])
     return plan.plan(loaded, settings.check(config))

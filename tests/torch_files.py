@@ -1,4 +1,4 @@
-"""Writes PyTorch checkpoints, pickles with PyTorch's globals in them, without PyTorch."""
+"""Writes PyTorch checkpoints, which are pickles that name PyTorch's globals, without PyTorch."""
 
 import io
 import pickle
@@ -98,13 +98,13 @@ def legacy_file(top: Any, arrays: dict) -> bytes:
 WRITERS = {
     "zip": (zip_file, ()),
     "legacy": (legacy_file, (None,)),
-}  # and what a reference to a storage ends with
+}  # and the last entries of a reference to a storage
 
 
 def checkpoint(
     form: str, state: dict[str, np.ndarray], wrap: Any = lambda tensors: tensors
 ) -> bytes:
-    """A file of `wrap(tensors)`, where `tensors` is what pickles as the state_dict `state`."""
+    """A file of `wrap(tensors)`, where `tensors` is the state_dict `state` in encodable form."""
     write, view = WRITERS[form]
     arrays = {
         str(i): np.ascontiguousarray(x).reshape(x.shape) for i, x in enumerate(state.values())

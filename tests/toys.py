@@ -1,4 +1,4 @@
-"""Methods that need much of the one step, with small numbers, and a small network."""
+"""Methods that use most features of the training step, with small numbers; a small network."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ class Small(nn.Module):
         return Outputs(nn.Dense(self.num_classes, name="fc")(embed), embed, (features,))
 
 
-# A net that follows another, a queue, an order that is no permutation, a second classifier.
+# Has a net that follows another, a queue, an order that is no permutation, a second classifier.
 SSD_LT = {
     "width": 8,
     "queue_length": 24,
@@ -36,7 +36,7 @@ SSD_LT = {
     "jitter": 0.4,
     "teacher_trains": False,
 }
-# An order by task, and stored images that are seen anew.
+# Has an order by task, and stored images that are augmented anew.
 COCA = {
     "task_classes": 2,
     "task_epochs": 1,

@@ -1,12 +1,12 @@
-r"""Whether a config's steps compile for a TPU slice or a GPU that is not here, and what they need.
+r"""Compiles a config's steps for an absent TPU slice or GPU, and shows what they would need.
 
     pip install "jax[tpu]"    # or "jax[cuda12]" for --topology=H100
     JAX_PLATFORMS=cpu python -m experiments.bench.ahead --config=configs/imagenet.py:batch=1024 \
         --size=224 --topology=v5e:4x4
 
-XLA's compilers run on any Linux machine: a program that is wrong for a device, or too large for
-one, shows before it is paid for. Nothing is run or timed. The training images count with --steps
-batches of them.
+XLA's compilers run on any Linux machine, so a program that does not compile for a device, or is too
+large for it, is found before the device is paid for. Nothing is run or timed. The memory includes
+the resident training images, which are --steps batches.
 """
 
 import os
@@ -36,7 +36,7 @@ TOPOLOGY = flags.DEFINE_string(
     "topology", "v5e:2x2", "A TPU slice by its generation and shape, or H100."
 )
 
-# What XLA asks a GPU for, as NVIDIA states it, and the libraries' versions to compile for.
+# What XLA asks a GPU for, with NVIDIA's figures, and the versions of the libraries to compile for.
 GPUS = {
     "H100": """
     gpu_device_info {
@@ -53,18 +53,18 @@ GPUS = {
     runtime_version { major: 12 minor: 9 }
     device_description_str: "NVIDIA H100 80GB HBM3" """
 }
-# What only the device could time.
+# Compiler options that turn off what needs timings on the device.
 UNTIMED = {"gpu": {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}}
 NO_KERNEL = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
 
 
 def devices_of(topology: str) -> Sequence[jax.Device]:
-    """The devices of a TPU slice, or a GPU, to compile for.
+    """The devices of a TPU slice, or a GPU, as targets of compilation.
 
     Raises:
-      UserError: there is no such device, or no compiler for it.
+      UserError: there is no such device, or its compiler is not installed.
     """
-    os.environ.update(ALONE | os.environ)  # else the compiler looks for TPUs of this machine
+    os.environ.update(ALONE | os.environ)  # else the compiler looks for TPUs in this machine
     try:
         if topology in GPUS:
             return topologies.get_topology_desc(
@@ -80,7 +80,7 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
 
 
 def compiled(job: Job, devices: Sequence[jax.Device]) -> jax.stages.Compiled:
-    """The program that trains a stage, as all of the devices would run it."""
+    """The program that trains a stage, compiled for all of the devices together."""
     program = train_program(job.task, devices)
 
     def placed(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
@@ -99,9 +99,9 @@ def compiled(job: Job, devices: Sequence[jax.Device]) -> jax.stages.Compiled:
 
 
 def kernels(program: str) -> int:
-    """How many instructions of a program's largest loop start something on the device.
+    """The number of instructions in a program's largest loop that start a kernel on the device.
 
-    They are read from XLA's text of the program.
+    They are counted in XLA's text of the program.
     """
     texts = filter(str.strip, program.split("\n\n"))
     blocks = {text.split()[0].lstrip("%"): text for text in texts}
@@ -115,9 +115,9 @@ def is_kernel(operation: str) -> bool:
 
 
 def stage_row(job: Job, devices: Sequence[jax.Device]) -> Row:
-    """What one device holds, starts, computes and moves in a step.
+    """The row of a stage: one device's memory, and its kernels, operations and traffic in a step.
 
-    XLA counts the latter two, but not for GPUs.
+    Operations and traffic are XLA's counts, which it has for TPUs, but not for GPUs.
     """
     program = compiled(job, devices)
     memory, costs = program.memory_analysis(), program.cost_analysis() or {}
@@ -134,7 +134,7 @@ def stage_row(job: Job, devices: Sequence[jax.Device]) -> Row:
 
 
 def measure(config: ConfigDict) -> list[Row]:
-    """A row for every stage, in the dtype that the devices would compute in."""
+    """A row for every stage, compiled in the dtype that the devices would compute in."""
     devices = devices_of(TOPOLOGY.value)
     return [stage_row(job, devices) for job in make_jobs(synthetic_run(config, devices))]
 

@@ -1,12 +1,12 @@
-r"""How fast the steps of a config are: in every stage, alone, in the training loop, after a start.
+r"""Times a config's steps, of every stage, alone and in the training loop; and starts of a run.
 
     python -m experiments.bench.benchmark --config=configs/cifar.py --steps=5
     python -m experiments.bench.benchmark --config=configs/cifar.py --only=student \
         --peer="python PATH"
 
-Images are random and networks untrained. `--peer` runs another program, which prints a JSON line
-with `ms_per_step` for the same work, alternately with the step of the method's last stage, and
-shows how many times as fast the latter is.
+Images are random and networks untrained. `--peer` runs another program, which must print a JSON
+line with its `ms_per_step` for the same work, in turn with steps of the method's last stage, and
+shows how many times as fast this package is.
 """
 
 import json
@@ -71,7 +71,7 @@ PEAK = {
 
 
 class Clock(NoLogbook):
-    """A logbook that writes nothing and keeps the times at which epochs ended."""
+    """A logbook that writes no files; it keeps when training began and when each epoch ended."""
 
     def __init__(self):
         self.times: list[float] = []
@@ -84,7 +84,7 @@ class Clock(NoLogbook):
 
 
 def timing_row(what: str, times: Sequence[float], images: int, **more: Any) -> Row:
-    """Median and best time of something that takes in so many images."""
+    """The row of `what`: the median and best of `times` in milliseconds, and images per second."""
     median = statistics.median(times)
     return {
         "what": what,
@@ -96,14 +96,14 @@ def timing_row(what: str, times: Sequence[float], images: int, **more: Any) -> R
 
 
 def step_row(steps: Steps) -> Row:
-    """A stage's step, within dispatches of several."""
+    """The row of a stage's step, timed in dispatches of STEPS steps."""
     job, times = steps.job, timed(lambda: steps.run(STEPS.value), STEPS.value)
     figures = arithmetic(step_operations(job), min(times), steps.devices)
     return timing_row(f"{job.kind} step", times, job.batch_size, **steps.costs, **figures)
 
 
 def arithmetic(operations: float, milliseconds: float, devices: Sequence[jax.Device]) -> Row:
-    """The operations of a step, and their share of what the devices could do in its time."""
+    """The operations of a step, and their share of the devices' peak over the step's duration."""
     peak = next((value for kind, value in PEAK.items() if kind in devices[0].device_kind), None)
     share = peak and round(1e3 * operations / milliseconds / (peak * len(devices)), 3)
     return {"gflop": round(operations / 1e9, 2), "share_of_peak": share}
@@ -112,8 +112,8 @@ def arithmetic(operations: float, milliseconds: float, devices: Sequence[jax.Dev
 def step_operations(job: Job) -> float:
     """Floating-point operations of the nets' layers in one step on a whole batch.
 
-    The loss itself and the optimizer are left out, and so is whatever a device computes beside to
-    be faster.
+    The loss itself and the optimizer are left out, and so are further operations by which XLA makes
+    a program faster.
     """
     nets = job.task.stage.nets
     return sum(
@@ -123,7 +123,7 @@ def step_operations(job: Job) -> float:
 
 
 def net_calls(job: Job) -> list[tuple[str, Any, Any]]:
-    """The calls of nets in one step on a whole batch: a net's name, and the shapes it is given."""
+    """(net, shapes of args, shapes of kwargs) of the calls of nets in a step on a whole batch."""
     calls, stage = [], job.task.stage
 
     def recorded(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -144,7 +144,7 @@ def shape_of(array: Any) -> jax.ShapeDtypeStruct:
 
 
 def alone_row(steps: Steps) -> Row:
-    """A step outside of a loop, a dispatch each, as fast as they can be queued."""
+    """The row of steps that are dispatched one by one, without waiting for each other."""
     job = steps.job
     program = Mapped(partial(train_step, job.task), steps.devices, donate=True)
     costs = compiled(program, steps.state, steps.frozen, steps.order[:, 0])
@@ -160,7 +160,7 @@ def alone_row(steps: Steps) -> Row:
 
 
 def evaluation_row(steps: Steps) -> Row:
-    """All held-out images once."""
+    """The row of one evaluation of all held-out images."""
     job, devices = steps.job, steps.devices
     evaluate = evaluation(job.task, devices, job.batch_size)
     frozen = steps.frozen._replace(**replicated(job.held_out.resident(), devices))
@@ -170,9 +170,9 @@ def evaluation_row(steps: Steps) -> Row:
 
 
 def loop_rows(steps: Steps) -> list[Row]:
-    """Whole epochs of training, each with an evaluation and a checkpoint, and their parts alone.
+    """The rows of a step alone, of an evaluation, and of whole epochs with both and a checkpoint.
 
-    `of_bare` is the time of the same steps alone and the same evaluation, over that of an epoch.
+    `of_bare` is the time of an epoch's steps alone and its evaluation, over that of the epoch.
     """
     alone, scores = alone_row(steps), evaluation_row(steps)
     epochs, count = epoch_milliseconds(steps), steps.job.task.steps_per_epoch
@@ -183,37 +183,37 @@ def loop_rows(steps: Steps) -> list[Row]:
 
 
 def epoch_milliseconds(steps: Steps) -> list[float]:
-    """Times of ROUNDS epochs, without a first one in which programs are compiled."""
+    """The times of ROUNDS epochs, after a first one in which programs are compiled."""
     clock = Clock()
     train_epochs(steps.job, steps.devices, clock)
     return (1e3 * np.diff(clock.times)[1:]).tolist()
 
 
 def start_rows() -> list[Row]:
-    """Seconds from a start to the end of the last stage's first step.
+    """The rows of two starts, each timed in milliseconds until the last stage's first step is done.
 
-    The first one finds an empty program cache, the second one what the first has left in it.
+    The first start finds an empty program cache, the second one the programs of the first.
     """
     with tempfile.TemporaryDirectory() as cache:
         return [start_row(what, cache) for what in ("first start", "second start")]
 
 
 def start_row(what: str, cache: str) -> Row:
-    """The time of this very command with --launch, in a process of its own."""
+    """The row of a start: this command with --launch, as a process that uses the folder `cache`."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "experiments.bench.benchmark", *sys.argv[1:], "--launch"],
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
     )
     if done.returncode:
-        sys.exit(done.returncode)  # it has said why
+        sys.exit(done.returncode)  # the process has printed why
     return {"what": what, "ms": round(1e3 * (time.perf_counter() - began))}
 
 
 def peer_row(steps: Steps) -> Row:
-    """Rounds of the other program and of ours in turn.
+    """The row of the --peer program, timed in turn with the steps of this package.
 
-    `ratio` is the median of how many times as long the other's step takes.
+    `ratio` is the median over the rounds of the peer's time per step, divided by this package's.
     """
     ours, theirs = [], []
     for _ in range(ROUNDS.value):
@@ -231,7 +231,7 @@ def peer_row(steps: Steps) -> Row:
 
 
 def peer_milliseconds(command: str) -> float:
-    """ms_per_step in the last line that the program prints."""
+    """Runs a --peer command; returns `ms_per_step` from the last line that it prints."""
     try:
         done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, text=True)
         return json.loads(done.stdout.strip().splitlines()[-1])["ms_per_step"]
@@ -240,7 +240,7 @@ def peer_milliseconds(command: str) -> float:
 
 
 def measure(config: ConfigDict) -> list[Row]:
-    """A row for everything that is asked for."""
+    """The rows of everything that --only and --peer ask for."""
     if LAUNCH.value:
         last_steps(config)
         sys.exit()  # nothing is to be reported
@@ -250,14 +250,14 @@ def measure(config: ConfigDict) -> list[Row]:
 
 
 def last_steps(config: ConfigDict) -> tuple[Steps, list[Job]]:
-    """The steps of a method's last stage, and the stages before it."""
+    """The steps of the last stage of the config's last method, and the jobs of earlier stages."""
     devices = jax.local_devices()
     *others, last = make_jobs(synthetic_run(config, devices))
     return Steps(last, devices), others
 
 
 def stage_rows(config: ConfigDict, wanted: set[str]) -> list[Row]:
-    """The rows of everything but starts."""
+    """The rows of everything that is asked for, except starts."""
     steps, others = last_steps(config)
     rows = [peer_row(steps)] if PEER.value else []
     if "student" in wanted:

@@ -1,4 +1,4 @@
-"""What all benchmarks do: they read flags, measure, and report a table."""
+"""What all benchmarks share: they read flags, measure, and report a table."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ def run(measure: Measure) -> None:
 
 
 def main(measure: Measure, argv: Sequence[str]) -> None:
-    """Measures and reports, or says in one line why it can't."""
+    """Measures and reports; a `UserError` is printed in one line and ends the process."""
     logging.set_verbosity(logging.ERROR)
     keep_programs()
     try:
@@ -38,7 +38,7 @@ def main(measure: Measure, argv: Sequence[str]) -> None:
 
 
 def report(config: ConfigDict, rows: list[Row]) -> None:
-    """A table on the screen; the same with the config and the environment as JSON."""
+    """Prints the rows as a table, and writes them with config and environment to --out, as JSON."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table(OUT.value, columns, [[cell(row.get(key)) for key in columns] for row in rows])
     content = {

@@ -1,10 +1,10 @@
-r"""What every method costs beside KD: parameters and state of its own, and the time of a step.
+r"""What every method costs compared to KD: its own parameters, its state, and a step's time.
 
     python -m experiments.bench.costs --config=configs/cifar.py --steps=2 --rounds=3
     python -m experiments.bench.costs --config=configs/cifar.py --method=crd --method=sskd
 
-Images are random, 50,000 in all, and networks untrained. A step of every method is timed in turn
-with one of KD's.
+The training images are random, 50,000 by default, and the networks untrained. The steps of every
+method are timed in turn with KD's.
 """
 
 from collections.abc import Sequence
@@ -26,35 +26,35 @@ METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Whose 
 TRAIN_IMAGES = flags.DEFINE_integer(
     "train_images", 50_000, "Images that a method remembers.", lower_bound=1
 )
-YARDSTICK = "kd"  # the method whose step all others are compared with
+YARDSTICK = "kd"  # the method with whose step all others are compared
 
 
 def method_config(config: ConfigDict, name: str) -> ConfigDict:
-    """The config with another method, and with the stages of its own that it lacks."""
+    """The config with another method, and with sections for those of its stages that it lacks."""
     teacher, student = config.teacher.model, config.student.model
     chosen = {"methods": (name,), "settings": {name: methods.method(name, pair=(teacher, student))}}
     return ConfigDict(methods.own_stages(name, student) | config.to_dict() | chosen)
 
 
 def method_jobs(config: ConfigDict, name: str, devices: Sequence[jax.Device]) -> list[Job]:
-    """The stages of a method on as many images as it would remember."""
+    """The jobs of a method's stages, on at least TRAIN_IMAGES training images."""
     return make_jobs(synthetic_run(method_config(config, name), devices, TRAIN_IMAGES.value))
 
 
 def is_network(job: Job, net: str) -> bool:
-    """Whether a net of a stage is a whole network."""
+    """Whether a net of a stage is a whole network, rather than a head, a regressor or the like."""
     return job.networks.get(net) in MODELS
 
 
 def own_parameters(job: Job) -> int:
-    """How many numbers a stage learns beside those of whole networks."""
+    """The number of parameters that a stage learns, without those of whole networks."""
     nets, params = job.task.stage.nets, job.sketch.state.params
     own = [params[name] for name in nets if nets[name].learns and not is_network(job, name)]
     return sum(leaf.size for leaf in jax.tree.leaves(own))
 
 
 def state_bytes(job: Job) -> int:
-    """The size of what a step changes, and of what earlier stages of the method's own learned."""
+    """The bytes of the training state, and of the frozen nets that are not whole networks."""
     frozen = [net for name, net in job.frozen.nets.items() if not is_network(job, name)]
     return sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((job.sketch.state, frozen))
@@ -62,9 +62,9 @@ def state_bytes(job: Job) -> int:
 
 
 def in_turn(steps: Steps, other: Steps) -> tuple[float, float]:
-    """Milliseconds of a step, and how many times as long it takes as the other, timed in turn.
+    """Milliseconds of a step, and their ratio to those of another one, timed in turn.
 
-    Both are medians over the rounds.
+    Both numbers are medians over the rounds.
     """
     rounds = [(steps.milliseconds(), other.milliseconds()) for _ in range(ROUNDS.value)]
     times = np.array(rounds)
@@ -72,7 +72,7 @@ def in_turn(steps: Steps, other: Steps) -> tuple[float, float]:
 
 
 def job_row(name: str, job: Job, yardstick: Steps) -> Row:
-    """What a stage of a method costs."""
+    """The row of what a stage of a method costs."""
     milliseconds, ratio = in_turn(Steps(job, yardstick.devices), yardstick)
     return {
         "method": name,
@@ -85,7 +85,7 @@ def job_row(name: str, job: Job, yardstick: Steps) -> Row:
 
 
 def measure(config: ConfigDict) -> list[Row]:
-    """A row for every stage of every method, without those that all methods share."""
+    """A row for every stage of every --method, without the stages that all methods share."""
     devices = jax.local_devices()
     *_, last = method_jobs(config, YARDSTICK, devices)
     yardstick, rows = Steps(last, devices), []

@@ -1,15 +1,15 @@
-r"""Whole epochs of the last stage against a program in PyTorch, in turn.
+r"""Times whole epochs of a method's last stage in turn with those of a program in PyTorch.
 
     python -m experiments.bench.epoch --config=configs/cifar.py:teacher=resnet20,student=resnet8
     python -m experiments.bench.epoch --config=configs/cifar.py:method=kd --channels_last
     python -m experiments.bench.epoch \
         --config=configs/continual.py:method=derpp,dataset=cifar100,student=resnet8
 
-An epoch is its steps, an evaluation and a checkpoint. Images are random, in CIFAR's shape and in
-memory, and networks untrained. The methods are sskd, kd and derpp; `peer_torch.py` says which
-networks.
-Seconds on the clock wander with what else the machine does. Beside other work, pin the command to
-one core (taskset -c 0) and compare processor time: PyTorch's threads wait for each other busily.
+An epoch consists of its steps, an evaluation and a checkpoint. Images are random, in memory and of
+CIFAR's shape; networks are untrained. The methods are sskd, kd and derpp; the networks are those of
+`peer_torch.py`. Seconds on the clock vary with other work on the machine. If there is any, pin the
+command to one core (taskset -c 0) and compare processor time: on several cores, PyTorch's threads
+use processor time while they wait for each other.
 """
 
 import importlib.util
@@ -38,7 +38,7 @@ from sskd_jax.workdir.logbook import NoLogbook
 CHANNELS_LAST = flags.DEFINE_bool(
     "channels_last", False, "Have the peer lay images out with channels last, as we do."
 )
-# What the peer knows: methods by the terms of their last stage, and networks.
+# What the peer implements: methods, with the terms of their last stage, and networks.
 KNOWN = {
     "sskd": {"ce", "kd", "tf", "ss"},
     "kd": {"ce", "kd"},
@@ -48,11 +48,12 @@ NETWORKS = re.compile(r"resnet(8|14|20|32|44|56|110|8x4|32x4)|wrn_[0-9]+_[0-9]+|
 
 
 class InTurn(NoLogbook):
-    """A logbook that writes nothing, and has the peer run an epoch after each of ours.
+    """A logbook that writes no files, but has the peer run an epoch after every one of the job.
 
     Attributes:
-      ours: {"seconds", "processor"} of every epoch but the first, in which programs are compiled.
-      theirs: of the peer's epochs, likewise.
+      ours: {"seconds", "processor"} of every epoch of this process; in the first one, programs are
+        compiled.
+      theirs: the same of the peer's epochs.
     """
 
     def __init__(self, peer: subprocess.Popen):
@@ -81,10 +82,10 @@ def peer_epoch(peer: subprocess.Popen) -> dict[str, float]:
 
 
 def start_peer(config: ConfigDict, job: Job) -> subprocess.Popen:
-    """The peer, about to train as many images in as many steps.
+    """Starts the peer with the method, the networks and the numbers of images and steps of a job.
 
     Raises:
-      UserError: it knows no such method or network, or there is no PyTorch.
+      UserError: the peer does not implement the method or a network, or PyTorch is not installed.
     """
     if not importlib.util.find_spec("torch"):
         raise UserError("the peer needs PyTorch: pip install torch")
@@ -121,15 +122,15 @@ def start_peer(config: ConfigDict, job: Job) -> subprocess.Popen:
 
 
 def enough_images(config: ConfigDict) -> int:
-    """How many images it takes so that every task of a stream has those of STEPS steps."""
+    """The number of training images for STEPS steps in each task of a stream; 0 if not a stream."""
     *_, setting = settings.settings(config).values()
     tasks = CLASSES.value // setting.method.get("task_classes", CLASSES.value)
-    # Labels are random, so that tasks have more and fewer.
+    # A quarter more, as labels are random, so that some tasks have fewer images than others.
     return math.ceil(1.25 * tasks * STEPS.value * config.student.batch_size) if tasks > 1 else 0
 
 
 def measure(config: ConfigDict) -> list[Row]:
-    """A row each for seconds and for processor time."""
+    """A row for the seconds on the clock, and one for processor time."""
     devices = jax.local_devices()
     *_, job = make_jobs(synthetic_run(config, devices, enough_images(config)))
     with start_peer(config, job) as peer:
@@ -140,7 +141,7 @@ def measure(config: ConfigDict) -> list[Row]:
 
 
 def compare(kind: str, book: InTurn, images: int) -> Row:
-    """Medians of images per second, and how many times as fast we were in every round."""
+    """Both sides' median images per second, and the rounds' median, least and most ratio."""
     ours, theirs = ([epoch[kind] for epoch in side[1:]] for side in (book.ours, book.theirs))
     ratios = sorted(other / our for our, other in zip(ours, theirs, strict=True))
 

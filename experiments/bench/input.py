@@ -1,10 +1,11 @@
-r"""How fast training images are read, decoded and cut: by this package, and by PIL as for PyTorch.
+r"""How fast training images are read, decoded and cropped: by this package, and by PIL.
 
     python -m experiments.bench.input --config=configs/imagenet.py --config.data.data_dir=DIR
 
-Both see the same records of the training split. `per_core` is images per second of processor time,
-so neither gains by the number of cores, and other work on the machine counts less. What a step
-takes away is in `experiments.bench.benchmark`.
+PIL is used as in PyTorch's usual loaders. Both take the same records of the training split.
+`per_core` is images per second of processor time, so that neither gains by the number of cores, and
+other work on the machine counts less. `experiments.bench.benchmark` measures how many images per
+second the training steps consume.
 """
 
 import io
@@ -42,7 +43,7 @@ Rates = tuple[float, float]  # images per second, and per second of processor ti
 
 
 def ours(stream: Stream, index: np.ndarray, files: Files) -> Iterator[np.ndarray]:
-    """uint8 batches of the images `index` [batches, n], as they go to the device."""
+    """This package's uint8 batches of the images `index` [batches, n], as sent to the device."""
     place = np.arange(index.size).reshape(1, *index.shape)
     return (batch.image for batch in stream.batches(index[None], 0, place))
 
@@ -50,16 +51,16 @@ def ours(stream: Stream, index: np.ndarray, files: Files) -> Iterator[np.ndarray
 def pil(
     stream: Stream, index: np.ndarray, files: Files, finish: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """The same batches, in one thread.
+    """PIL's batches of the images `index` [batches, n], decoded in one thread.
 
-    It gets the files' contents for nothing, where the package reads the records.
+    The contents of the files are given, whereas this package's time includes reading the records.
     """
     for batch in index:
         yield np.stack([finish(pil_image(files[i], stream.framing)) for i in batch])
 
 
 def contents(stream: Stream) -> Files:
-    """The first JPEG files of a split, no more than are timed."""
+    """The first JPEG files of a split, at most as many as are timed."""
     from sskd_jax.data import jpeg
 
     records = stream.records.__getitems__(stream.row[: BATCHES.value * BATCH.value])
@@ -67,7 +68,7 @@ def contents(stream: Stream) -> Files:
 
 
 def pil_image(content: bytes, framing: Framing) -> np.ndarray:
-    """Decode, convert, cut at random, resize and mirror: uint8[size, size, 3]."""
+    """An image uint8[size, size, 3] from a JPEG file: cropped and mirrored at random, resized."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     image = image.crop(pil_box(*image.size, framing))
     image = image.resize((framing.size, framing.size), Image.BILINEAR)
@@ -77,9 +78,9 @@ def pil_image(content: bytes, framing: Framing) -> np.ndarray:
 
 
 def pil_box(width: int, height: int, framing: Framing) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the first of ten random boxes that fits.
+    """Left, top, right and bottom of the first of ten random boxes that fits into the image.
 
-    Where none does, it is the whole image.
+    If none fits, they are those of the whole image.
     """
     for _ in range(10):
         area = width * height * random.uniform(*framing.scale)
@@ -92,7 +93,7 @@ def pil_box(width: int, height: int, framing: Framing) -> tuple[int, int, int, i
 
 
 def normalised(image: np.ndarray) -> np.ndarray:
-    """f32[3, size, size], which PyTorch's loaders compute on the host and here the device does."""
+    """A normalised image f32[3, size, size], as by PyTorch's loaders; here, devices normalise."""
     return (image.transpose(2, 0, 1).astype(np.float32) / 255 - MEAN) / STD
 
 
@@ -108,7 +109,7 @@ LOADERS: dict[str, Callable[[Stream, np.ndarray, Files], Iterator[np.ndarray]]] 
 
 
 def rates(batches: Iterator[np.ndarray]) -> Rates:
-    """How fast batches come, once the first one is there."""
+    """The rates at which a loader yields batches, timed after the first one."""
     next(batches)
     wall, processor = time.perf_counter(), time.process_time()
     images = sum(batch.shape[-4] for batch in batches)
@@ -116,7 +117,7 @@ def rates(batches: Iterator[np.ndarray]) -> Rates:
 
 
 def measure(config: ConfigDict) -> list[Row]:
-    """A row for every loader."""
+    """A row for every one of `LOADERS`, timed in turn."""
     settings.check(config)
     stream = plan.load(config, jax.local_devices()).train
     if not isinstance(stream, Stream):
@@ -132,7 +133,7 @@ def measure(config: ConfigDict) -> list[Row]:
 
 
 def loader_row(name: str, found: Sequence[Rates], ours: Sequence[Rates]) -> Row:
-    """Medians over the rounds; `ratio` is how many times as many images per core ours has."""
+    """A loader's medians over the rounds; `ratio` is the `per_core` of "ours" over the loader's."""
     wall, per_core = (round(statistics.median(values), 1) for values in zip(*found, strict=True))
     ratios = [own / other for (_, own), (_, other) in zip(ours, found, strict=True)]
     ratio = round(statistics.median(ratios), 2)

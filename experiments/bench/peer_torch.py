@@ -1,9 +1,9 @@
-r"""The peer of `experiments.bench.epoch`: the same epochs as a program in PyTorch.
+r"""The peer of `experiments.bench.epoch`: a program in PyTorch that trains the same epochs.
 
-It reads lines from its input; after each it trains and evaluates an epoch, writes a checkpoint,
-and prints the seconds that this took. All images lie in memory, and a batch is flipped, padded,
-cropped and turned by operations on whole batches. Networks are those of the pairs that are
-compared, built plainly; nothing is compiled. This file alone needs PyTorch.
+For every line on its standard input, it trains and evaluates one epoch, writes a checkpoint to
+memory, and prints the seconds on the clock and of processor time that this took. All images are in
+memory, and are flipped, rotated, padded and cropped by operations on whole batches. The networks
+are ResNets, wide ResNets and ShuffleNetV1, without torch.compile. Only this file needs PyTorch.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: in
 
 
 class BasicBlock(nn.Module):
-    """conv, norm, ReLU, conv, norm, beside a skip connection."""
+    """conv, norm, ReLU, conv, norm, with a skip connection, then ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """norm, ReLU, conv, twice, beside a skip connection that starts behind the first ReLU."""
+    """norm, ReLU, conv, twice, and a skip connection; projected ones start after the first ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -53,7 +53,7 @@ class WideBlock(nn.Module):
 
 
 class ShuffleBlock(nn.Module):
-    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; concatenated at stride 2."""
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; plus a skip, or beside it at stride 2."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -74,7 +74,7 @@ class ShuffleBlock(nn.Module):
 
 
 class Network(nn.Module):
-    """(logits, embed) of images."""
+    """A network of stem, blocks, neck and classifier; returns (logits, embed) of images."""
 
     def __init__(self, stem: nn.Module, blocks: list[nn.Module], neck: nn.Module, width: int):
         super().__init__()
@@ -91,7 +91,7 @@ def normed(convolution: nn.Conv2d) -> nn.Module:
 
 
 def network(name: str) -> Network:
-    """resnetD, resnetDx4, wrn_D_W or ShuffleV1."""
+    """The network of a name: resnetD, resnetDx4, wrn_D_W or ShuffleV1."""
     if name == "ShuffleV1":
         block, widths, depths = ShuffleBlock, (24, 240, 480, 960), (4, 8, 4)
         stem, strides, neck = normed(conv(3, 24, 1)), (2, 2, 2), nn.Identity()
@@ -123,7 +123,7 @@ def normalise(image: torch.Tensor) -> torch.Tensor:
 
 
 def views(image: torch.Tensor, count: int) -> torch.Tensor:
-    """Rows [N * count, 3, 32, 32]: one flip, `count` turns and a crop for each, of u8 images."""
+    """Rows [N * count, 3, 32, 32]: u8 images flipped at random, in `count` rotations, cropped."""
     images = len(image)
     flip = torch.rand(images, 1, 1, 1) < 0.5
     image = torch.where(flip, image.flip(3), image)
@@ -155,14 +155,14 @@ def similarity(projected: torch.Tensor) -> torch.Tensor:
 
 
 def least_wrong(scores: torch.Tensor, target: torch.Tensor, share: float) -> torch.Tensor:
-    """Indices of the rows that are right, and of the given share of those that are wrong."""
+    """Indices of all correct rows and, of the wrong ones, of the share that is least wrong."""
     rank = (scores > scores.gather(1, target[:, None])).sum(1)
     wrong = int((rank > 0).sum())
     return rank.argsort(stable=True)[: len(rank) - wrong + int(share * wrong)]
 
 
 class Program:
-    """A student's stage; `views` turns of every image are seen."""
+    """The training of a student, which sees every image in `views` rotations."""
 
     views = 1
 
@@ -198,7 +198,7 @@ class Program:
 
     @torch.no_grad()
     def evaluate(self) -> int:
-        """How many test images are right, and turned ones of those that the head pairs rightly."""
+        """The number of correct predictions on the test images, plus that of `paired` rotations."""
         self.student.eval()
         right = 0
         parts = (part.split(self.batch_size) for part in (self.test_image, self.test_label))
@@ -214,7 +214,7 @@ class Program:
 
 
 class KD(Program):
-    """A frozen teacher beside the student, each with a head that SSKD alone uses."""
+    """KD: a student and a frozen teacher, each with a head whose output only SSKD uses."""
 
     def __init__(self, args: argparse.Namespace):
         super().__init__(args)
@@ -248,7 +248,7 @@ class KD(Program):
 
 
 class SSKD(KD):
-    """With four turns of every image, and the contrastive task."""
+    """SSKD: KD with four rotations of every image, and the contrastive task."""
 
     views = 4
 
@@ -258,7 +258,7 @@ class SSKD(KD):
 
 
 class DER(Program):
-    """DER++: two draws from a buffer beside the new images, each through the network by itself."""
+    """DER++: the new images and two draws from a buffer, each in a forward pass of its own."""
 
     def __init__(self, args: argparse.Namespace):
         super().__init__(args)
@@ -280,11 +280,11 @@ class DER(Program):
         return loss
 
     def draw(self) -> torch.Tensor:
-        """Places of as many stored images as a batch has, as far as there are so many."""
+        """Random positions in the buffer: a batch of them, or fewer while it holds fewer images."""
         return torch.randperm(min(self.seen, len(self.stored_label)))[: self.batch_size]
 
     def store(self, image: torch.Tensor, label: torch.Tensor, logits: torch.Tensor) -> None:
-        """Reservoir sampling, image by image."""
+        """Stores a batch by reservoir sampling, image by image."""
         for i in range(len(label)):
             size = len(self.stored_label)
             place = self.seen if self.seen < size else int(torch.randint(self.seen + 1, ()))

@@ -1,4 +1,4 @@
-"""Times of several rounds, of which benchmarks show the median."""
+"""Timing in several rounds, of which benchmarks show the median."""
 
 import math
 import tempfile
@@ -22,7 +22,7 @@ ROUNDS = flags.DEFINE_integer(
 
 
 def timed(once: Callable[[], Any], parts: int = 1) -> list[float]:
-    """Milliseconds that one of the `parts` of `once` takes, in every round. It has run before."""
+    """The milliseconds of `once` divided by `parts`, in every round; it must have run before."""
     times = []
     for _ in range(ROUNDS.value):
         began = time.perf_counter()
@@ -32,9 +32,9 @@ def timed(once: Callable[[], Any], parts: int = 1) -> list[float]:
 
 
 def train_epochs(job: Job, devices: Sequence[jax.Device], book: NoLogbook) -> None:
-    """Trains a stage for ROUNDS epochs, behind a first one in which programs are compiled.
+    """Trains a stage for ROUNDS epochs, after a first one in which programs are compiled.
 
-    `book` is told when each of them ends.
+    `book` is called at the end of every epoch, as in a run.
     """
     job = job._replace(epochs=ROUNDS.value + 1)
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:

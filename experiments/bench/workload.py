@@ -1,4 +1,4 @@
-"""Work to be measured: a run on random images, and its stages from untrained networks."""
+"""The work that benchmarks measure: a run on random images, and its stages, untrained."""
 
 import time
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ CLASSES = flags.DEFINE_integer("classes", 100, "Number of classes.", lower_bound
 
 
 def synthetic_run(config: ConfigDict, devices: Sequence[jax.Device], images: int = 0) -> Run:
-    """A run on random images, of which every stage sees all; nothing is read or written.
+    """A run on random images, whose stages all have a share of 1; no files are read or written.
 
-    There are as many training images as the largest batches need for an epoch of STEPS, or
-    `images` if that is more.
+    There are as many training images as STEPS of the largest batches hold, or `images` if that is
+    more.
     """
     config = config.copy_and_resolve_references()
     stages = [section for section in config.values() if "batch_size" in keys_of(section)]
@@ -45,19 +45,19 @@ def synthetic_run(config: ConfigDict, devices: Sequence[jax.Device], images: int
 
 
 def keys_of(section: Any) -> Sequence[str]:
-    """The keys of a part of a config; none where it is a value."""
+    """The keys of a section of a config; none if it is a value."""
     return list(section) if isinstance(section, ConfigDict) else []
 
 
 def random_split(rng: np.random.Generator, images: int) -> Split:
-    """Images and labels drawn from `rng`."""
+    """Random images and labels, drawn from `rng`."""
     shape = images, SIZE.value, SIZE.value, 3
     label = rng.integers(0, CLASSES.value, images)
     return Split(rng.integers(0, 256, shape, dtype=np.uint8), label.astype(np.int32))
 
 
 def make_jobs(run: Run) -> list[Job]:
-    """The stages of the config's last method in order, as if those before each were trained."""
+    """The jobs of the config's last method in order; earlier stages give `arbitrary` weights."""
     *_, recipe = settings.check(run.config)
     finished, jobs = {}, []
     for job in plan.plan(run, [recipe._replace(prefix="")]):
@@ -67,9 +67,9 @@ def make_jobs(run: Run) -> list[Job]:
 
 
 def arbitrary(shapes: Any) -> Any:
-    """Numbers in place of trained ones, with which a step takes as long.
+    """Arrays of these shapes in place of trained weights, as a step takes as long with them.
 
-    They are ones in vectors, and He's normal distribution in kernels.
+    Vectors hold ones, and kernels numbers from He's normal distribution.
     """
     rng = np.random.default_rng(1)
 
@@ -87,10 +87,10 @@ class Steps:
 
     Attributes:
       job: the stage.
-      state: behind the last step, stacked over the devices.
-      frozen: what the steps read, likewise.
+      state: after the last step, stacked over the devices.
+      frozen: the arrays that the steps read, stacked likewise.
       order: the images of an epoch's steps, i32[devices, steps, n].
-      costs: of the program, as `compiled` has them.
+      costs: of the program, as `compiled` returns them.
     """
 
     def __init__(self, job: Job, devices: Sequence[jax.Device]):
@@ -102,19 +102,19 @@ class Steps:
         jax.block_until_ready(self.run(1))
 
     def run(self, steps: int) -> Any:
-        """Dispatches so many steps; what is returned is ready when they are done."""
+        """Dispatches this many steps at once; the returned arrays are ready when they are done."""
         self.state, nonfinite = self.program(self.state, self.frozen, self.order, 0, steps)
         return nonfinite
 
     def milliseconds(self) -> float:
-        """The time of a step in a dispatch of STEPS."""
+        """The milliseconds of a step, from one dispatch of STEPS steps."""
         began = time.perf_counter()
         jax.block_until_ready(self.run(STEPS.value))
         return 1e3 * (time.perf_counter() - began) / STEPS.value
 
 
 def compiled(program: Mapped, *args: Any) -> Row:
-    """The seconds that it takes to compile a program, and the memory that it needs."""
+    """Compiles a program; returns the seconds that this took and the memory that it needs."""
     began = time.perf_counter()
     memory = program.compile(*args).memory_analysis()
     seconds = time.perf_counter() - began

@@ -1,16 +1,17 @@
-"""Attacks a small run, and compares what it ends with to the same run left alone.
+"""Attacks a small run, and compares its result with that of an undisturbed run.
 
     python -m experiments.bench.chaos --kills=50
     python -m experiments.bench.chaos --signals --damage --commands
 
 --kills: SIGKILL at random moments; half of them wait for a checkpoint that is being written, the
 others come at any moment from the start of the process on. --signals: SIGTERM and SIGKILL in turn,
-at every operation of Python's with a file of the workdir. --damage: every file of a finished and of
-a killed run's workdir emptied, halved, with one bit flipped, and removed. --commands: as --signals,
-in what exports a student, records a run and prepares a dataset. Behind each, the same command comes
-again. It ends as it should when parameters, statistics, optimizer state, metrics and results are
-the same bit for bit, or where a file was damaged with one line that says so. Otherwise the exit
-code is 1. Flags that are not its own go to sskd_jax.main.
+before every operation of Python with a file of the workdir. --damage: every file in the workdirs of
+a finished and of a killed run is emptied, halved, changed by one bit and removed, one at a time.
+--commands: as --signals, but in commands that export a student, record runs and prepare a dataset.
+After every attack, the same command is run again. An attack has passed if the files of the command,
+or the parameters, statistics, optimizer state, metrics and results of the run, are then the same as
+without it, bit for bit; after damage, also if one line reports the loss or refuses to resume.
+Otherwise the exit code is 1. Flags that are not listed by --help are passed to sskd_jax.main.
 """
 
 import argparse
@@ -35,7 +36,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 def attacks(
     args: argparse.Namespace, flags: Sequence[str], folder: pathlib.Path
 ) -> Iterator[Outcome]:
-    """Yields the outcomes of all attacks that are asked for."""
+    """Yields the outcomes of all attacks that the arguments ask for."""
     rng = random.Random(args.seed)
     if args.kills:
         yield from kills.attack(flags or kills.SMALL, folder, args.kills, rng)
@@ -58,7 +59,7 @@ def attacks(
 
 
 def report(outcomes: Sequence[Outcome]) -> None:
-    """A table by kind of attack."""
+    """Prints a table with the numbers of verdicts by kind of attack."""
     counts = collections.Counter((outcome.attack, outcome.verdict) for outcome in outcomes)
     kinds = list(dict.fromkeys(outcome.attack for outcome in outcomes))
     rows = [[counts[kind, verdict] for verdict in VERDICTS] for kind in kinds]
@@ -71,7 +72,7 @@ def report(outcomes: Sequence[Outcome]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the attacks and prints their outcomes; returns the exit code, 1 if one is a mismatch."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.bench.chaos", description=__doc__.splitlines()[0]
     )

@@ -1,4 +1,4 @@
-"""The other commands that write files, as targets: export, record, and prepare of two kinds."""
+"""The targets of --commands: export, record, and prepare for two kinds of datasets."""
 
 import hashlib
 import os
@@ -16,11 +16,11 @@ from sskd_jax.exchange.export import FORMATS
 from sskd_jax.system import early
 
 RUN, RECORDS, DATA = "run", "results", "data"  # folders of a target
-PASSING = (".lock", ".preparing")  # what is no part of what a command leaves
+PASSING = (".lock", ".preparing")  # files that are no part of a command's result
 
 
 def contents(folder: pathlib.Path) -> State:
-    """A hash of every file below a folder, by its path in it; empty folders have none."""
+    """A hash of every file below a folder, and "" for every empty folder, by path in the folder."""
     paths = [path for path in sorted(folder.rglob("*")) if path.name not in PASSING]
     files = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -34,26 +34,26 @@ def contents(folder: pathlib.Path) -> State:
 def halves(
     before: State, folder: pathlib.Path, expected: State, hidden: tuple[str, ...] = (".",)
 ) -> list[str]:
-    """Files that are there under a name that ends whole, but neither as they end nor as they began.
+    """The names of files that look complete, but have neither their first nor their last content.
 
     Args:
-      before: what there was in the beginning.
-      folder: what there is now.
-      expected: what there is in the end.
-      hidden: how the names of files and folders begin that nobody takes for whole.
+      before: the contents of the folder before the command.
+      folder: where the command was stopped.
+      expected: the contents of the folder after the whole command.
+      hidden: how the names of temporary files and folders begin, which nobody takes for complete.
     """
     now = contents(folder)
     return [
         name
         for name in differences(now, expected)
-        if now.get(name)  # an empty folder is taken for nothing
+        if now.get(name)  # neither missing nor an empty folder
         and now[name] != before.get(name)
         and not any(part.startswith(hidden) for part in pathlib.Path(name).parts)
     ]
 
 
 def targets(flags: Sequence[str], folder: pathlib.Path) -> Iterator[Target]:
-    """The commands, on a run with these flags and on small sources of images."""
+    """Yields the commands to attack, on a run with these flags and on small sources of images."""
     ready = folder / "ready"
     ended = in_a_copy(lambda: train(flags, ready / RUN))
     if ended.code:
@@ -68,7 +68,7 @@ def targets(flags: Sequence[str], folder: pathlib.Path) -> Iterator[Target]:
 
 
 def export(ready: pathlib.Path, kind: str) -> Target:
-    """A student out of the workdir that a run has left."""
+    """The target that exports the student of a finished run, in a format of `FORMATS`."""
     before = contents(ready / RUN)
 
     def run(place: pathlib.Path) -> None:
@@ -84,7 +84,7 @@ def export(ready: pathlib.Path, kind: str) -> Target:
 
 
 def record(ready: pathlib.Path) -> Target:
-    """Two runs beside one that was recorded before."""
+    """The target that records two runs next to one that was recorded before."""
 
     def prepare(place: pathlib.Path) -> None:
         for name in ("first", "second", "third"):
@@ -109,7 +109,7 @@ def record(ready: pathlib.Path) -> Target:
 
 
 def prepare(ready: pathlib.Path, name: str, *arguments: str) -> Target:
-    """A dataset out of files."""
+    """The target that prepares a dataset from files."""
 
     def run(place: pathlib.Path) -> None:
         os.chdir(ready)
@@ -127,7 +127,7 @@ def prepare(ready: pathlib.Path, name: str, *arguments: str) -> Target:
 
 
 def write_cifar(folder: pathlib.Path) -> None:
-    """Files like the official ones of CIFAR-100, with a few random images."""
+    """Writes files like the official ones of CIFAR-100, with a few random images."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name, count in (("train", 30), ("test", 12)):
@@ -145,13 +145,13 @@ def write_cifar(folder: pathlib.Path) -> None:
 
 
 def as_official(content: dict[bytes, object]) -> bytes:
-    """A pickle like those of Python 2 and its numpy: with other names, and bytes for text."""
+    """A pickle as by Python 2 and its numpy: numpy's old module names, and bytes for text."""
     pickled = pickle.dumps(content, protocol=3).replace(b"numpy._core.", b"numpy.core.")
     return pickled.replace(b"X\x02\0\0\0u1", b"T\x02\0\0\0u1")  # the name of a dtype
 
 
 def write_images(folder: pathlib.Path) -> None:
-    """train/CLASS/IMAGE and val/CLASS/IMAGE."""
+    """Writes random images to train/CLASS/IMAGE and val/CLASS/IMAGE."""
     from PIL import Image
 
     rng = np.random.default_rng(0)

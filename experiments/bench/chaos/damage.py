@@ -1,4 +1,4 @@
-"""Damage to every file of a workdir in turn."""
+"""Damages every file of a workdir, one at a time, and runs the command again."""
 
 import pathlib
 import random
@@ -46,14 +46,14 @@ def attack(
     every: int = 1,
     most: int | None = None,
 ) -> Iterator[Outcome]:
-    """Spoils each file of a finished run and of one that was killed, and starts it again.
+    """Damages each file of a finished and of a killed run in every way, and starts the run again.
 
     Args:
       flags: of the run.
-      folder: where it may work.
-      rng: which bits are flipped.
-      every: only every so many cases.
-      most: so many cases at most.
+      folder: for the workdirs.
+      rng: draws the bits that are flipped.
+      every: 3 for every third case, and so on; a case is one damage to one file.
+      most: the largest number of cases; None: all.
     """
     workdir, finished, killed = folder / "damaged", folder / "finished", folder / "killed"
 

@@ -1,4 +1,4 @@
-"""Kills a run at random moments, starts it again each time, and compares what it ends with."""
+"""Kills a run at random moments, starts it again each time, and compares its final result."""
 
 import pathlib
 import random
@@ -22,14 +22,14 @@ from experiments.bench.chaos.runs import (
 )
 
 SMALL = small("('scratch', 'kd', 'sskd')", batch_size=32, share=0.2)
-UNFINISHED = ".orbax-checkpoint-tmp"  # how the name of a checkpoint ends until it is whole
+UNFINISHED = ".orbax-checkpoint-tmp"  # the end of a checkpoint's name while it is written
 
 
 class Kill(NamedTuple):
     """A kill of the process.
 
     Attributes:
-      stage: that had written last.
+      stage: the name of the stage that had written last, or "before any".
       writing: whether a checkpoint was half written.
     """
 
@@ -38,13 +38,13 @@ class Kill(NamedTuple):
 
 
 def start(flags: Sequence[str], workdir: pathlib.Path) -> subprocess.Popen:
-    """A run in a process of its own."""
+    """Starts a run in a process of its own."""
     command = [sys.executable, "-m", "sskd_jax.main", *flags, SAVE_OFTEN, f"--workdir={workdir}"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen) -> int:
-    """Waits for the end of a run, which must come well or by a kill; returns its exit code."""
+    """Waits for a run to end, which must succeed or be killed; returns its exit code."""
     complaint = process.communicate()[1]
     if process.returncode not in (0, -signal.SIGKILL):
         sys.exit(f"error: a run ended with exit code {process.returncode}: {complaint[-2000:]}")
@@ -54,9 +54,10 @@ def finish(process: subprocess.Popen) -> int:
 def wait(
     process: subprocess.Popen, workdir: pathlib.Path, rng: random.Random, longest: float
 ) -> None:
-    """Until a moment to kill the process, or until it ends.
+    """Waits for a random moment at which to kill the process, or until the process ends.
 
-    It is any moment within `longest` seconds, or one while a checkpoint is written.
+    Half of these moments are drawn from the first `longest` seconds; the others come while a
+    checkpoint is written.
     """
     if rng.random() < 0.5:
         deadline = time.monotonic() + rng.uniform(0, longest)
@@ -71,7 +72,7 @@ def wait(
 
 
 def kill(process: subprocess.Popen, workdir: pathlib.Path, began: float) -> Kill | None:
-    """Kills a process that was started at the time `began`; None where it has ended by itself."""
+    """Kills a process that was started at the time `began`; None if it had finished by itself."""
     process.kill()
     if not finish(process):
         return None
@@ -86,7 +87,7 @@ def kill(process: subprocess.Popen, workdir: pathlib.Path, began: float) -> Kill
 def attack(
     flags: Sequence[str], folder: pathlib.Path, count: int, rng: random.Random
 ) -> Iterator[Outcome]:
-    """Runs, one after the other, until there were so many kills; yields an outcome for each."""
+    """Starts and kills runs until there were `count` kills; yields an outcome for each of them."""
     began = time.monotonic()
     finish(start(flags, folder / "whole"))
     longest, done, runs = time.monotonic() - began, 0, 0

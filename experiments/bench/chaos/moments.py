@@ -1,4 +1,4 @@
-"""A signal at every file operation of a program, one after the other."""
+"""Sends a signal before every file operation of a program, one signal per run of it."""
 
 import itertools
 import os
@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 from experiments.bench.chaos.runs import Outcome, State, in_a_copy, judged
 from sskd_jax.system.early import GO_ON
 
-Operation = tuple[str, str]  # what Python does, such as "os.rename", and the path
+Operation = tuple[str, str]  # Python's name for it, such as "os.rename", and the path
 
 
 class Target(NamedTuple):
     """A program to be attacked.
 
     Attributes:
-      name: as in the table.
-      prepare: (folder) -> None makes what the program starts from in a new folder.
-      run: (folder) -> None is the program.
-      ending: (folder) -> what it left, once it came to its end.
-      halves: (folder, expected) -> what it left half written, but under the name of a whole; asked
-        behind the signal.
+      name: in the table of outcomes.
+      prepare: (folder) -> None; puts the files that the program starts from into a new folder.
+      run: (folder) -> None; the program itself.
+      ending: (folder) -> the state of the folder after the program has finished.
+      halves: (folder, expected) -> the names of half-written files that look complete, after the
+        program was stopped; `expected` is the state after it has finished.
     """
 
     name: str
@@ -35,10 +35,11 @@ class Target(NamedTuple):
 
 
 def watch(folder: pathlib.Path, moment: int = 0, number: int = 0) -> list[Operation]:
-    """Lists what this process does from now on with files below a folder.
+    """Returns a list to which this process adds its file operations below a folder from now on.
 
-    Before the operation at `moment`, counted from 1, it sends itself the signal `number`. What C++
-    does is not seen: tensorstore writes the arrays of a checkpoint, between operations of Python's.
+    Before the operation at `moment`, counted from 1, it sends itself the signal `number`; a moment
+    of 0 sends none. Operations of C++ are not seen, such as those by which tensorstore writes the
+    arrays of a checkpoint.
     """
     seen: list[Operation] = []
     counter, prefix = itertools.count(1), f"{folder}{os.sep}"
@@ -66,7 +67,7 @@ def paths(args: tuple[Any, ...]) -> Iterator[str]:
 
 
 def chosen(count: int, every: int, most: int | None) -> list[int]:
-    """The moments to attack, of 1 to `count`: each, every so many, or `most`, evenly spread."""
+    """The moments to attack: each `every`-th of 1 to `count`, or of these `most`, evenly spread."""
     moments = range(1, count + 1, every)
     if most is None or most >= len(moments):
         return list(moments)
@@ -74,7 +75,7 @@ def chosen(count: int, every: int, most: int | None) -> list[int]:
 
 
 def stopped_well(code: int, number: int) -> bool:
-    """Whether an exit code is that of a process that got a signal; 0 where it was done by then."""
+    """Whether a process may end with this code after a signal; 0 if the signal came too late."""
     return code in ((0, -signal.SIGKILL) if number == signal.SIGKILL else (0, GO_ON))
 
 
@@ -85,14 +86,14 @@ def attack(
     every: int = 1,
     most: int | None = None,
 ) -> Iterator[Outcome]:
-    """Runs a program once as it is, then with a signal at each moment and once more to its end.
+    """Runs a program undisturbed; then, for each moment, with a signal there and again to its end.
 
     Args:
       target: the program.
-      folder: where it may work.
-      signals: the numbers of the signals, in turn.
-      every: only every so many moments.
-      most: so many moments at most.
+      folder: for the program's files.
+      signals: the numbers of the signals, which are sent in turn.
+      every: 3 for every third moment, and so on.
+      most: the largest number of moments; None: all.
     """
 
     def traced(place: pathlib.Path, moment: int = 0, number: int = 0) -> list[Operation]:
@@ -133,5 +134,5 @@ def attack(
         ended = in_a_copy(lambda: traced(place))
         state = {} if ended.code else in_a_copy(lambda: target.ending(place)).value
         outcome = judged(kind, where, ended, state, expected)
-        is_right = outcome.verdict == "right"  # a signal damages nothing that could be told
+        is_right = outcome.verdict == "right"  # a signal excuses no loss and no refusal
         yield outcome if is_right else outcome._replace(verdict="mismatch")

@@ -1,4 +1,4 @@
-"""A small run, the copies of this process that it is started in, and what it ends with."""
+"""A small run, copies of this process in which it is started, and the check of its result."""
 
 import hashlib
 import importlib
@@ -30,13 +30,13 @@ IMPORTED_LATER = (
     "sskd_jax.exchange.export",
     "sskd_jax.train",
 )
-LONGEST = 600  # seconds of an attack
+LONGEST = 600  # seconds until a copy that hangs is ended
 
-State = dict[str, Any]  # what a folder holds, by the name that a difference is told by
+State = dict[str, Any]  # the content of a folder, by names that are shown if it differs
 
 
 def small(methods: str, batch_size: int, share: float) -> tuple[str, ...]:
-    """The flags of a small run on a share of the digits, of three epochs per stage."""
+    """The flags of a small run on a share of the digits, with three epochs per stage."""
     settings = {
         "epochs": 3,
         "milestones": "(0.67,)",
@@ -60,13 +60,13 @@ TINY = small("('kd',)", batch_size=16, share=0.04)
 
 
 class Outcome(NamedTuple):
-    """How one attack went.
+    """The outcome of one attack.
 
     Attributes:
       attack: its kind.
-      place: where it was.
+      place: the file, the moment or the workdir that was attacked.
       verdict: one of `VERDICTS`.
-      reason: of a mismatch.
+      reason: of any verdict but "right".
     """
 
     attack: str
@@ -75,6 +75,7 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
+# The same result; a loss that the run printed; a refusal in one line; anything else.
 VERDICTS = ("right", "told", "refused", "mismatch")
 
 
@@ -93,16 +94,16 @@ class Ended(NamedTuple):
 
 
 def warm_up() -> None:
-    """Imports what runs import later, so that copies of this process have it.
+    """Imports the modules that runs import later, so that copies of this process have them.
 
-    Nothing here may start a thread or one of JAX's backends, which do not survive a copy.
+    No module may start a thread or one of JAX's backends, which do not survive in a copy.
     """
     for module in IMPORTED_LATER:
         importlib.import_module(module)
 
 
 def in_a_copy(work: Callable[[], Any]) -> Ended:
-    """Does some work in a copy of this process, which spares it the seconds of the imports."""
+    """Calls `work` in a forked copy of this process, which saves the seconds of the imports."""
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as value:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -117,9 +118,14 @@ def in_a_copy(work: Callable[[], Any]) -> Ended:
 
 
 def become(work: Callable[[], Any], printed: int, value: Any) -> NoReturn:
-    """Does some work, and ends this process as the interpreter would, but for its clean-up.
+    """Calls `work`, and ends this copied process with the exit code that Python would give.
 
-    That belongs to the process which this one is a copy of.
+    The interpreter's clean-up is left out, as it belongs to the original process.
+
+    Args:
+      work: its result is pickled into `value`.
+      printed: the descriptor of a file, which takes stdout and stderr.
+      value: a file.
     """
     code = 1
     signal.alarm(LONGEST)  # SIGALRM ends what hangs, which counts as a mismatch then
@@ -135,7 +141,7 @@ def become(work: Callable[[], Any], printed: int, value: Any) -> NoReturn:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        threading._shutdown()  # waits for what still writes
+        threading._shutdown()  # waits for threads that still write
         os._exit(code)
 
 
@@ -150,12 +156,12 @@ def train(flags: Sequence[str], workdir: pathlib.Path) -> None:
 
 
 def stages(workdir: pathlib.Path) -> list[str]:
-    """The names of the stages that were begun."""
+    """The names of the stages in a workdir that were begun."""
     return sorted(str(file.parent.relative_to(workdir)) for file in find(workdir, STAGE))
 
 
 def find(folder: pathlib.Path, ending: str) -> set[pathlib.Path]:
-    """Files and folders below whose names end so; what vanishes meanwhile is none."""
+    """Files and folders below `folder` whose names end with `ending`; they may vanish meanwhile."""
     return {
         pathlib.Path(place, name)
         for place, folders, files in os.walk(folder)
@@ -165,7 +171,7 @@ def find(folder: pathlib.Path, ending: str) -> set[pathlib.Path]:
 
 
 def ending(workdir: pathlib.Path) -> State:
-    """What a finished run has left that must not depend on how it got there."""
+    """The part of a finished run's result that must not depend on whether it was interrupted."""
     rows = json.loads((workdir / RESULTS).read_text())
     best = [[row.pop(key) for key in list(row) if key.startswith("best_")] for row in rows]
     by_stage: dict[str, list[Row]] = {}
@@ -184,7 +190,7 @@ def ending(workdir: pathlib.Path) -> State:
 
 
 def digest(tree: Any) -> str:
-    """A hash over structure, types and bits."""
+    """A hash over the paths, types, shapes and bits of the leaves of a tree."""
     found = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
@@ -194,19 +200,19 @@ def digest(tree: Any) -> str:
 
 
 def differences(found: State, expected: State) -> list[str]:
-    """The names of what differs."""
+    """The names whose contents differ between two states."""
     names = dict.fromkeys([*expected, *found])
     return [name for name in names if found.get(name) != expected.get(name)]
 
 
 def is_refusal(ended: Ended) -> bool:
-    """Whether a process ended with one clear line and code 2."""
+    """Whether a process ended with exit code 2 and one error line, without a traceback."""
     errors = [line for line in ended.printed.splitlines() if line.startswith("error: ")]
     return ended.code == 2 and len(errors) == 1 and "Traceback" not in ended.printed
 
 
 def judged(attack: str, place: str, ended: Ended, state: State, expected: State) -> Outcome:
-    """The outcome of an attack on a run, by how its last process ended, and by what it left."""
+    """The outcome of an attack, from the end of the last process and the state that it left."""
     if is_refusal(ended):
         return Outcome(attack, place, "refused", ended.printed.splitlines()[-1])
     if ended.code or "Traceback" in ended.printed:
