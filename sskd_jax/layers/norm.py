@@ -43,11 +43,13 @@ class BatchNorm(nn.Module):
         shift = parameter(self, "bias", init.zeros, x.shape[-1:])
         # A `folded` network has its running statistics in gain and shift.
         is_folded = not self.has_variable("batch_stats", "mean")
+        x = x.astype(jnp.float32)
         if self.train or self.is_initializing() or not is_folded:
             mean, var = self.statistics(x)
             gain = gain * lax.rsqrt(var + EPSILON)
-            shift = shift - mean * gain
-        y = x.astype(jnp.float32) * per_channel(gain, x) + per_channel(shift, x)
+            # Not as shift - mean * gain: where the mean is many deviations from 0, digits get lost.
+            x = x - per_channel(mean, x)
+        y = x * per_channel(gain, x) + per_channel(shift, x)
         return y.astype(self.dtype)
 
     def statistics(self, x: Array) -> tuple[Array, Array]:
@@ -68,12 +70,12 @@ class BatchNorm(nn.Module):
 
 
 def batch_statistics(x: Array) -> tuple[Array, Array, int]:
-    """Mean [C], biased variance [C] and number of values, in float32, of the batch with share x.
+    """Mean [C], biased variance [C] and number of values of the batch with share x, a f32[..., C].
 
     The variance is the mean of squared distances: E[x^2] - E[x]^2 would lose digits that the
     reference keeps. Its derivative by the mean is zero.
     """
-    x, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+    axes = tuple(range(x.ndim - 1))
     mean = mean_over_devices(x.mean(axes))
     distance = x - per_channel(lax.stop_gradient(mean), x)
     var = mean_over_devices(jnp.square(distance).mean(axes))

@@ -50,6 +50,17 @@ def test_training_normalises_by_the_batch_and_moves_the_running_statistics():
     assert_near(stats["var"], 0.9 * STATS["var"] + 0.1 * flat.var(0, ddof=1), 1e-6)
 
 
+@pytest.mark.parametrize("is_training", [True, False])
+def test_no_digits_are_lost_where_the_mean_is_a_thousand_deviations_from_0(is_training):
+    far = np.float32(X + 2000)
+    y, stats = train(far, momentum=0.0)  # so these are the statistics of the batch
+    if not is_training:
+        y = BatchNorm().apply({"params": PARAMS, "batch_stats": stats}, far)
+    ddof = 0 if is_training else 1
+    var = np.float64(far).reshape(-1, 5).var(0, ddof=ddof)
+    assert_near(y, by(far, stats["mean"], var), 1e-6)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_momentum_is_what_stays_of_the_running_statistics(momentum):
     stats = train(X, momentum=momentum)[1]

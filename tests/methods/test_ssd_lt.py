@@ -240,7 +240,7 @@ def test_steps_of_stage_one(golden, names, monkeypatch):
     before = recorded.first_state(task, variables, memory, ["accuracy"])
     image = both_views(golden.images(0, 16), golden.images(1, 16))
     frozen = Frozen(np.zeros(2, np.uint32), image, label, {})
-    first, second = recorded.take_steps(task, frozen, before, 2, optimised=True)
+    first, second = recorded.take_steps(task, frozen, before, 2)
 
     losses = [[state.sums[name] for name in ("ce", "con", "loss")] for state in (first, second)]
     recorded.assert_recorded(gold, "losses", losses)
@@ -353,7 +353,7 @@ def test_steps_of_stage_three(golden, names, teacher_trains):
         task = task._replace(reached={"student": True, "hard": True, "teacher": False})
     before = recorded.first_state(task, variables, {}, ["accuracy", "hard_accuracy"])
     frozen = Frozen(np.zeros(2, np.uint32), golden.images(0, 16), label, nets)
-    first, second = recorded.take_steps(task, frozen, before, 2, optimised=not teacher_trains)
+    first, second = recorded.take_steps(task, frozen, before, 2)
 
     losses = [[state.sums[name] for name in ("ce", "kd", "loss")] for state in (first, second)]
     recorded.assert_recorded(gold, "losses", losses)
