@@ -232,11 +232,12 @@ class KD(Program):
         logits, embed = self.student(pixels)
         with torch.no_grad():
             t_logits, t_embed = self.teacher(pixels)
-            t_similarity = self.heads[1](t_embed)
         if self.views == 1:
             return 0.1 * F.cross_entropy(logits, label) + 0.9 * divergence(logits, t_logits, 4)
         (normal, turned), (t_normal, t_turned) = split(logits), split(t_logits)
-        ours, theirs = similarity(self.heads[0](embed)), similarity(t_similarity)
+        with torch.no_grad():
+            theirs = similarity(self.heads[1](t_embed))
+        ours = similarity(self.heads[0](embed))
         own = torch.arange(len(ours)) // 3
         some = least_wrong(theirs, own, 0.75)
         return (
