@@ -240,9 +240,9 @@ def parts_of(results: pathlib.Path) -> list[Part]:
         Text(" ".join(ABOUT.split())),
         Heading("Claims"),
         Text(
-            "“Seen here” means: the lead is above two standard errors, and the 95 % interval of the "
-            "probability that a run of the one beats a run of the other lies above one half; where "
-            "a lead is to be larger than another, that it is so by two standard errors."
+            "“Seen here” means: the lead is above two standard errors, and the 95 % interval of "
+            "the probability that a run of the one beats a run of the other lies above one half; "
+            "where a lead is to be larger than another, that it is so by two standard errors."
         ),
         claims_grid(found),
     ]
