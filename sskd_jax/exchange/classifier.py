@@ -125,7 +125,9 @@ def load(
     numbers = {"mean": mean, "std": std, "size": size}
     given = [name for name, value in numbers.items() if value]
     if given and is_described(path):
-        raise UserError(f"{path} has its own mean, std and size of images: omit {given[0]}")
+        raise UserError(
+            f"{path} has its own mean, std and size of images: omit {given[0]} (--{given[0]})"
+        )
     if path.is_dir() and network:
         raise UserError(f"--network is of a file, and {path} is a workdir, which knows its own")
     if stage and path.is_file():

@@ -96,7 +96,7 @@ def test_a_file_that_knows_its_pixels_is_asked_for_no_others(workdir, capsys):
     said(capsys, "export", "--workdir", workdir, "--out", workdir / "net.pth")
     code, _, err = said(capsys, "predict", workdir / "net.pth", "a.png", "--mean", *"111")
     assert code == 2 and "net.pth has its own mean, std and size of images" in err
-    assert err.endswith("omit mean\n") and err.count("\n") == 1
+    assert err.endswith("omit mean (--mean)\n") and err.count("\n") == 1
 
 
 def test_a_folder_that_takes_no_files_is_told(workdir, monkeypatch, capsys):
@@ -126,7 +126,7 @@ def test_a_report_is_shown_again(workdir, capsys):
         (["evaluate", "{run}/student"], "is a stage of a run: give {run}, and --stage=student"),
         (
             ["predict", "{run}", "a.png", "--size=8"],
-            "{run} has its own mean, std and size of images: omit",
+            "{run} has its own mean, std and size of images: omit size (--size)",
         ),
         (["predict", "{empty}/net.onnx", "a.png"], "net.onnx is a program: give the .pth or"),
         (["evaluate", "{run}", "--stage=teacher"], "unknown stage 'teacher': choose from student"),

@@ -56,7 +56,7 @@ def test_no_digits_are_lost_where_the_mean_is_a_thousand_deviations_from_0(is_tr
     y, stats = train(far, momentum=0.0)  # so these are the statistics of the batch
     if not is_training:
         y = BatchNorm().apply({"params": PARAMS, "batch_stats": stats}, far)
-    ddof = 0 if is_training else 1
+    ddof = 0 if is_training else 1  # the running variance is the unbiased one
     var = np.float64(far).reshape(-1, 5).var(0, ddof=ddof)
     assert_near(y, by(far, stats["mean"], var), 1e-6)
 

@@ -90,8 +90,9 @@ def assert_close(name: str, actual: Any, expected: Any, of_all: float = 0) -> No
     """Compares leaf by leaf, as closely as the largest number of each allows.
 
     `of_all` is what the largest number of the whole tree allows beside: some gradients are 0, so
-    only rounding errors are left of them. Those of a convolution's bias in front of a batch norm
-    are of a sum over all pixels, which with other factors is the gradient of the kernel.
+    only rounding errors are left of them. A convolution's bias in front of a batch norm is such a
+    case. Its gradient is a sum over all pixels, as is that of the kernel beside it, whose largest
+    number allows as much again.
     """
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     sizes = {jax.tree_util.keystr(path): np.abs(leaf).max(initial=0) for path, leaf in leaves}
@@ -101,7 +102,7 @@ def assert_close(name: str, actual: Any, expected: Any, of_all: float = 0) -> No
         place = jax.tree_util.keystr(path)
         atol = 1e-4 * sizes[place] + of_all * largest
         if place.endswith(BIAS):
-            atol += 1e-5 * sizes[place.replace(BIAS, KERNEL)]
+            atol += of_all * sizes[place.replace(BIAS, KERNEL)]
         np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=atol, err_msg=name + place)
 
     jax.tree_util.tree_map_with_path(check, actual, expected)
