@@ -24,8 +24,6 @@ SMALL = (
     "--config.methods=('sskd',)",
     "--config.teacher.model=toys:Small",
     "--config.student.model=toys:Small",
-    # With this seed, no ReLU is so near to 0 that rounding decides whether it passes a gradient.
-    "--config.seed=3",
     "--config.seeds=1",
     *(
         f"--config.{name}.{key}"
@@ -77,7 +75,7 @@ def test_two_processes_are_one(tmp_path):
     one = tmp_path / "one"
     assert ends(start(one, 4, *SMALL)) == [(0, "")]
     for ours, theirs in zip(states(workdir, *STAGES), states(one, *STAGES), strict=True):
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, theirs)
     assert epochs(workdir) == epochs(one)
     assert {name for name, _ in epochs(workdir)} == set(STAGES)
 
