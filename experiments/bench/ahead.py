@@ -27,7 +27,9 @@ from sskd_jax.engine.loop import Job, epoch_order
 from sskd_jax.engine.step import train_program
 from sskd_jax.types import UserError
 
+# So that the compiler neither looks for TPUs nor minds other programs that use it.
 ALONE = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
@@ -64,7 +66,7 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
     Raises:
       UserError: there is no such device, or its compiler is not installed.
     """
-    os.environ.update(ALONE | os.environ)  # else the compiler looks for TPUs in this machine
+    os.environ.update(ALONE | os.environ)
     try:
         if topology in GPUS:
             return topologies.get_topology_desc(
@@ -140,4 +142,6 @@ def measure(config: ConfigDict) -> list[Row]:
 
 
 if __name__ == "__main__":
+    # Without its device, a compiled program could be stored, but not be read again.
+    jax.config.update("jax_enable_compilation_cache", False)
     command.run(measure)
