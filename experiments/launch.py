@@ -62,6 +62,7 @@ def execute(run: Run, place: Place, interruption: Interruption) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *run.command(), f"--workdir={workdir}"]
     with open(workdir / LOG, "ab") as log:
+        begin = log.tell()
         # A session of its own, so that Ctrl-C reaches the run once: through this process.
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -79,7 +80,9 @@ def execute(run: Run, place: Place, interruption: Interruption) -> None:
         reason = interruption.reason or f"{run.name} was stopped"
         raise Stopped(f"{reason}: the same command goes on")
     if code:
-        *_, line = ["no output", *(workdir / LOG).read_text(errors="replace").splitlines()]
+        told = (workdir / LOG).read_bytes()[begin:].decode(errors="replace").splitlines()
+        # The process that trains in this workdir writes to the same file, also after that line.
+        *_, line = ["no output", *told, *(line for line in told if BUSY in line)]
         raise Failure(line.removeprefix("error: ") if code == 2 else f"exit code {code}: {line}")
 
 

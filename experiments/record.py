@@ -13,7 +13,7 @@ import argparse
 import json
 import pathlib
 import re
-import shutil
+import secrets
 from collections.abc import Iterable, Sequence
 
 from sskd_jax.system import early
@@ -157,8 +157,7 @@ def content_of(file: pathlib.Path) -> bytes:
 
 def put(workdir: pathlib.Path, names: Iterable[str], folder: pathlib.Path, told: Row) -> None:
     """Writes a record to a temporary folder, and then moves it file by file to its own."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     part.mkdir(parents=True)
     for name in names:
         (part / name).write_bytes(content_of(workdir / name))

@@ -264,16 +264,19 @@ def blank_variables(jobs: Mapping[str, Job], job: str, net: str) -> Params:
 def supplied(task: Task, frozen: Frozen, variables: Params) -> tuple[Frozen, Params]:
     """(frozen, start) with the variables that earlier stages left, by net.
 
-    The weights of a frozen net are `folded`, so that evaluation need not do so in every step.
+    The weights of a frozen net are `folded`, so that evaluation need not do so in every step;
+    those of a user's own network are not, as its batch norm may be another one.
     """
     constants, start = {}, {}
     for name, own in variables.items():
         net, module = task.stage.nets[name], task.modules[name]
         if net.learns or net.follows:
             start[name] = own
-        else:
+        elif type(getattr(module, "module", module)).__module__.startswith("sskd_jax."):
             dtype = getattr(module, "dtype", jnp.float32)
             constants[name] = {"params": folded(**own, dtype=dtype)}
+        else:
+            constants[name] = own
     return frozen._replace(nets=constants), start
 
 

@@ -43,6 +43,20 @@ def test_the_pages_examples_train_and_leave(my_code, tmp_path):
     assert beside["model"] == "my_code:Tiny" and beside["accuracy"]["top1"] is not None
 
 
+def test_a_network_with_flax_batch_norm_may_be_the_teacher(my_code, tmp_path):
+    """Its parameters look like those of our batch norm, but are not prepared in the same way."""
+    text = (tmp_path / "my_code.py").read_text()
+    pooled = "hidden.mean((1, 2))"
+    assert pooled in text
+    normed = f"nn.BatchNorm(not train)({pooled})"
+    (tmp_path / "my_code.py").write_text(text.replace(pooled, normed))
+    config = cifar.get_config("method=kd,teacher=my_code:Tiny,student=resnet8")
+    config.data.name = "my_code:stripes"
+    config.teacher.epochs = config.student.epochs = 1
+    rows = train.run(config, str(tmp_path / "run"))
+    assert [row["stage"] for row in rows] == ["teacher", "student"]
+
+
 def test_numbers_have_their_defaults_and_every_term_counts_one(my_code):
     config = cifar.get_config("method=my_code:near,student=my_code:Tiny")
     assert config.method.to_dict() == {

@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from sskd_jax.system.paths import is_remote, locate, take_lock
+from sskd_jax.system.quiet import Missing
 from sskd_jax.types import UserError
 
 NOTE = ".preparing"  # a file with the name of the temporary folder to which a dataset is written
@@ -39,9 +40,12 @@ def open_builder(name: str, data_dir: str | None) -> Any:
 
     Raises:
       Unknown: there is no such dataset.
-      UserError: the prepared files are damaged.
+      UserError: the prepared files are damaged, or tfds is not installed.
     """
-    import tensorflow_datasets as tfds
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise Missing("tensorflow-datasets") from error
 
     folder = root(data_dir)
     try:

@@ -177,7 +177,7 @@ def read_image(path: pathlib.Path, size: int, resize: int) -> np.ndarray:
             image = eight_bits(image).convert("RGB")
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is no image of a known format") from error
-    except (OSError, ValueError, SyntaxError, Unreadable) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Unreadable) as error:
         raise UserError(f"{path} is no image that can be read: {error}") from error
     shorter = min(image.size)
     image = image.resize(

@@ -68,11 +68,12 @@ def facts(workdir: epath.Path, stage: str) -> dict[str, Any]:
     file = workdir / ENVIRONMENTS
     environments = read_json(file) if file.exists() else []
     kind = kind_of(stage)
+    own_teacher = stage.removesuffix(kind) + "teacher"  # of a method that trains its own
     about = read_json(workdir / stage / STAGE)
     return {
         "result": result_row(workdir, stage),
         "teacher": about.get("teacher_model") if kind != "teacher" else None,
-        "teacher_result": result_row(workdir, "teacher"),
+        "teacher_result": result_row(workdir, own_teacher) or result_row(workdir, "teacher"),
         "training": config.get(kind, {}),
         "seed": config.get("seed"),
         "validation": config["data"].get("validation", 0),

@@ -7,6 +7,15 @@ import os
 import sys
 from collections.abc import Iterator
 
+from sskd_jax.types import UserError
+
+
+class Missing(UserError, ImportError):
+    """A library that only some commands need is not installed."""
+
+    def __init__(self, library: str):
+        super().__init__(f"this needs {library}, which is not installed: pip install {library}")
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -27,11 +36,14 @@ def import_tensorflow() -> None:
     """Imports TensorFlow and hides the GPU from it.
 
     Raises:
-      ImportError: it is not installed.
+      Missing: it is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet():
-        import tensorflow as tf
+        try:
+            import tensorflow as tf
+        except ImportError as error:
+            raise Missing("tensorflow") from error
 
         tf.config.set_visible_devices([], "GPU")
 

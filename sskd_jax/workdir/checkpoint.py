@@ -209,12 +209,14 @@ def _without_content(checkpoint: epath.Path) -> bool:
 
 
 def _steps(folder: epath.Path) -> list[int]:
-    """The steps of the checkpoints in a folder, in order: 0, 7 or 10, but not 00 or 07."""
+    """The steps of the finished checkpoints in a folder, in order: 0, 7 or 10, not 00 or 07."""
     names = [path.name for path in folder.iterdir()]
     for name in names:
         if name[0] in "123456789" and name.isdecimal() and not name.isascii():
             raise UserError(f"{folder / name} is no checkpoint of ours: move it elsewhere")
-    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
+    steps = sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
+    # In a bucket, one that is being written already has its name, and is marked at the end.
+    return [step for step in steps if ocp.utils.is_checkpoint_finalized(folder / str(step))]
 
 
 def _read_whole(checkpoint: epath.Path) -> dict[str, Any] | None:

@@ -208,15 +208,15 @@ def plot_stage(
 ) -> None:
     """Draws a stage's held-out score and its training loss, each into matplotlib axes.
 
-    A dot marks the best epoch, a dashed line the published accuracy in per cent, if there is one.
-    `epochs` are its rows, one per seed, by epoch.
+    A dot marks the best epoch (of equal ones the last, as among checkpoints), a dashed line the
+    published accuracy in per cent, if there is one. `epochs` are its rows, one per seed, by epoch.
     """
     from matplotlib import ticker
 
     if score := first_score(next(iter(epochs.values()))[0]):
         line, values = plot_mean(above, name, epochs, score, 100)
         best = max(values)
-        place = list(epochs)[values.index(best)]
+        place = max(epoch for epoch, value in zip(epochs, values, strict=True) if value == best)
         above.plot(place, best, "o", color=line.get_color(), markersize=4)
         above.set(ylabel=f"{score}, %")
         if paper:

@@ -14,6 +14,7 @@ from scipy.stats import ks_2samp
 from sskd_jax.data import jpeg
 from sskd_jax.data.stream import Framing
 from sskd_jax.exchange.classifier import read_image
+from sskd_jax.types import UserError
 
 FRAMING = Framing(224, 256, (0.08, 1.0), (3 / 4, 4 / 3))
 CENTRE = {"size": 224, "resize": 256}
@@ -43,6 +44,13 @@ def test_the_centre_is_torchvisions(height, width, tmp_path):
     assert np.abs(ours - expected).max() <= 3
     (tmp_path / "image.jpg").write_bytes(content)
     np.testing.assert_array_equal(read_image(tmp_path / "image.jpg", **CENTRE), expected)
+
+
+def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    (tmp_path / "large.jpg").write_bytes(encoded(picture(0, 20, 20)))
+    with pytest.raises(UserError, match="large.jpg is no image that can be read"):
+        read_image(tmp_path / "large.jpg", **CENTRE)
 
 
 def test_centres_of_real_images_are_torchvisions(shared):

@@ -1,6 +1,7 @@
 """Preparing tfds datasets from official files: the real one, and tiny ones of Python 2."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import tensorflow_datasets as tfds
 from official_files import FOLDERS, Evil, archive, batch, cifar10, cifar100, dump
 
 from sskd_jax.__main__ import main
-from sskd_jax.data import official, sources
+from sskd_jax.data import official, prepared, sources
+from sskd_jax.system.quiet import import_tensorflow
+from sskd_jax.types import UserError
 
 
 def pixels(*batches: dict[str, object]) -> np.ndarray:
@@ -181,3 +184,12 @@ def test_the_real_cifar100(official_cifar100, tmp_path):
         )
         np.testing.assert_array_equal(part.image, pixels({"data": stored[b"data"]}))
         np.testing.assert_array_equal(part.label, stored[b"fine_labels"])
+
+
+def test_what_is_not_installed_is_told(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(UserError, match="needs tensorflow, .*: pip install tensorflow$"):
+        import_tensorflow()
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(UserError, match="pip install tensorflow-datasets$"):
+        prepared.open_builder("flowers", str(tmp_path))

@@ -19,7 +19,7 @@ def test_the_measures_are_the_recorded_ones(shared, score):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def workdir(folder, epochs: int):
+def workdir(folder, epochs: int, split: str = "test"):
     """A run of two tasks of two epochs each, of which `epochs` are done."""
     method = {"name": "der", "task_classes": 5, "task_epochs": 2}
     config = {"methods": ["er"], "settings": {"er": {"method": method}}}
@@ -29,10 +29,10 @@ def workdir(folder, epochs: int):
             "stage": "er/student",
             "epoch": epoch,
             "step": epoch,
-            "test/class_il_0": 0.9 - epoch / 10,
-            "test/class_il_1": epoch / 10,
-            "test/task_il_0": 0.8,
-            "test/task_il_1": 0.5,
+            f"{split}/class_il_0": 0.9 - epoch / 10,
+            f"{split}/class_il_1": epoch / 10,
+            f"{split}/task_il_0": 0.8,
+            f"{split}/task_il_1": 0.5,
         }
         for epoch in range(1, epochs + 1)
     ]
@@ -40,8 +40,9 @@ def workdir(folder, epochs: int):
     return locate(str(folder))
 
 
-def test_a_run_is_measured_behind_each_task(tmp_path, capsys):
-    found = continual.read(workdir(tmp_path, 4))
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_run_is_measured_behind_each_task(tmp_path, capsys, split):
+    found = continual.read(workdir(tmp_path, 4, split))
     accuracy, own = found["er/student", "class_il"]
     np.testing.assert_allclose(accuracy, [[70, 20], [50, 40]])
     np.testing.assert_allclose(own, (45, 20, -20, 20 - 10), atol=1e-9)

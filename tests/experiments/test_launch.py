@@ -3,6 +3,7 @@
 import fcntl
 import json
 import sys
+import types
 
 import pytest
 
@@ -189,6 +190,15 @@ def test_what_needs_a_failed_teacher_fails_with_its_reason(place, monkeypatch):
     teacher = next(name for name in found if name.startswith("teacher"))
     reasons = {network.protocol["method"]: network.reason for network in networks}
     assert reasons == {"labels": "no memory", "sskd": f"needs {teacher}, which failed: no memory"}
+
+
+def test_a_workdir_in_use_is_seen_behind_what_its_process_writes(place):
+    """Both processes write to one file, and the other one may write last."""
+    told = f"error: {launch.BUSY} W\n  epoch 3/12\n"
+    command = ["-c", f"import sys; sys.stderr.write({told!r}); sys.exit(2)"]
+    run = types.SimpleNamespace(name="kd-0", command=lambda: command)
+    with Interruption() as interruption, pytest.raises(launch.Failure, match=launch.BUSY):
+        launch.execute(run, place, interruption)
 
 
 def test_a_stop_ends_it_and_it_goes_on(place, trained):

@@ -80,6 +80,7 @@ def test_a_logbook_in_a_bucket_goes_on_and_ends_with_a_picture(bucket, tmp_path)
         book.write(rows[1])
         describe(bucket / "student", {"model": "resnet20"})
         (bucket / "student" / "2").mkdir()
+        (bucket / "student" / "2" / "commit_success.txt").touch()  # orbax's mark in a bucket
     with Logbook(bucket, {"seed": 0}, jax.devices()[:1]) as book:
         assert book.rows() == rows
         book.rewind("student", 1)
