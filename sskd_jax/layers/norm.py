@@ -48,9 +48,7 @@ class BatchNorm(nn.Module):
             mean, var = self.statistics(x)
             gain = gain * lax.rsqrt(var + EPSILON)
             # Not as shift - mean * gain: where the mean is many deviations from 0, digits get lost.
-            # What is added to the shift is 0, but its gradient is the mean's, without another sum.
-            centre = lax.stop_gradient(mean)
-            x, shift = x - per_channel(centre, x), shift - (mean - centre) * gain
+            x = x - per_channel(mean, x)
         y = x * per_channel(gain, x) + per_channel(shift, x)
         return y.astype(self.dtype)
 

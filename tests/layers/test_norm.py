@@ -109,19 +109,17 @@ def test_bfloat16_is_of_the_result_alone():
     jax.tree.map(np.testing.assert_array_equal, stats, stats_of_float32)
 
 
-@pytest.mark.parametrize("offset", [0, 2000])
-def test_the_gradient_passes_through_the_statistics(offset):
+def test_the_gradient_passes_through_the_statistics():
     """Against differences of the layer in float64."""
-    images = np.float32(X + offset)
     direction = arrays(*X.shape, seed=7)
 
     def value(step: float) -> float:
-        x = images + step * np.float64(direction)
+        x = X + step * np.float64(direction)
         flat = x.reshape(-1, 5)
         return np.sum(by(x, flat.mean(0), flat.var(0)) * WEIGHT)
 
     expected = (value(1e-5) - value(-1e-5)) / 2e-5
-    np.testing.assert_allclose(np.sum(gradient(images)[0] * direction), expected, rtol=1e-4)
+    np.testing.assert_allclose(np.sum(gradient(X)[0] * direction), expected, rtol=1e-4)
 
 
 # The shares of several devices.
