@@ -4,12 +4,11 @@ import shutil
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from flax import serialization
 
 from sskd_jax.types import UserError
-from sskd_jax.workdir.checkpoint import Checkpoints, checksum, has_checkpoints, read_newest
+from sskd_jax.workdir.checkpoint import Checkpoints, checksum, read_newest
 
 
 def state(step: int) -> dict:
@@ -123,18 +122,6 @@ def test_what_a_killed_process_left_is_cleared_away(folder):
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(state(6))
     assert {path.name for path in folder.iterdir()} == {"1", "4", "6"}
-
-
-def test_in_a_bucket_an_unfinished_one_does_not_count(folder, monkeypatch):
-    """There, a checkpoint is written under its own name, and marked when it is done."""
-    monkeypatch.setattr(ocp.utils, "is_checkpoint_finalized", is_marked)
-    assert not has_checkpoints(folder)
-    (folder / "3" / "commit_success.txt").touch()
-    assert has_checkpoints(folder)
-
-
-def is_marked(checkpoint) -> bool:
-    return (checkpoint / "commit_success.txt").exists()
 
 
 def test_without_a_whole_one_nothing_starts_anew(tmp_path):
