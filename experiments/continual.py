@@ -65,14 +65,13 @@ def accuracies(rows: Sequence[Row], score: str, task_epochs: int) -> np.ndarray:
     Raises:
       UserError: the run is not finished.
     """
-    names = [f"{split}/{score}_" for split in ("test", "validation")]
-    first = next(first for first in names if f"{first}0" in rows[0])
-    tasks = sum(name.startswith(first) for name in rows[0])
+    split = "test" if f"test/{score}_0" in rows[0] else "validation"
+    tasks = sum(name.startswith(f"{split}/{score}_") for name in rows[0])
     ends = {row["epoch"]: row for row in rows}
     behind = [ends.get(task * task_epochs) for task in range(1, tasks + 1)]
     if None in behind:
         raise UserError(f"{rows[0]['stage']} is not done: call the same command to go on")
-    found = [[row[f"{first}{task}"] for task in range(tasks)] for row in behind]
+    found = [[row[f"{split}/{score}_{task}"] for task in range(tasks)] for row in behind]
     return 100 * np.asarray(found)
 
 

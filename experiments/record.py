@@ -10,11 +10,14 @@ the protocol of each network. In a workdir of several seeds, every seed is a run
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
+import os
 import pathlib
 import re
-import secrets
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 
 from sskd_jax.system import early
 
@@ -157,19 +160,35 @@ def content_of(file: pathlib.Path) -> bytes:
 
 def put(workdir: pathlib.Path, names: Iterable[str], folder: pathlib.Path, told: Row) -> None:
     """Writes a record to a temporary folder, and then moves it file by file to its own."""
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    part.mkdir(parents=True)
-    for name in names:
-        (part / name).write_bytes(content_of(workdir / name))
-    write_json(part / PROTOCOL, told)
-    folder.mkdir(exist_ok=True)
-    for file in part.iterdir():
-        file.replace(folder / file.name)
-    part.rmdir()
+    part = folder.with_name(f".{folder.name}.part")
+    with alone_in(folder.parent):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        for name in names:
+            (part / name).write_bytes(content_of(workdir / name))
+        write_json(part / PROTOCOL, told)
+        folder.mkdir(exist_ok=True)
+        for file in part.iterdir():
+            file.replace(folder / file.name)
+        part.rmdir()
 
 
 def write_index(results: pathlib.Path) -> None:
-    write_bytes(locate(results / INDEX), index(results).encode())
+    with alone_in(results):
+        write_bytes(locate(results / INDEX), index(results).encode())
+
+
+@contextlib.contextmanager
+def alone_in(results: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process writes records to a folder, and lets none do so meanwhile."""
+    results.mkdir(parents=True, exist_ok=True)
+    lock = os.open(results, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def keep_runs(workdirs: Sequence[pathlib.Path], results: pathlib.Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from sskd_jax import sections
@@ -23,6 +24,7 @@ from sskd_jax.engine.loop import Job, epoch_order, variables
 from sskd_jax.engine.order import stage_key
 from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.layers.norm import folded
+from sskd_jax.models.build import Adapted
 from sskd_jax.settings import Recipe
 from sskd_jax.types import Params, Stage, UserError, choose, shuffled
 from sskd_jax.workdir.checkpoint import checksum
@@ -272,12 +274,18 @@ def supplied(task: Task, frozen: Frozen, variables: Params) -> tuple[Frozen, Par
         net, module = task.stage.nets[name], task.modules[name]
         if net.learns or net.follows:
             start[name] = own
-        elif type(getattr(module, "module", module)).__module__.startswith("sskd_jax."):
+        elif is_ours(module):
             dtype = getattr(module, "dtype", jnp.float32)
             constants[name] = {"params": folded(**own, dtype=dtype)}
         else:
             constants[name] = own
     return frozen._replace(nets=constants), start
+
+
+def is_ours(module: nn.Module | Adapted) -> bool:
+    """Whether a network is one of this package, and not of a user's."""
+    network = module.module if isinstance(module, Adapted) else module
+    return type(network).__module__.startswith("sskd_jax.")
 
 
 def supply(job: Job, finished: Mapping[str, Params]) -> Job:

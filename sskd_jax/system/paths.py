@@ -4,7 +4,6 @@ import fcntl
 import os
 import pathlib
 import re
-import secrets
 import stat
 import tempfile
 from typing import IO, Any
@@ -77,7 +76,7 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
     if is_remote(path):  # in a bucket, a file appears only when it is complete
         path.write_bytes(content)
         return
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # another process's differs
+    part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
     part.replace(path)
 

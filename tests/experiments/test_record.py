@@ -2,6 +2,7 @@
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -130,6 +131,12 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path, capsys):
         record.main([str(folder)])
     text = "has no results.json: give the workdir of a run that came to its end"
     assert end.value.code == 2 and text in capsys.readouterr().err
+
+
+def test_the_index_may_be_written_by_several_at_once(tmp_path):
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(record.write_index, [tmp_path] * 200))
+    assert [path.name for path in tmp_path.iterdir()] == [records.INDEX]
 
 
 def test_the_index_is_that_of_the_runs_that_are_kept():

@@ -4,11 +4,12 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import serialization
 
 from sskd_jax.types import UserError
-from sskd_jax.workdir.checkpoint import Checkpoints, checksum, read_newest
+from sskd_jax.workdir.checkpoint import Checkpoints, checksum, has_checkpoints, read_newest
 
 
 def state(step: int) -> dict:
@@ -122,6 +123,19 @@ def test_what_a_killed_process_left_is_cleared_away(folder):
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(state(6))
     assert {path.name for path in folder.iterdir()} == {"1", "4", "6"}
+
+
+def test_in_a_bucket_one_without_a_mark_does_not_count(folder, monkeypatch):
+    """There, orbax writes a checkpoint under its own name, and marks it when it is done."""
+
+    def is_marked(step) -> bool:
+        return (step / "commit_success.txt").exists()
+
+    monkeypatch.setattr(ocp.utils, "is_checkpoint_finalized", is_marked)
+    assert has_checkpoints(folder)
+    for mark in folder.glob("*/commit_success.txt"):
+        mark.unlink()
+    assert not has_checkpoints(folder)
 
 
 def test_without_a_whole_one_nothing_starts_anew(tmp_path):

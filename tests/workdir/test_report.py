@@ -3,6 +3,7 @@ import json
 import jax
 import pytest
 from etils import epath
+from matplotlib.figure import Figure
 
 from sskd_jax.system.console import in_short
 from sskd_jax.types import UserError
@@ -27,6 +28,17 @@ from sskd_jax.workdir.logbook import Logbook
 )
 def test_a_stage_is_drawn_by_its_first_score_of_held_out_images(row, name):
     assert report.first_score(row) == name
+
+
+def test_the_dot_is_at_the_last_of_equally_good_epochs():
+    """The best checkpoint is of that epoch, too."""
+    figure = Figure()
+    above, below = figure.subplots(2)
+    scores = {1: 0.5, 2: 0.9, 3: 0.9, 4: 0.7}
+    epochs = {epoch: [{"test/top1": top1, "train/loss": 1.0}] for epoch, top1 in scores.items()}
+    report.plot_stage(above, below, "student", epochs, None)
+    _, dot = above.lines
+    assert list(dot.get_xdata()) == [3] and list(dot.get_ydata()) == [90]
 
 
 def test_results_name_last_best_and_paper(tmp_path, capsys):
