@@ -188,6 +188,8 @@ class Stage(NamedTuple):
       memory: (key, facts) -> arrays that are carried from step to step and not optimized.
       order: (rng, images, epoch) -> i64[M'], the images of an epoch in order. `images` has the
         attributes `size` and `label`; M' is the same in all epochs.
+      tied: (params of the nets that learn or follow) -> the same, in which some that the loss does
+        not use are made of others. It is applied to the first weights and after every update.
       shared: whether it is trained once for all methods of a run.
       momentum_offset: is subtracted from the momentum of the first term's gradient and added to
         that of the other terms'; 0: one momentum for the whole gradient. See `methods/dot.py`.
@@ -199,6 +201,7 @@ class Stage(NamedTuple):
     scores: Callable[[Nets, Batch], Mapping[str, Any]]
     memory: Callable[[Array, Facts], Any] | None = None
     order: Callable[[np.random.Generator, Any, int], np.ndarray] = shuffled
+    tied: Callable[[Params], Params] = lambda params: params
     shared: bool = False
     momentum_offset: float = 0.0
 

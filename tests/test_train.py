@@ -187,6 +187,15 @@ def test_methods_with_more_than_a_student_train(others):
 
 
 @pytest.mark.slow
+def test_a_student_whose_method_has_a_classifier_of_its_own_is_evaluated_with_it(others):
+    workdir, table = others
+    (row,) = (row for row in table if row["stage"] == "ldam/student")
+    student = sskd_jax.load(workdir, stage="ldam/student")
+    found = evaluate(student, sources.load("digits", None), "test", jax.devices()[:1])
+    assert found["top1"] == row["top1"]
+
+
+@pytest.mark.slow
 def test_warmed_up_students_start_from_their_warm_up(others):
     warm, student = (
         final_state(others[0], f"fsp/{name}")["params"]["student"] for name in ("warmup", "student")

@@ -81,7 +81,7 @@ def trace_loss(
     names = ("loss", *losses.terms, *losses.figures)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
+        params=stage.tied(params),
         batch_stats={name: net["batch_stats"] for name, net in own.items()},
         opt_state=task.optimizer.init(learned),
         memory=memory,

@@ -82,7 +82,7 @@ def train_step(
     watched = values | {"gradient": sum_of_leaves(grads)}
     return TrainState(
         step=state.step + 1,
-        params=params,
+        params=task.stage.tied(params),
         batch_stats=batch_stats,
         opt_state=opt_state,
         memory=memory,

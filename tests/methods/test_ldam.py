@@ -3,10 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from pairs import arrays, given_batch, given_nets, outputs
 
 from sskd_jax.methods import METHODS
-from sskd_jax.methods.ldam import Cosines, class_weights, margin_loss, margins, unit_vectors
+from sskd_jax.methods.ldam import (
+    Cosines,
+    class_weights,
+    margin_loss,
+    margins,
+    unit_vectors,
+    with_cosines,
+)
+from sskd_jax.types import UserError
 
 COUNTS = np.array([500, 100, 20, 5])
 LABEL = np.array([0, 1, 2, 3, 0, 3], np.int32)
@@ -80,3 +89,24 @@ def test_scores_are_those_of_the_cosines():
     nets = given_nets(student=outputs(np.roll(right, 1, 1)), cosines=right)
     batch = given_batch(np.arange(4, dtype=np.int32), counts=lambda: COUNTS)
     assert METHODS["ldam"](**NUMBERS)["student"].scores(nets, batch)["top1"].all()
+
+
+def test_the_students_classifier_gets_the_class_vectors():
+    student = {"conv": {"kernel": arrays(3, 3)}, "fc": {"kernel": arrays(3, 4), "bias": arrays(4)}}
+    vectors = 3 * arrays(4, 3, seed=1)
+    found = with_cosines({"student": student, "cosines": {"kernel": vectors}})
+    layer = found["student"].pop("fc")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(layer["kernel"], (vectors / lengths).T, rtol=1e-5)
+    assert not layer["bias"].any()
+    assert found == {
+        "student": {"conv": student["conv"]},
+        "cosines": {"kernel": vectors},
+    }
+
+
+@pytest.mark.parametrize("layers", ((), ("fc", "bottleneck")))
+def test_which_layer_is_the_classifier_is_not_guessed(layers):
+    student = {name: {"kernel": arrays(3, 4)} for name in layers}
+    with pytest.raises(UserError, match=rf"kernel \[3, 4\].* has {len(layers)} of them"):
+        with_cosines({"student": student, "cosines": {"kernel": arrays(4, 3)}})
