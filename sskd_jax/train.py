@@ -11,7 +11,7 @@ from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
 from sskd_jax.engine.devices import chief, enough_memory, forget_programs, keep_programs
 from sskd_jax.engine.loop import Job, Session, Trained, is_begun, measure, run_stage
-from sskd_jax.exchange.given import Start, load_given, load_start, started
+from sskd_jax.exchange.given import Start, as_trained, load_given, load_start, started
 from sskd_jax.plan import Row, described, load, parameters, plan, supply, up_to
 from sskd_jax.system.console import console
 from sskd_jax.system.interruption import Interruption
@@ -73,7 +73,8 @@ def run_seed(
     """Trains with one seed, in its workdir; returns the rows of its results."""
     recipes, loaded = settings.check(config), load(config, devices)
     check_formats(folder)
-    with Logbook(folder, config.to_dict(), devices) if chief() else NoLogbook() as book:
+    known = as_trained(config.to_dict())
+    with Logbook(folder, known, devices) if chief() else NoLogbook() as book:
         session = Session(folder, devices, book, interruption, config.save_seconds)
         jobs = up_to(config.until, plan(loaded, recipes))
         report.announce(devices, loaded.data, loaded.train.size, map(described, jobs))

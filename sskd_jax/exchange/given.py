@@ -13,8 +13,11 @@ from sskd_jax.exchange.finished import record_beside
 from sskd_jax.system.paths import locate
 from sskd_jax.types import Params, UserError
 from sskd_jax.workdir.checkpoint import checksum
-from sskd_jax.workdir.files import STAGE, read_json
+from sskd_jax.workdir.files import CONFIG, STAGE, read_json
 from sskd_jax.workdir.stages import candidates, find_stage, load_folder
+
+# What a run decides about networks that another one trained.
+OF_THIS_RUN = {"checkpoint", "model", "mean", "std", "size"}
 
 Leaves = dict[tuple[str, ...], np.ndarray]  # by their path in {"params", "batch_stats"}
 
@@ -38,6 +41,26 @@ def load_given(job: Job) -> Params:
     record = record_beside(path)
     check_pixels(job, path, {job.kind: read_json(record)} if record.exists() else {})
     return {net: load_net(job, path, net) for net in learned}
+
+
+def as_trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config in which the section of a stage from another workdir is that workdir's own.
+
+    So the record of a run says how the networks of such a stage were trained, and not how this run
+    would have trained them. The values of `OF_THIS_RUN` stay.
+
+    Raises:
+      UserError: a workdir holds no such stage.
+    """
+    found = dict(config)
+    for kind, section in config.items():
+        place = isinstance(section, dict) and section.get("checkpoint")
+        if place and (path := locate(place)).is_dir():
+            folder = candidates(path, kind)[0]
+            runs = [run for run in folder.parents[:2] if (run / CONFIG).exists()]
+            theirs = read_json(runs[0] / CONFIG).get(kind, {}) if runs else {}
+            found[kind] = section | {key: theirs[key] for key in theirs.keys() - OF_THIS_RUN}
+    return found
 
 
 def check_pixels(

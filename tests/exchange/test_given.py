@@ -12,7 +12,7 @@ from tiny import planned, small_config, tiny_network
 
 from sskd_jax.engine.loop import Job, first_state, variables
 from sskd_jax.exchange import torch_bridge
-from sskd_jax.exchange.given import load_given, load_start, started
+from sskd_jax.exchange.given import as_trained, load_given, load_start, started
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import Checkpoints
 from sskd_jax.workdir.files import read_json
@@ -170,6 +170,22 @@ def test_a_start_that_would_have_no_effect_is_refused_when_a_run_is_planned():
             job_of(**changes)
     given = {"methods": ("ab",), "student.start_from": "a", "warmup.checkpoint": "a"}
     assert job_of("ab/student", **given).about["start_from"] == "a"
+
+
+def test_the_record_of_a_run_says_how_a_stage_from_another_run_was_trained(plain, tmp_path):
+    finish(tmp_path / "run", plain["teacher"])
+    trained = {"epochs": 240, "images": {"share": 0.5}, "start_from": "elsewhere", "size": 16}
+    (tmp_path / "run/config.json").write_text(json.dumps({"teacher": trained}))
+    places = ("run", "run/teacher")
+    for place in [*places, "absent", ""]:
+        own = {"epochs": 2, "checkpoint": place and str(tmp_path / place), "start_from": ""}
+        config = {"seed": 0, "teacher": own | {"size": 8}, "student": {"epochs": 3}}
+        known = {"epochs": 240, "images": {"share": 0.5}, "start_from": "elsewhere"}
+        expected = config["teacher"] | (known if place in places else {})
+        assert as_trained(config) == config | {"teacher": expected}
+    (tmp_path / "run/config.json").unlink()  # a stage that was copied alone
+    config["teacher"]["checkpoint"] = str(tmp_path / "run")
+    assert as_trained(config) == config
 
 
 def test_a_checkpoint_that_saw_other_pixels_is_refused(plain, tmp_path):
