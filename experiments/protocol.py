@@ -8,7 +8,7 @@ import hashlib
 import importlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -164,12 +164,42 @@ def experiment(config: Row, method: str, setting: Row, stages: Mapping[str, Stag
     Default values do not count, so that a key that is added later changes no experiment.
     """
     *_, last = stages
-    sections = {kind: decisive(config[kind]) for kind in stages}
-    data = {key: value for key, value in config["data"].items() if value and key != "data_dir"}
-    dtype = {"dtype": config["dtype"]} if config["dtype"] != "auto" else {}
+    data, sections, dtype = apart_from_the_method(config, stages)
     weights = {name: weight for name, weight in setting["weights"].items() if weight}
     content = [last, method, data, sections, unusual(method, setting), weights, dtype]
     return checksum(content)
+
+
+def apart_from_the_method(config: Row, stages: Iterable[str]) -> tuple[Row, Row, Row]:
+    """(data, sections of the stages, dtype): what of a config decides an experiment, without its
+    method's own settings. Default values are left out.
+    """
+    data = {key: value for key, value in config["data"].items() if value and key != "data_dir"}
+    sections = {kind: decisive(config[kind]) for kind in stages}
+    dtype = {"dtype": config["dtype"]} if config["dtype"] != "auto" else {}
+    return data, sections, dtype
+
+
+def told_apart(networks: Sequence[tuple[Row, str]]) -> list[str]:
+    """What distinguishes networks beside their methods' settings, such as "student.momentum 0.8".
+
+    Args:
+      networks: (config as it is stored in config.json, stage) of each.
+
+    Returns:
+      For each, as text, its values of those config keys that decide an experiment and differ.
+    """
+    configs = [as_today(config) for config, _ in networks]
+    deciding = []
+    for config, (_, stage) in zip(configs, networks, strict=True):
+        _, _, stages = recipe(config, stage)
+        data, sections, dtype = apart_from_the_method(config, stages)
+        deciding.append(plain(flatten({"data": data, **sections, **dtype})))
+    keys = dict.fromkeys(key for one in deciding for key in one)
+    first, *others = deciding
+    differing = [key for key in keys if any(one.get(key) != first.get(key) for one in others)]
+    values = [flatten(config) for config in configs]
+    return [", ".join(f"{key} {one.get(key, '')}" for key in differing) for one in values]
 
 
 def checksum(content: Any) -> str:

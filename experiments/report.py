@@ -29,6 +29,7 @@ from experiments.tables import (
 )
 from sskd_jax.system.console import console, fail
 from sskd_jax.types import UserError
+from sskd_jax.workdir.files import CONFIG, read_json
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 MARKDOWN, HTML = "README.md", "report.html"
@@ -118,28 +119,20 @@ def environments(networks: Sequence[Network]) -> Grid:
     return Grid(("device", "Python", "JAX", "revision", "runs"), rows)
 
 
-def everything(known: Mapping[str, Mapping[int, Network]]) -> Grid:
+def everything(known: Mapping[str, Mapping[int, Network]], results: pathlib.Path) -> Grid:
     """A line per experiment that has a finished network."""
+    cells = [Filled.of(Cell("", "", ""), seeds) for seeds in known.values()]
+    cells = [cell for cell in cells if cell.networks]
+    apart = distinctions([cell.networks[0] for cell in cells], results)
     rows = []
-    for seeds in known.values():
-        cell = Filled.of(Cell("", "", ""), seeds)
-        if not cell.networks:
-            continue
-        done, one = cell.networks, cell.networks[0].protocol
-        images = " ".join(
-            f"{key} {one[key]:g}"
-            for key, usual in protocol.STAGE["images"].items()
-            if one[key] != usual
-        )
-        networks = " -> ".join(filter(None, (one["teacher"], one["network"])))
-        texts = (one["data"], images, networks, done[0].what)
-        ours = (
-            significance.told(cell.last),
-            significance.told(cell.best or cell.held_out),
-            one["selection"],
-        )
-        minutes = [f"{sum(network.minutes):.1f}" for network in done if network.minutes]
-        line = (*texts, budget(done), one["before"], *ours, ", ".join(minutes), logs(done))
+    for cell in cells:
+        done, one = cell.networks, cell.networks[0]
+        *texts, method, cost, before = outline(one)
+        method = ", ".join(filter(None, (method, apart.get(one.experiment))))
+        last, best = significance.told(cell.last), significance.told(cell.best or cell.held_out)
+        minutes = ", ".join(f"{sum(one.minutes):.1f}" for one in done if one.minutes)
+        ours = (last, best, one.protocol["selection"], minutes, logs(done))
+        line = (*texts, method, cost, before, *ours)
         rows.append([Field(text, faint=len(done) == 1) for text in line])
     columns = (
         "data",
@@ -155,6 +148,32 @@ def everything(known: Mapping[str, Mapping[int, Network]]) -> Grid:
         "log of seed",
     )
     return Grid(columns, rows)
+
+
+def outline(network: Network) -> tuple[str, ...]:
+    """A network's data, images, architectures, method, budget, and the stages before, as text."""
+    one = network.protocol
+    images = " ".join(
+        f"{key} {one[key]:g}"
+        for key, usual in protocol.STAGE["images"].items()
+        if one[key] != usual
+    )
+    networks = " -> ".join(filter(None, (one["teacher"], one["network"])))
+    return one["data"], images, networks, network.what, budget([network]), one["before"]
+
+
+def distinctions(networks: Iterable[Network], results: pathlib.Path) -> dict[str, str]:
+    """What tells experiments with the same outline apart, such as a rate, by experiment."""
+    alike: dict[tuple[str, ...], list[Network]] = {}
+    for network in networks:
+        alike.setdefault(outline(network), []).append(network)
+    found = {}
+    for group in alike.values():
+        if len(group) > 1:
+            configs = [(read_json(results / one.run / CONFIG), one.stage) for one in group]
+            told = protocol.told_apart(configs)
+            found |= {one.experiment: text for one, text in zip(group, told, strict=True)}
+    return found
 
 
 def similarities(known: Mapping[str, Mapping[int, Network]]) -> list[Part]:
@@ -255,7 +274,7 @@ def parts_of(results: pathlib.Path) -> list[Part]:
         *similarities(known),
         *probes(known),
         Heading("All that was run"),
-        everything(known),
+        everything(known, results),
         Heading("Environments"),
         environments(networks),
         Download(records.INDEX, records.index(results)),

@@ -28,7 +28,7 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
 
     Several seeds are trained one after the other, each with its own workdir in the given one.
 
-    Returns the rows of the final table, those of all seeds.
+    Returns the rows of the final table; with several seeds those of all, each with its `seed`.
 
     Raises:
       UserError: a mistake that the user can correct; raised before training where possible.
@@ -41,7 +41,10 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
     runs = by_seed(config, folder)
     several = jax.process_count() > 1
     with enough_memory(), Interruption(config.time_limit, deferring=several) as interruption:
-        rows = [row for own in runs for row in run_seed(*own, devices, interruption)]
+        rows = []
+        for own, place in runs:
+            found = run_seed(own, place, devices, interruption)
+            rows += [{"seed": own.seed} | row for row in found] if len(runs) > 1 else found
         if len(runs) > 1 and chief():
             report.show(folder)
     return rows

@@ -5,8 +5,10 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import sskd_jax
 from configs import cifar, methods
 from experiments import record, records
 from sskd_jax import settings, train
@@ -43,13 +45,33 @@ def test_the_pages_examples_train_and_leave(my_code, tmp_path):
     assert beside["model"] == "my_code:Tiny" and beside["accuracy"]["top1"] is not None
 
 
+def behind_pooling(folder: Path, layer: str) -> None:
+    """Puts a layer in front of the classifier of the page's network."""
+    file, pooled = folder / "my_code.py", "hidden.mean((1, 2))"
+    text = file.read_text()
+    assert pooled in text
+    file.write_text(text.replace(pooled, f"{layer}({pooled})"))
+
+
+def test_dropout_drops_in_training_alone(my_code, tmp_path):
+    behind_pooling(tmp_path, "nn.Dropout(1.0, deterministic=not train)")
+    config = cifar.get_config("method=scratch,student=my_code:Tiny")
+    config.data.name, config.student.epochs, config.student.weight_decay = "my_code:stripes", 1, 0.0
+    students = []
+    for config.student.learning_rate in (0.01, 0.1):
+        workdir = tmp_path / f"run-{config.student.learning_rate}"
+        train.run(config, str(workdir))
+        students.append(sskd_jax.load(workdir))
+    layers = [student.variables["params"]["Dense_0"] for student in students]
+    # All features are dropped, so the bias alone learns.
+    assert np.abs(layers[0]["bias"] - layers[1]["bias"]).max() > 1e-3
+    np.testing.assert_array_equal(layers[0]["kernel"], layers[1]["kernel"])
+    assert students[0].features(np.full((1, 8, 8, 3), 255, np.uint8)).any()
+
+
 def test_a_network_with_flax_batch_norm_may_be_the_teacher(my_code, tmp_path):
     """Its parameters look like those of our batch norm, but are not prepared in the same way."""
-    text = (tmp_path / "my_code.py").read_text()
-    pooled = "hidden.mean((1, 2))"
-    assert pooled in text
-    normed = f"nn.BatchNorm(not train)({pooled})"
-    (tmp_path / "my_code.py").write_text(text.replace(pooled, normed))
+    behind_pooling(tmp_path, "nn.BatchNorm(not train)")
     config = cifar.get_config("method=kd,teacher=my_code:Tiny,student=resnet8")
     config.data.name = "my_code:stripes"
     config.teacher.epochs = config.student.epochs = 1
@@ -113,6 +135,16 @@ class NoType(nn.Module):
     def __call__(self, pixels, train: bool = False): ...
 
 
+class Thousand(nn.Module):
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixels, train: bool = False):
+        embed = pixels.mean((1, 2))
+        return Outputs(nn.Dense(1000)(embed), embed)
+
+
 class Bare(nn.Module):
     num_classes: int
     dtype: jnp.dtype = jnp.float32
@@ -134,6 +166,27 @@ def odd():
         return Losses({"near": student.logits @ teacher.logits})
 
     return with_kd(("near",), own, kd_temperature=4.0)
+
+
+def kept(shape, dtype):
+    # A method with a memory of two numbers, whose loss returns another one.
+    def make():
+        taught = with_kd((), lambda *_: Losses({}), kd_temperature=4.0)
+        stage = taught["student"]
+
+        def loss(nets, batch):
+            after = {"last": jnp.zeros(shape, dtype)} if shape else {}
+            return stage.loss(nets, batch)._replace(memory=after)
+
+        def start(key, facts):
+            return {"last": jnp.zeros(2)}
+
+        return {**taught, "student": stage._replace(loss=loss, memory=start)}
+
+    return make
+
+
+longer, whole, forgotten = kept((3,), float), kept((2,), int), kept((), float)
 
 
 def nothing(): ...
@@ -162,7 +215,11 @@ def fails(data_dir):
         ("student=broken:vector", "", "'broken:vector' is made without num_classes=: a linen"),
         ("student=broken:Bare", "", "student with broken:Bare: AttributeError: "),
         ("method=broken:vector", "", r"'near' of the loss has the shape \[2, 10\], not that of a"),
-        ("method=broken:odd", "", r"student with broken:odd, .*broken.py, line 40: TypeError: "),
+        ("method=broken:odd", "", r"student with broken:odd, .*broken.py, line 50: TypeError: "),
+        ("student=broken:Thousand", "", r"gives logits of the shape \[2, 1000\] for 10 cl"),
+        ("method=broken:longer", "", r"memory\['last'\] is float32\[2\], .* returns float32\[3\]"),
+        ("method=broken:whole", "", r"is float32\[2\], and the loss returns int32\[2\]: return"),
+        ("method=broken:forgotten", "", r"is float32\[2\], and the loss returns nothing: return"),
         ("method=broken:nothing", "", "the method 'broken:nothing' returns a NoneType, not a dict"),
         ("", "broken:pair", "the dataset 'broken:pair' is a tuple, in place of a Dataset"),
         ("", "broken:halves", "the dataset 'broken:halves' holds a tuple, in place of a Split"),

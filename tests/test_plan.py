@@ -250,7 +250,10 @@ def test_labels_lie_on_the_device_for_a_memory():
         assert facts.num_classes == 10 and facts.shape == (8, 8, 3)
         return {"label": facts.label}
 
-    job = planned({"student": POINT._replace(memory=memory)})[0]
+    def loss(nets: Nets, batch: Batch) -> Losses:
+        return POINT.loss(nets, batch)._replace(memory=batch.memory)
+
+    job = planned({"student": POINT._replace(loss=loss, memory=memory)})[0]
     np.testing.assert_array_equal(job.frozen.label, job.images.label)
     assert job.sketch.state.memory["label"].shape == (109,)
 

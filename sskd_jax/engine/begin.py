@@ -21,7 +21,7 @@ from sskd_jax.engine.task import (
     traced_once,
     viewer,
 )
-from sskd_jax.types import Array, Batch, Facts, Losses, Params, Stage, UserError, choose
+from sskd_jax.types import Array, Batch, Facts, Losses, Outputs, Params, Stage, UserError, choose
 
 
 def begin(
@@ -53,7 +53,10 @@ def trace_loss(
             made = traced_once(module, "init")(first, *args, **kwargs)
             variables[name] = jax.tree.map(jnp.copy, complete(made))
         called[name] = True
-        return traced_once(module, "apply")(variables[name], *args, **kwargs)
+        outputs = traced_once(module, "apply")(variables[name], *args, **kwargs)
+        if stage.nets[name].module in ("student", "teacher"):
+            check_classes(name, outputs, task.num_classes)
+        return outputs
 
     if stage.memory:
         facts = Facts(label, shape, task.num_classes)
@@ -71,6 +74,7 @@ def trace_loss(
     )
     losses = stage.loss(Functions({name: partial(call, name) for name in stage.nets}), batch)
     check_loss(stage, losses, called)
+    check_memory(memory, losses.memory)
     for name, net in stage.nets.items():
         if net.follows:
             choose(stage.nets, net.follows, f"net for {name!r} to follow")
@@ -109,6 +113,35 @@ def check_loss(stage: Stage, losses: Losses, called: Mapping[str, bool]) -> None
                 f"{name!r} of the loss has the shape {list(jnp.shape(value))}, not that of a "
                 "number: take its mean"
             )
+
+
+def check_classes(name: str, outputs: Outputs, num_classes: int) -> None:
+    """Raises a `UserError` if a network has no logit for some class, or one for none."""
+    shape = jnp.shape(outputs.logits)
+    if shape[1:] != (num_classes,):
+        raise UserError(
+            f"the {name} gives logits of the shape {list(shape)} for {num_classes} classes: let "
+            "its last layer have as many features as its field num_classes says"
+        )
+
+
+def check_memory(before: Any, after: Any) -> None:
+    """Raises a `UserError` if a loss returns a memory of another kind than it was given."""
+    old, new = (
+        {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (before, after))
+    )
+    for name in old | new:
+        if old.get(name) != new.get(name):
+            raise UserError(
+                f"batch.memory{name} is {told(old.get(name))}, and the loss returns "
+                f"{told(new.get(name))}: return the memory of the next step in Losses(memory=)"
+            )
+
+
+def told(kind: tuple[tuple[int, ...], Any] | None) -> str:
+    """The shape and the type of an array, as text."""
+    return f"{kind[1]}{list(kind[0])}" if kind else "nothing"
 
 
 class Sketch(NamedTuple):

@@ -31,7 +31,7 @@ def batch_scores(
     label, index, mask = everywhere((label, index, mask))
     see = viewer(task.optics.plain(), frozen.key, image)
     batch = Batch(image=image, label=label, index=index, see=see, counts=task.counts, mask=mask)
-    functions, _ = net_functions(task, {**frozen.nets, **variables}, train=False)
+    functions, _ = net_functions(task, {**frozen.nets, **variables})
     scores = task.stage.scores(functions, batch)
     return mask.sum(), {name: masked_sum(name, score, mask) for name, score in scores.items()}
 

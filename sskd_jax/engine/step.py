@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from sskd_jax.axis import everywhere, mean_over_devices
+from sskd_jax.axis import device_index, everywhere, mean_over_devices
 from sskd_jax.engine.begin import begin
 from sskd_jax.engine.devices import Mapped, run_once
 from sskd_jax.engine.task import (
@@ -56,6 +56,7 @@ def train_step(
     nets = task.stage.nets
     learned = {name: own for name, own in state.params.items() if nets[name].learns}
     batch = make_batch(task, state, frozen, index)
+    key = jax.random.fold_in(jax.random.fold_in(batch.key, ONCE), device_index())
 
     def loss(learned: Params) -> tuple[Any, tuple[Params, Any, dict[str, Array]]]:
         params = state.params | learned
@@ -63,7 +64,7 @@ def train_step(
             name: {"params": params[name], "batch_stats": state.batch_stats[name]}
             for name in params
         }
-        functions, stats = net_functions(task, {**frozen.nets, **variables}, train=True)
+        functions, stats = net_functions(task, {**frozen.nets, **variables}, key)
         losses = task.stage.loss(functions, batch)
         parts = objective(task, losses)
         values = {"loss": sum(jax.tree.leaves(parts)), **losses.terms, **losses.figures}

@@ -127,23 +127,28 @@ def complete(variables: Params) -> Params:
     return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
 
 
-def net_functions(task: Task, variables: Params, train: bool) -> tuple[Nets, dict[str, Params]]:
+def net_functions(
+    task: Task, variables: Params, key: Array | None = None
+) -> tuple[Nets, dict[str, Params]]:
     """The nets as functions, and a dict with their batch statistics, which the calls update.
 
     Args:
       variables: {"params", "batch_stats"} of every net by name.
-      train: whether nets that learn or follow normalise by the batch and update their statistics;
-        frozen ones never do.
+      key: in training, of what networks draw at random, which only dropout does. With it, nets that
+        learn or follow normalise by the batch and update their statistics; frozen ones never do.
     """
+    calls = itertools.count()
     variables = {name: complete(own) for name, own in variables.items()}
     stats = {name: own["batch_stats"] for name, own in variables.items()}
 
     def call(name: str, *args: Any, **kwargs: Any) -> Any:
         module, net = task.modules[name], task.stage.nets[name]
         own = {"params": variables[name]["params"], "batch_stats": stats[name]}
-        if not (train and (net.learns or net.follows)):
+        if key is None or not (net.learns or net.follows):
             return traced_once(module, "apply")(own, *args, **kwargs)
-        outputs, moved = module.apply(own, *args, **kwargs, train=True, mutable=["batch_stats"])
+        rngs = {"dropout": jax.random.fold_in(key, next(calls))}
+        in_training = {"train": True, "rngs": rngs, "mutable": ["batch_stats"]}
+        outputs, moved = module.apply(own, *args, **kwargs, **in_training)
         stats[name] = moved.get("batch_stats", {})
         return outputs
 

@@ -60,6 +60,24 @@ def test_other_scores_have_a_table_of_their_own(toy):
     assert f"| {PAIR} | kd | 90.00 ± 0.00 (3) |  |" in toy.README_md
 
 
+def test_a_sweep_is_told_apart(tmp_path):
+    changes = ({}, {"student__momentum": 0.8}, {"student__learning_rate": 0.2}, {"seed": 1})
+    workdirs = [
+        finished(tmp_path / f"run-{number}", method="kd", **change)
+        for number, change in enumerate(changes)
+    ]
+    record.keep_runs(workdirs, tmp_path / "results")
+    text = report.contents(tmp_path / "results")[tmp_path / "results" / report.MARKDOWN]
+    first, slow, fast = (
+        line for line in text.splitlines() if " | vgg13 -> vgg8 | kd, student." in line
+    )
+    assert "kd, student.learning_rate 0.05, student.momentum 0.9 | 3 epochs" in first
+    assert "student.learning_rate 0.05, student.momentum 0.8 |" in slow and "(2)" not in slow
+    assert "student.learning_rate 0.2, student.momentum 0.9 |" in fast
+    assert "75.00 ± 0.00 (2)" in first  # with two seeds
+    assert "vgg13 | labels |" in text  # the teacher's line needs no more words
+
+
 def test_the_verdict_comes_first_and_says_n(toy):
     first = " ".join(toy.README_md.split("\n\n")[1].split())
     assert first.startswith("Of 2 claims, 1 seen here, 0 not seen, 1 not run.")

@@ -51,7 +51,7 @@ def compute(start: Beginning) -> Found:
                 name: {"params": tree, "batch_stats": state.batch_stats[name]}
                 for name, tree in params.items()
             }
-            nets, _ = net_functions(task, {**frozen.nets, **own}, train=True)
+            nets, _ = net_functions(task, {**frozen.nets, **own}, batch.key)
             losses = task.stage.loss(nets, batch)
             scores = task.stage.scores(nets, batch._replace(mask=np.ones(INDEX.size, bool)))
             total = sum(weights[name] * term for name, term in losses.terms.items())
