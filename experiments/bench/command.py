@@ -14,8 +14,8 @@ from sskd_jax import main as cli
 from sskd_jax.engine.devices import keep_programs
 from sskd_jax.system.console import fail, table
 from sskd_jax.types import UserError
+from sskd_jax.workdir.environment import environment
 from sskd_jax.workdir.files import Row
-from sskd_jax.workdir.logbook import environment
 
 OUT = flags.DEFINE_string("out", "benchmark.json", "Where the figures go.")
 
@@ -43,7 +43,7 @@ def report(config: ConfigDict, rows: list[Row]) -> None:
     table(OUT.value, columns, [[cell(row.get(key)) for key in columns] for row in rows])
     content = {
         "config": config.to_dict(),
-        "environment": environment(jax.local_devices()),
+        "environment": environment(jax.local_devices(), {}),
         "rows": rows,
     }
     pathlib.Path(OUT.value).write_text(json.dumps(content, indent=2) + "\n")

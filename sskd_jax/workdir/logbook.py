@@ -1,14 +1,8 @@
 """The record of a run in its workdir: config, environments, metrics, times, TensorBoard files."""
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import pathlib
-import platform
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -22,6 +16,7 @@ from sskd_jax.system.console import console
 from sskd_jax.system.paths import check_no_pattern, is_remote, take_lock
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints
+from sskd_jax.workdir.environment import UNKNOWN, environment
 from sskd_jax.workdir.files import (
     CONFIG,
     ENVIRONMENTS,
@@ -36,74 +31,11 @@ from sskd_jax.workdir.files import (
 from sskd_jax.workdir.stages import stage_folders
 from sskd_jax.workdir.tensorboard import Charts
 
-LIBRARIES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "tensorflow-datasets",
-    "clu",
-)
-PACKAGE = pathlib.Path(__file__).parents[1]
 LOCK = ".lock"
 TENSORBOARD = "tensorboard"  # the folder of its files
 
-UNKNOWN = {  # replaces an environment whose record was lost
-    "platform": "unknown",
-    "devices": ["unknown"],
-    "versions": dict.fromkeys(LIBRARIES, "unknown"),
-}
-
 # Prefixes of the config keys that may change between two starts of a run.
 HARMLESS = ("seeds", "time_limit", "until", "save_seconds", "data.data_dir", "paper.", "methods")
-
-
-def environment(devices: Sequence[jax.Device]) -> Row:
-    """Versions, devices, command and git revision, which a reported figure depends on."""
-    return {
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in LIBRARIES},
-        "processor": processor(),
-        "platform": devices[0].platform,
-        "devices": [device.device_kind for device in devices],
-        "cores": os.cpu_count(),
-        "git_revision": git_revision(),
-        "command": sys.orig_argv[1:],
-    }
-
-
-def version(library: str) -> str | None:
-    """The version of a library; None if it is not installed or states no version."""
-    found = importlib.metadata.distributions(name=library)
-    # A folder called *.dist-info, left empty by a broken installation, has no version.
-    return next((text for one in found if (text := one.metadata.get("Version"))), None)
-
-
-def processor() -> str:
-    """The name of this machine's processor, as far as the system gives it."""
-    with contextlib.suppress(OSError):
-        text = pathlib.Path("/proc/cpuinfo").read_text()
-        if found := re.search(r"^model name\s*: (.*)$", text, re.MULTILINE):
-            return found[1]
-    return platform.processor()
-
-
-def git_revision() -> str | None:
-    """The git revision of this package; None if it is not in a clone, or git is not installed.
-
-    It ends with "-dirty" if files of the package differ from the revision. Other files are
-    ignored: the config is recorded separately, and records of runs are outside the package.
-    """
-
-    def git(*command: str) -> str:
-        command = ("git", "-C", str(PACKAGE), *command)
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-    with contextlib.suppress(OSError):
-        changes = git("status", "--porcelain", ".")
-        return git("rev-parse", "HEAD") + "-dirty" * bool(changes) or None
 
 
 flatten = partial(flatten_dict, sep=".")  # {"a": {"b": 1}} -> {"a.b": 1}: keys as they are typed
@@ -173,7 +105,7 @@ class Logbook:
                 check_folder(workdir / TENSORBOARD)
                 as_stored = json.loads(json.dumps(config))  # with lists for tuples
                 write_json(workdir / CONFIG, self.merged_config(as_stored))
-                self.environment = self.environment_index(environment(devices))
+                self.environment = self.environment_index(environment(devices, config))
             except OSError as error:
                 raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
             on_failure.pop_all()
@@ -211,7 +143,8 @@ class Logbook:
     def environment_index(self, here: Row) -> int:
         """The index of an environment in environments.json, to which a new one is added.
 
-        Prints a line if the run is resumed on another platform or another number of devices.
+        Prints a line if the run is resumed on another platform, or another number of devices, or
+        with changed code of the user's.
         """
         file, places = self.workdir / ENVIRONMENTS, self.places()
         environments = read_json(file) if file.exists() else []
@@ -232,6 +165,12 @@ class Logbook:
                 console.print(
                     f"devices  {counts[0]} in place of {counts[1]} before: from here on the run "
                     "is the same up to rounding, not bit for bit"
+                )
+            own, earlier = (where.get("own_code", {}) for where in (here, before))
+            if changed := [name for name in own if own[name] != earlier.get(name, own[name])]:
+                console.print(
+                    f"code  {', '.join(changed)} changed since this run began: from here on it may "
+                    "be another one; give another --workdir to train it anew"
                 )
         return environments.index(here)
 

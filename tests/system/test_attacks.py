@@ -17,7 +17,7 @@ from sskd_jax import rules, settings
 from sskd_jax.system import paths
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Stopped, UserError
-from sskd_jax.workdir.logbook import environment
+from sskd_jax.workdir.environment import environment
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PRINT = "from sskd_jax.system.console import console; console.print({!r}); console.print('end')"
@@ -195,7 +195,7 @@ def test_a_temporary_folder_that_others_can_write_is_not_used(homeless):
 def test_an_empty_folder_of_a_broken_installation_is_passed_over(tmp_path, monkeypatch, name):
     (tmp_path / name).mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert environment(jax.devices())["versions"]["jax"] == jax.__version__
+    assert environment(jax.devices(), {})["versions"]["jax"] == jax.__version__
 
 
 def quickstart(changes: dict[str, object]):

@@ -1,18 +1,11 @@
 import json
-import subprocess
 
 import jax
 import pytest
 from etils import epath
 
 from sskd_jax.types import UserError
-from sskd_jax.workdir.logbook import (
-    TIMES,
-    Logbook,
-    environment,
-    git_revision,
-    minutes,
-)
+from sskd_jax.workdir.logbook import TIMES, Logbook, minutes
 
 CONFIG = {"seed": 0, "data": {"mean": (0.5, 0.5, 0.5)}}
 
@@ -203,18 +196,11 @@ def test_a_damaged_config_is_told(tmp_path):
         pass
 
 
-def test_environment_says_what_a_figure_needs():
-    said = environment(jax.devices())
-    assert said["versions"]["jax"] == jax.__version__
-    assert len(said["devices"]) == 8 and said["platform"] == "cpu" and said["processor"]
-    assert all(said["versions"].values())
-
-
 def test_every_environment_that_a_run_was_in_is_kept_once(tmp_path, monkeypatch):
     for version in ("1", "2", "1"):
         monkeypatch.setattr(
             "sskd_jax.workdir.logbook.environment",
-            lambda devices, version=version: {"version": version},
+            lambda devices, config, version=version: {"version": version},
         )
         with book(tmp_path) as made:
             assert made.environment == int(version) - 1
@@ -224,23 +210,14 @@ def test_every_environment_that_a_run_was_in_is_kept_once(tmp_path, monkeypatch)
     ]
 
 
-def test_a_revision_is_that_of_the_package_alone(tmp_path, monkeypatch):
-    package = tmp_path / "package"
-    package.mkdir()
-    monkeypatch.setattr("sskd_jax.workdir.logbook.PACKAGE", package)
-    assert git_revision() is None
-    (package / "code.py").touch()
-    identity = ("-c", "user.name=someone", "-c", "user.email=someone@example.org")
-    for command in (("init",), ("add", "."), (*identity, "commit", "--message=first")):
-        subprocess.run(["git", "-C", tmp_path, *command], check=True, capture_output=True)
-    clean = git_revision()
-    assert len(clean) == 40
-    (tmp_path / "record.json").touch()
-    assert git_revision() == clean
-    (package / "code.py").write_text("changed = True")
-    assert git_revision() == f"{clean}-dirty"
-
-
-def test_a_machine_without_git_has_no_revision(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert environment(jax.devices())["git_revision"] is None
+def test_own_code_that_changed_since_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    config = CONFIG | {"student": {"model": "my_code_of_today:Net"}}
+    said = []
+    for code in ("1", "1", "2", "2"):
+        (tmp_path / "my_code_of_today.py").write_text(code)
+        with book(tmp_path / "run", config) as made:
+            made.rewind("teacher", 0)
+            made.saved("teacher", 3)
+        said.append("code  my_code_of_today changed since" in capsys.readouterr().out)
+    assert said == [False, False, True, False]
