@@ -57,7 +57,7 @@ def build(args: dict[str, str]) -> ConfigDict:
     for stage in ("teacher", "student"):
         config[stage].nesterov = methods.nesterov(names, stage)
     if args["dataset"] == "cifar100":
-        config.paper = paper(names, teacher, student)
+        config.paper = paper(names, args["dataset"], teacher, student)
     return config
 
 

@@ -81,7 +81,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config[name] = stage(args["batch"], **own.get(name, {"epochs": 12, "milestones": ()}))
     config.student = {"model": student, **stage(args["batch"], **long)}
     if args["dataset"] == "imagenet2012":
-        config.paper = paper(names, teacher, student)
+        config.paper = paper(names, args["dataset"], teacher, student)
     return config
 
 

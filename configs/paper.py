@@ -191,10 +191,11 @@ for _model, _score in HSSAKD.items():
 BASELINES |= {"MobileNetV2s1": 73.51}
 
 
-def paper(names: str, teacher: str, student: str) -> dict[str, float]:
+def paper(names: str, data: str, teacher: str, student: str) -> dict[str, object]:
     """Published accuracies in per cent: the teacher's, and the students' by the named methods.
 
-    A teacher that learns together with its branches has another accuracy: `JOINT_TEACHERS`.
+    A teacher that learns together with its branches has another accuracy: `JOINT_TEACHERS`. The
+    entry "of" names the data and the networks that they hold for.
     """
     known = PAIRS.get((teacher, student), {}) | {"scratch": BASELINES.get(student)}
     scores = {name: known.get(name) for name in names.split(",")}
@@ -202,4 +203,5 @@ def paper(names: str, teacher: str, student: str) -> dict[str, float]:
     joint = {"teacher" if names == "hsakd_joint" else "hsakd_joint/teacher": JOINT_TEACHERS}
     teachers = {"teacher": BASELINES} | (joint if "hsakd_joint" in scores else {})
     found = {stage: known.get(teacher) for stage, known in teachers.items()} | students
-    return {name: score for name, score in found.items() if score}
+    of = {"data": data, "teacher": teacher, "student": student}
+    return {"of": of} | {name: score for name, score in found.items() if score}

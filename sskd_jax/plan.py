@@ -252,8 +252,19 @@ def remarks_of(config: ConfigDict, recipe: Recipe, kind: str, name: str) -> Row:
     key = name.removesuffix(f"/{kind}") if kind == last else name
     if start := config[kind].get("start_from"):
         return remarks | {"start_from": start}  # not what was published
-    published = config.get("paper", {})
+    published = published_for(config)
     return remarks | ({"paper": published[key]} if key in published else {})
+
+
+def published_for(config: ConfigDict) -> Mapping[str, float]:
+    """The config's published accuracies; none if they are of other data or networks than its own.
+
+    They are chosen before flags such as --config.data.name=cifar10 change these.
+    """
+    published = config.get("paper", {})
+    of = {part: name for part, name in published.get("of", {}).items() if part in config}
+    ours = {part: config[part].get("model") or config[part].name for part in of}
+    return published if ours == of else {}
 
 
 def blank_variables(jobs: Mapping[str, Job], job: str, net: str) -> Params:

@@ -177,6 +177,17 @@ def test_the_papers_numbers_belong_to_what_a_method_ends_with():
     }
 
 
+@pytest.mark.parametrize(
+    "change", [{}, {"data.name": "cifar10"}, {"teacher.model": "vgg13"}, {"student.model": "vgg8"}]
+)
+def test_the_papers_numbers_are_of_its_data_and_networks(change):
+    config = cifar.get_config("method=kd")
+    config.update_from_flattened_dict(change)
+    assert plan.published_for(config) == ({} if change else config.paper)
+    alone = cifar.get_config("method=scratch")  # has no teacher
+    assert plan.published_for(alone) == alone.paper
+
+
 def test_the_last_stage_has_the_weights_and_the_others_count_one(quickstart):
     weights = {job.name: dict(job.task.weights) for job in quickstart[1]}
     assert weights["sskd/student"] == {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
