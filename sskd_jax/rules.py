@@ -65,6 +65,16 @@ def whole(low: int, most: int = 2**31 - 1) -> Rule:
     )
 
 
+def three(fits: Callable[[float], bool], text: str) -> Rule:
+    """A rule for three numbers, one for each colour."""
+
+    def fit(value: Any) -> bool:
+        is_triple = is_sequence(value) and len(value) == 3
+        return is_triple and all(is_number(part) and fits(part) for part in value)
+
+    return Rule(fit, text)
+
+
 def one_of(*names: str) -> Rule:
     """One of some names."""
     return Rule(lambda value: value in names, f"one of {', '.join(map(repr, names))}")
@@ -74,6 +84,9 @@ POSITIVE = number(lambda value: value > 0, "a number above 0")._replace(least=1 
 NOT_NEGATIVE = number(lambda value: value >= 0, "a number, 0 or more")
 SHARE = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 BELOW_ONE = number(lambda value: 0 <= value < 1, "a number from 0, but below 1")
+# Of images whose colours count from 0 to 1.
+MEAN = three(lambda value: 0 <= value <= 1, "three numbers from 0 to 1")
+STD = three(lambda value: 0 < value <= 1, "three numbers above 0, 1 at most")._replace(least=1e-6)
 FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 TEXT = Rule(lambda value: isinstance(value, str), "text")
 

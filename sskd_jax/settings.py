@@ -12,8 +12,10 @@ from sskd_jax.methods import METHODS
 from sskd_jax.rules import (
     BELOW_ONE,
     FLAG,
+    MEAN,
     NOT_NEGATIVE,
     POSITIVE,
+    STD,
     TEXT,
     Rule,
     is_number,
@@ -43,16 +45,6 @@ class Recipe(NamedTuple):
         """The weights of the terms of one of its stages."""
         *_, last = self.method
         return self.weights if kind == last else dict.fromkeys(self.method[kind].terms, 1.0)
-
-
-def three(fits: Callable[[float], bool], text: str) -> Rule:
-    """A rule for three numbers, one for each colour."""
-
-    def fit(value: Any) -> bool:
-        is_triple = is_sequence(value) and len(value) == 3
-        return is_triple and all(is_number(part) and fits(part) for part in value)
-
-    return Rule(fit, text)
 
 
 def span(fits: Callable[[Any], bool], text: str) -> Rule:
@@ -105,8 +97,8 @@ DATA = {
     "flip": FLAG,
     "pad": whole(0, 256),
     "validation": BELOW_ONE,
-    "mean": three(lambda value: True, "three numbers")._replace(least=-1000, most=1000),
-    "std": three(lambda value: value > 0, "three numbers above 0")._replace(least=1e-6, most=1000),
+    "mean": MEAN,
+    "std": STD,
 }
 STREAMING = {
     "test_split": TEXT,

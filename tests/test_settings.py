@@ -144,6 +144,8 @@ def test_what_a_run_of_its_own_may_leave_out():
     [
         ({"data.mean": (0.5, 0.5)}, r"data.mean is \(0.5, 0.5\): give three numbers"),
         ({"data.mean": "rgb"}, "data.mean is 'rgb': give three numbers"),
+        ({"data.mean": (123.7, 116.3, 103.5)}, "give three numbers from 0 to 1"),
+        ({"data.std": (58.4, 57.1, 57.4)}, "give three numbers above 0, 1 at most"),
         ({"data.std": (1.0, 1.0, float("nan"))}, "data.std is .*: give three numbers above 0"),
         ({"student.milestones": (0.5, 0.5)}, "give shares of the epochs that rise between 0 and 1"),
         ({"student.milestones": (0.0,)}, "give shares of the epochs that rise between 0 and 1"),

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from sskd_jax.data.image_file import FORMATS, Unreadable, contents, eight_bits
 from sskd_jax.exchange import finished, torch_bridge
 from sskd_jax.models.build import architecture
+from sskd_jax.rules import MEAN, STD
 from sskd_jax.system.paths import locate
 from sskd_jax.types import Array, Outputs, Params, UserError
 from sskd_jax.views import Optics, normalise
@@ -57,7 +58,7 @@ class Classifier:
         """Yields logits and embed of `AT_ONCE` images at a time, to limit the memory.
 
         Raises:
-          UserError: the images are of another type or shape, or the file can't be read.
+          UserError: the images are of another type, shape or size, or the file can't be read.
         """
         if isinstance(images, str | os.PathLike):
             images = read_image(pathlib.Path(images), *self.sizes)[None]
@@ -67,7 +68,13 @@ class Classifier:
                 f"images are {images.dtype}{list(images.shape)}: give uint8[N, H, W, 3], or the "
                 "path of one"
             )
-        for start in range(0, len(images), AT_ONCE):
+        size = list(images.shape[1:])
+        if size != self.record.get("image", size):
+            raise UserError(
+                f"images are of {size[0]}x{size[1]} pixels, and the network was trained on "
+                f"{self.sizes[0]}x{self.sizes[0]}: resize them, or give the paths of image files"
+            )
+        for start in range(0, max(1, len(images)), AT_ONCE):  # no images give no rows
             yield self.program(self.variables, images[start : start + AT_ONCE])
 
     @property
@@ -119,8 +126,11 @@ def load(
 
     Raises:
       UserError: there is no such network, it is not finished or damaged, or mean and std are not
-        known, or are known already.
+        known, are known already, or are no such numbers.
     """
+    for name, value, rule in (("mean", mean, MEAN), ("std", std, STD)):
+        if value and (advice := rule.advice(value)):
+            raise UserError(f"{name} is {value}: give {advice}, as colours count from 0 to 1")
     path = locate(source)
     numbers = {"mean": mean, "std": std, "size": size}
     given = [name for name, value in numbers.items() if value]

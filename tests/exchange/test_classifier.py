@@ -47,6 +47,28 @@ def test_more_images_than_are_computed_at_once(workdir):
     assert network.logits(many).shape == (280, 7)
 
 
+def test_no_images_give_no_rows(workdir):
+    network = sskd_jax.load(workdir)
+    assert network.predict(IMAGE[:0]).shape == (0, 7)
+    assert network.features(IMAGE[:0]).shape == (0, 64)
+
+
+def test_images_of_another_size_are_refused_where_the_networks_is_known(workdir, tmp_path):
+    large = np.zeros((2, 12, 9, 3), np.uint8)
+    with pytest.raises(UserError, match="of 12x9 pixels, and the network was trained on 8x8"):
+        sskd_jax.load(workdir).features(large)
+    torch_file.write_tensors(tmp_path / "alone.pth", torch_files.weights("resnet8"))
+    alone = sskd_jax.load(tmp_path / "alone.pth", mean=MEAN, std=STD)
+    assert alone.features(large).shape == (2, 64)
+
+
+def test_normalisation_in_levels_from_0_to_255_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"std is .*: give three numbers above 0, 1 at most, as"):
+        sskd_jax.load(tmp_path / "any.pth", mean=MEAN, std=(58.4, 57.1, 57.4))
+    with pytest.raises(UserError, match=r"mean is .*: give three numbers from 0 to 1, as colours"):
+        sskd_jax.load(tmp_path / "any.pth", mean=(123.7, 116.3, 103.5), std=STD)
+
+
 def test_the_path_of_an_image_is_that_image_resized(workdir, tmp_path):
     flat = np.full((20, 30, 3), 90, np.uint8)
     Image.fromarray(flat).save(tmp_path / "flat.png")
