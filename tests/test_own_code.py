@@ -79,6 +79,47 @@ def test_a_network_with_flax_batch_norm_may_be_the_teacher(my_code, tmp_path):
     assert [row["stage"] for row in rows] == ["teacher", "student"]
 
 
+ATTENTIVE = """
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sskd_jax.types import Outputs
+
+
+class Net(nn.Module):
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixels, train: bool = False):
+        x = nn.Conv(8, (2, 2), strides=2)(pixels)
+        x = x.reshape(len(x), -1, 8)
+        x = x + self.param("pos", nn.initializers.normal(), (1, x.shape[1], 8))
+        x = nn.LayerNorm()(nn.MultiHeadDotProductAttention(2)(x))
+        embed = x.mean(1)
+        logits = nn.Dense(self.num_classes, name="a_classifier")(embed)
+        return Outputs(logits + 0 * nn.Dense(7, name="z_last")(embed)[:, :1], embed)
+"""
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_an_own_network_of_any_layers_leaves_and_comes_back(my_code, tmp_path, monkeypatch, kind):
+    (tmp_path / "attentive.py").write_text(ATTENTIVE)
+    monkeypatch.delitem(sys.modules, "attentive", raising=False)
+    config = cifar.get_config("method=scratch,student=attentive:Net")
+    config.data.name, config.student.epochs = "my_code:stripes", 1
+    train.run(config, str(tmp_path / "run"))
+    export_network(str(tmp_path / "run"), kind)
+    images = np.arange(3 * 192).reshape(3, 8, 8, 3).astype(np.uint8)
+    expected = sskd_jax.load(tmp_path / "run").logits(images)
+    file = tmp_path / "run" / f"student.{kind}"
+    np.testing.assert_array_equal(sskd_jax.load(file).logits(images), expected)
+    again = cifar.get_config("method=kd,teacher=attentive:Net,student=resnet8")
+    again.data.name, again.student.epochs = "my_code:stripes", 1
+    again.teacher.checkpoint, again.until = str(file), "teacher"
+    train.run(again, str(tmp_path / "again"))
+
+
 def test_numbers_have_their_defaults_and_every_term_counts_one(my_code):
     config = cifar.get_config("method=my_code:near,student=my_code:Tiny")
     assert config.method.to_dict() == {

@@ -160,7 +160,8 @@ def load(
             + " (as flags: --mean R G B --std R G B)"
         )
     name = network or record.get("model") or torch_bridge.identified(state)
-    variables, num_classes = torch_bridge.load_weights(path, name, section="")
+    side, *_ = record.get("image", [torch_bridge.SIDE])
+    variables, num_classes = torch_bridge.load_weights(path, name, section="", side=side)
     return classifier(name, variables, record | {"num_classes": num_classes})
 
 

@@ -34,7 +34,7 @@ Record = Mapping[str, Any]  # the description of a network that `describe` retur
 def pth(record: Record, variables: Params) -> bytes:
     """A PyTorch file with just a state_dict, with the names of the reference's network."""
     file = io.BytesIO()
-    torch_file.write_tensors(file, torch_bridge.to_state_dict(record["model"], variables))
+    torch_file.write_tensors(file, state_dict(record, variables))
     return file.getvalue()
 
 
@@ -42,7 +42,12 @@ def safetensors(record: Record, variables: Params) -> bytes:
     """A safetensors file of the arrays in PyTorch's state_dict, which most frameworks can read."""
     from safetensors.numpy import save
 
-    return save(torch_bridge.to_state_dict(record["model"], variables))
+    return save(state_dict(record, variables))
+
+
+def state_dict(record: Record, variables: Params) -> dict[str, np.ndarray]:
+    """The arrays by PyTorch's names, in its order of axes."""
+    return torch_bridge.to_state_dict(record["model"], variables, record["image"][0])
 
 
 def stablehlo(record: Record, variables: Params) -> bytes:

@@ -106,7 +106,7 @@ def comes_as_weights(job: Job, net: str) -> bool:
 
 def load_net(job: Job, path: epath.Path, net: str) -> Params:
     """{"params", "batch_stats"} of a network, or of its branches, from a PyTorch file."""
-    weights, num_classes = torch_bridge.load_weights(path, job.networks[net], section_of(job, net))
+    weights, num_classes = load_file(job, path, net)
     if num_classes != job.task.num_classes:
         raise UserError(
             f"{path} tells {num_classes} classes apart, and the dataset has "
@@ -114,6 +114,13 @@ def load_net(job: Job, path: epath.Path, net: str) -> Params:
             f"and train it: --config.{section_of(job, net)}.start_from={path}"
         )
     return weights
+
+
+def load_file(job: Job, path: epath.Path, net: str) -> tuple[Params, int]:
+    """(variables of a network or its branches, their number of classes) from a PyTorch file."""
+    shape = job.beside["normalisation"].get(net, {}).get("image", job.about["image"])
+    section = section_of(job, net)
+    return torch_bridge.load_weights(path, job.networks[net], section, side=shape[0])
 
 
 def section_of(job: Job, net: str) -> str:
@@ -211,7 +218,7 @@ def from_file(job: Job, path: epath.Path) -> Source:
     """The network in a PyTorch file."""
     if (net := main_network(job)) is None:
         raise UserError(f"{path} is no workdir: the stage {job.kind} starts from a run of ours")
-    weights, num_classes = torch_bridge.load_weights(path, job.networks[net], section_of(job, net))
+    weights, num_classes = load_file(job, path, net)
     return Source(path, {net: weights}, num_classes)
 
 

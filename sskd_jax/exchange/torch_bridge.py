@@ -33,10 +33,12 @@ LEAVES = {
     "var": "running_var",
 }
 
-# The permutation of the axes by their number: vectors stay; [in, out] is [out, in] in PyTorch, and
-# HWIO is OIHW.
-TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
-TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+# The permutation of the axes by their number: [in, out] is [out, in] in PyTorch, and HWIO is OIHW.
+# Other arrays stay as they are.
+TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
+TO_FLAX = {2: (1, 0), 4: (2, 3, 1, 0)}
+
+SIDE = 32  # of images in pixels, on which the shapes of our architectures do not depend
 
 # Prefixes of the names in HSAKD's and in SSKD's files.
 BACKBONE, BRANCHES, HEAD = "backbone.", "auxiliary_classifier.", "proj_head."
@@ -59,7 +61,7 @@ class Place(NamedTuple):
 
 
 def load_weights(
-    path: str | os.PathLike, name: str, section: str = "teacher"
+    path: str | os.PathLike, name: str, section: str = "teacher", side: int = SIDE
 ) -> tuple[dict[str, Any], int]:
     """({"params", "batch_stats"}, number of classes) of an architecture, from a PyTorch file.
 
@@ -68,6 +70,7 @@ def load_weights(
       name: of the architecture, one of `MODELS`; followed by ".branches" for its branches.
       section: the config section that names the architecture, for error messages; "" if the flag
         --network names it.
+      side: of its images in pixels, on which the shapes of a user's network may depend.
 
     Raises:
       UserError: the file can't be read, or holds another network.
@@ -75,7 +78,7 @@ def load_weights(
     tensors = read_state_dict(path)
     try:
         state = _own_entries(name, tensors, section)
-        return _variables(name, state, section), _num_classes(name, state)
+        return _variables(name, state, section, side)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -120,7 +123,7 @@ def identified(state_dict: StateDict) -> str:
 
 def _fitting_model(state: StateDict, part: str = "") -> str | None:
     """The first architecture that these entries fit; for `part` ".branches", its branches."""
-    num_classes = _num_classes(part, state)
+    num_classes = _counts(part, state)[0]
     return next(
         (name for name in MODELS if not _misfit(_places(name + part, num_classes), state)), None
     )
@@ -136,29 +139,36 @@ def from_state_dict(name: str, state_dict: StateDict) -> dict[str, Any]:
     Raises:
       UserError: an entry is missing, unknown, of the wrong shape or type, or not finite.
     """
-    return _variables(name, _own_entries(name, state_dict))
+    variables, _ = _variables(name, _own_entries(name, state_dict))
+    return variables
 
 
-def to_state_dict(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_state_dict(
+    name: str, variables: Mapping[str, Any], side: int = SIDE
+) -> dict[str, np.ndarray]:
     """Contiguous arrays by PyTorch's names, in its order of axes; the inverse of `from_state_dict`.
 
     Args:
       name: of the architecture, one of `MODELS`; followed by ".branches" for its branches.
       variables: {"params", "batch_stats"}.
+      side: as in `load_weights`.
 
     Raises:
-      UserError: the variables are those of another architecture.
+      UserError: the variables are those of another architecture, or two would have one name.
     """
     state = {}
     for path, leaf in flatten_dict(variables).items():
-        array = np.asarray(leaf)
-        state[_torch_name(path)] = array.transpose(TO_TORCH[array.ndim])
-    _fitting_places(name, state)
+        if (key := _torch_name(path)) in state:
+            raise UserError(
+                f"two parameters would be called {key!r}: give another --format, or rename one"
+            )
+        state[key] = _reordered(np.asarray(leaf), TO_TORCH)
+    _fitting_places(name, state, side=side)
     return {key: np.ascontiguousarray(array) for key, array in state.items()}
 
 
 @cache
-def template(name: str, num_classes: int) -> dict[str, Any]:
+def template(name: str, num_classes: int, side: int = SIDE) -> dict[str, Any]:
     """The shapes of the variables of an architecture or its branches, {"params", "batch_stats"}.
 
     Raises:
@@ -170,16 +180,16 @@ def template(name: str, num_classes: int) -> dict[str, Any]:
         outputs, variables = network.init_with_output(key, image)
         return network.branches.init(key, outputs.maps) if _is_part(name) else variables
 
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     return jax.eval_shape(init, jax.random.key(0), image)
 
 
 @cache
-def _places(name: str, num_classes: int) -> dict[str, Place]:
+def _places(name: str, num_classes: int, side: int = SIDE) -> dict[str, Place]:
     """The places of an architecture's variables, by their names in PyTorch."""
     places = {}
-    for path, leaf in flatten_dict(template(name, num_classes)).items():
-        shape = tuple(leaf.shape[axis] for axis in TO_TORCH[leaf.ndim])
+    for path, leaf in flatten_dict(template(name, num_classes, side)).items():
+        shape = _reordered(np.broadcast_to(0, leaf.shape), TO_TORCH).shape
         places[_torch_name(path)] = Place(path, shape)
     return places
 
@@ -195,15 +205,21 @@ def _is_part(name: str) -> bool:
 
 def _torch_name(path: Path) -> str:
     _, *modules, leaf = path
-    if leaf not in LEAVES:
-        raise UserError(f"PyTorch has no name for the parameter {'/'.join(path)}")
-    return ".".join([*modules, LEAVES[leaf]])
+    return ".".join([*modules, LEAVES.get(leaf, leaf)])
 
 
-def _variables(name: str, state: StateDict, section: str = "teacher") -> dict[str, Any]:
-    """{"params", "batch_stats"} of an architecture, from entries without prefixes."""
-    places = _fitting_places(name, state, section)
-    return unflatten_dict({place.path: _to_flax(key, state[key]) for key, place in places.items()})
+def _reordered(array: np.ndarray, orders: Mapping[int, tuple[int, ...]]) -> np.ndarray:
+    """The array with its axes in the order that `orders` has for their number, if it has one."""
+    return array.transpose(orders.get(array.ndim, range(array.ndim)))
+
+
+def _variables(
+    name: str, state: StateDict, section: str = "teacher", side: int = SIDE
+) -> tuple[dict[str, Any], int]:
+    """As `load_weights`, from entries without prefixes."""
+    places, num_classes = _fitting_places(name, state, section, side)
+    leaves = {place.path: _to_flax(key, state[key]) for key, place in places.items()}
+    return unflatten_dict(leaves), num_classes
 
 
 def _flag(section: str) -> str:
@@ -255,37 +271,42 @@ def _to_flax(key: str, array: np.ndarray) -> np.ndarray:
         raise UserError(f"{key!r} holds {array.dtype}, not floating point numbers")
     # A float64 that float32 can't hold becomes infinite here, without numpy's warning.
     with np.errstate(over="ignore", invalid="ignore"):
-        copy = np.array(array.transpose(TO_FLAX[array.ndim]), np.float32, order="C")
+        copy = np.array(_reordered(array, TO_FLAX), np.float32, order="C")
     if not np.isfinite(copy).all():
         raise UserError(f"{key!r} holds numbers that are not finite")
     return copy
 
 
-def _num_classes(name: str, state: StateDict) -> int:
-    """K, from the classifier's weight [K, D], which is the last matrix of every architecture.
+def _counts(name: str, state: StateDict) -> list[int]:
+    """What K may be, from a classifier's weight [K, D]; those of branches are [4K, D].
 
-    Those of branches are [4K, D].
+    It is the last matrix of our architectures, and any one of a user's.
     """
     matrices = [array for key, array in state.items() if key.endswith("weight") and array.ndim == 2]
     if not matrices or len(matrices[-1]) < 1:
         raise UserError("no classifier in it: no weight is a matrix")
-    return len(matrices[-1]) // (4 if _is_part(name) else 1)
+    counts = (len(matrix) // (4 if _is_part(name) else 1) for matrix in reversed(matrices))
+    return list(dict.fromkeys(counts))
 
 
-def _fitting_places(name: str, state: StateDict, section: str = "teacher") -> dict[str, Place]:
-    """The places of an architecture's variables, by their names in PyTorch.
+def _fitting_places(
+    name: str, state: StateDict, section: str = "teacher", side: int = SIDE
+) -> tuple[dict[str, Place], int]:
+    """(the places of an architecture's variables by their names in PyTorch, K).
 
     Raises:
       UserError: `state` has other entries than these.
     """
-    num_classes = _num_classes(name, state)
-    places = _places(name, num_classes)
-    if misfit := _misfit(places, state):
-        hint, part = "", name.removeprefix(_model(name))
-        if other := _fitting_model(state, part):
-            hint = f"; this file holds a {other}: use {_flag(section)}={other}"
-        raise UserError(f"this is not a {name}: {misfit}{hint}")
-    return places
+    counts = _counts(name, state)
+    for num_classes in counts:
+        places = _places(name, num_classes, side)
+        if not _misfit(places, state):
+            return places, num_classes
+    hint, part = "", name.removeprefix(_model(name))
+    if other := _fitting_model(state, part):
+        hint = f"; this file holds a {other}: use {_flag(section)}={other}"
+    misfit = _misfit(_places(name, counts[0], side), state)
+    raise UserError(f"this is not a {name}: {misfit}{hint}")
 
 
 def _misfit(places: Mapping[str, Place], state: StateDict) -> str | None:

@@ -498,6 +498,9 @@ def test_variables_that_do_not_fit():
     variables = torch_bridge.from_state_dict("resnet8", weights("resnet8"))
     with pytest.raises(UserError, match="not a resnet20"):
         torch_bridge.to_state_dict("resnet20", variables)
+    layer = {"kernel": np.zeros((2, 2)), "scale": np.zeros(2)}
+    with pytest.raises(UserError, match="two parameters would be called 'conv.weight'"):
+        torch_bridge.to_state_dict("resnet8", {"params": {"conv": layer}})
 
 
 def test_an_unknown_architecture():
