@@ -82,6 +82,8 @@ def main(argv: Sequence[str], work: Callable[..., object] | None = None) -> None
         with distributed.membership() if DISTRIBUTED.value else contextlib.nullcontext():
             from sskd_jax import train
 
+            if WORKDIR.value == "":  # as an unset variable of the shell leaves it
+                raise UserError("--workdir= is empty: give a folder, or leave the flag out")
             (work or train.run)(CONFIG.value, WORKDIR.value or default_workdir())
     except (UserError, OSError) as error:
         fail(str(error))

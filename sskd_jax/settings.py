@@ -113,7 +113,7 @@ STAGE = {
     "epochs": whole(1, EPOCHS),
     "batch_size": whole(2),
     "learning_rate": POSITIVE,
-    "decay": POSITIVE,
+    "decay": number(lambda value: 0 < value <= 1, "a number above 0, 1 at most"),
     "warmup_epochs": NOT_NEGATIVE._replace(most=EPOCHS),
     "cooldown_epochs": NOT_NEGATIVE._replace(most=EPOCHS),
     "weight_decay": NOT_NEGATIVE,
@@ -163,6 +163,12 @@ def check(config: ConfigDict) -> list[Recipe]:
         stage = section(config, name)
         check_keys(f"{name}.", stage, STAGE | given(stage))
         check_keys(f"{name}.images.", section(stage, "images", f"{name}."), IMAGES)
+        if stage.warmup_epochs > stage.epochs:
+            raise UserError(
+                f"{name}.warmup_epochs is {stage.warmup_epochs:g}, and {name}.epochs only "
+                f"{stage.epochs}, so the learning rate would never be reached: give "
+                f"--config.{name}.warmup_epochs={0.2 * stage.epochs:g}, or more epochs"
+            )
     for name in networks(recipes):
         if "model" not in section(config, name):
             raise UserError(f"the config lacks {name}.model: give the name of an architecture")
@@ -232,13 +238,19 @@ def settings(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
 def numbers_of(factory: Callable[..., Method]) -> dict[str, Rule]:
     """The rule for every number that a method takes, as its factory annotates them."""
     hints = typing.get_type_hints(factory, include_extras=True)
-    return {name: rule_of(hints[name]) for name in inspect.signature(factory).parameters}
+    rules = {name: rule_of(hints.get(name)) for name in inspect.signature(factory).parameters}
+    if without := [name for name, rule in rules.items() if rule is None]:
+        raise UserError(
+            f"the method {factory.__name__}: annotate its number {without[0]} with a type of "
+            "sskd_jax.rules, such as Positive, or with float, int, bool or str"
+        )
+    return rules
 
 
-def rule_of(hint: Any) -> Rule:
-    """The rule in an annotation such as `Positive`, or that of a plain type."""
+def rule_of(hint: Any) -> Rule | None:
+    """The rule in an annotation such as `Positive`, or that of a plain type, if there is one."""
     rules = (extra for extra in typing.get_args(hint)[1:] if isinstance(extra, Rule))
-    return next(rules, None) or BY_TYPE[hint]
+    return next(rules, BY_TYPE.get(hint))
 
 
 def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
@@ -252,4 +264,7 @@ def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
     method = factory(**numbers)
     *_, last = method.values()
     check_keys(f"{where}weights.", weights, dict.fromkeys(last.terms, NOT_NEGATIVE))
+    if not any(weights.values()):
+        terms = ", ".join(f"{where}weights.{term}" for term in weights)
+        raise UserError(f"nothing would be learned, as these are 0: {terms}")
     return Recipe(prefix, name, method, weights)

@@ -66,6 +66,7 @@ MISTAKES = [
     (("--config={folder}/empty.py",), "the config file has no function get_config"),
     (("--config={folder}/no_python.py",), "(no_python.py, line 1)"),
     (("--config={folder}/raises.py",), "raises.py, line 5: ZeroDivisionError: division by zero"),
+    ((QUICK, "--workdir="), "--workdir= is empty: give a folder, or leave the flag out"),
     ((QUICK, "--wrkdir=x"), "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
     ((QUICK, "stray"), "'stray' is not a flag"),
     ((QUICK + ":method=kd",), "unknown config argument 'method': there is none"),
@@ -218,6 +219,10 @@ MISTAKES = [
         (QUICK, "--config.teacher.checkpoint={folder}/nowhere.pth"),
         "nowhere.pth cannot be read: No such file",
     ),
+    (
+        (QUICK, "--config.teacher.checkpoint=https://example.org/resnet20.pth"),
+        "https://example.org/resnet20.pth cannot be read from there: download it and give its path",
+    ),
     ((QUICK, "--config.teacher.checkpoint={folder}/empty.pth"), "empty.pth: the file is empty"),
     (
         (QUICK, "--config.teacher.checkpoint={folder}/truncated.pth"),
@@ -325,7 +330,7 @@ MISTAKES = [
     ),
     (
         (QUICK, "--config.teacher.std=(0.5,0.5,0.0)"),
-        "teacher.std is (0.5, 0.5, 0.0): give three numbers above 0, or () for the data's",
+        "teacher.std is (0.5, 0.5, 0.0): give three numbers above 0, 1 at most, or () for the data's",
     ),
     # data
     ((QUICK, "--config.data.name=cifar101"), "unknown dataset 'cifar101'"),

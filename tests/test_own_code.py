@@ -131,6 +131,15 @@ def test_numbers_have_their_defaults_and_every_term_counts_one(my_code):
     assert settings.check(config)[0].name == "my_code:near"
 
 
+@pytest.mark.parametrize("number", ["width=8", "width: tuple = (1, 2)"])
+def test_a_number_without_a_type_is_asked_for_it(my_code, number, tmp_path):
+    text = (tmp_path / "my_code.py").read_text()
+    (tmp_path / "my_code.py").write_text(text.replace("sharpness: Positive = 2.0", number))
+    config = cifar.get_config("method=my_code:near,student=my_code:Tiny")
+    with pytest.raises(UserError, match="the method near: annotate its number width with a type"):
+        settings.check(config)
+
+
 def test_a_number_without_a_default_is_asked_for(my_code, tmp_path):
     (tmp_path / "bare.py").write_text("def method(*, width: int): ...")
     with pytest.raises(UserError, match="give its number width a default"):

@@ -149,6 +149,11 @@ def test_what_a_run_of_its_own_may_leave_out():
         ({"data.std": (1.0, 1.0, float("nan"))}, "data.std is .*: give three numbers above 0"),
         ({"student.milestones": (0.5, 0.5)}, "give shares of the epochs that rise between 0 and 1"),
         ({"student.milestones": (0.0,)}, "give shares of the epochs that rise between 0 and 1"),
+        ({"student.decay": 2.0}, "student.decay is 2.0: give a number above 0, 1 at most"),
+        (
+            {"student.epochs": 3, "student.warmup_epochs": 5.0},
+            r"warmup_epochs is 5, and student.epochs only 3, .*student.warmup_epochs=0.6, or more",
+        ),
         ({"student.milestones": (150, 180)}, r"such as \(0.5, 0.75\)"),
         (
             {"student.images.share": 0.0},
@@ -172,6 +177,13 @@ def test_values_that_cannot_be(changes, message):
     with config.unlocked(), config.ignore_type():
         config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
+        settings.check(config)
+
+
+def test_weights_of_0_alone_are_refused():
+    config = cifar.get_config("method=kd")
+    config.weights.update(ce=0.0, kd=0.0)
+    with pytest.raises(UserError, match="nothing .* as these are 0: weights.ce, weights.kd$"):
         settings.check(config)
 
 

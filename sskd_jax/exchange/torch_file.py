@@ -159,6 +159,9 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         top, fetch = _read_zip(content) if content.startswith(b"PK") else _read_legacy(content)
         tensors = _named_tensors(top)
         return {name: _array(tensor, fetch(tensor.storage)) for name, tensor in tensors.items()}
+    except safe_pickle.Forbidden as error:
+        advice = "if it is a whole model, store its state_dict() in place of it"
+        raise UserError(f"{path}: {error}; {advice}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:

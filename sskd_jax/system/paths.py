@@ -41,9 +41,16 @@ def locate(path: str | os.PathLike[str]) -> epath.Path:
     """The absolute path, with `~` as the home folder.
 
     Raises:
-      UserError: the name is not UTF-8, which the libraries that write checkpoints insist on.
+      UserError: the name is not UTF-8, which the libraries that write checkpoints insist on, or is
+        an address from which no file can be read.
     """
-    found = epath.Path(path).expanduser()
+    try:
+        found = epath.Path(path).expanduser()
+    except KeyError as error:  # etils knows no such scheme
+        raise UserError(
+            f"{path} cannot be read from there: download it and give its path, or give one that "
+            "begins with gs:// or s3://"
+        ) from error
     try:
         os.path.abspath(found).encode()
     except UnicodeEncodeError as error:

@@ -44,6 +44,10 @@ class Dict(dict):
 
 
 # Based on the unpickler in Python: with the one in C, four bytes can request a memo of 64 GB.
+class Forbidden(UserError):
+    """A pickle names something that is not allowed."""
+
+
 class _Unpickler(pickle._Unpickler):
     """An unpickler that knows only the names in `allowed`.
 
@@ -69,7 +73,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.allowed:
             text = f"{module}.{name}"[:200]
-            raise UserError(
+            raise Forbidden(
                 f"{_name(self.file)} asks for {text!r}, which could run code, so nothing of it was "
                 "run"
             )
