@@ -11,6 +11,7 @@ measured; here it is the test images, temperature 1 and the embedding that the c
 """
 
 import argparse
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ from sskd_jax.system.console import console, fail
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import Params, UserError
 from sskd_jax.views import Optics
-from sskd_jax.workdir.files import CONFIG, read_json
+from sskd_jax.workdir.files import CONFIG, STAGE, read_json
 from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import kind_of, load_stage, stage_folders
 
@@ -129,9 +130,11 @@ def stage_variables(workdir: epath.Path, config: dict[str, Any], stage: str) -> 
 
 
 def compare(workdir: epath.Path) -> dict[str, Any]:
-    """The results for the teacher and every student of a finished run, by stage."""
+    """The results for every teacher and student of a finished run, by stage."""
     config = read_json(workdir / CONFIG)
     told = config["data"]
+    if "teacher" not in config:
+        raise UserError(f"{workdir} has no teacher: give the workdir of a run that distilled one")
     if "size" in told:
         raise UserError(f"{workdir} was trained on streamed images, which are not compared here")
     data = sources.load(told["name"], told["data_dir"] or None)
@@ -146,12 +149,21 @@ def compare(workdir: epath.Path) -> dict[str, Any]:
         module = architecture(section["model"])(num_classes=data.num_classes)
         return Classifier(section["model"], adapted(module, optics, section), variables, told)
 
-    teacher = network("teacher", stage_variables(workdir, config, "teacher")["teacher"])
-    theirs = answers(teacher, image)
-    found: dict[str, Any] = {"teacher": {"tsne": neighbourhood(theirs.embed, label)}}
+    found: dict[str, Any] = {}
+
+    @functools.cache
+    def teacher_of(stage: str) -> tuple[Classifier, Answers]:
+        teacher = network("teacher", stage_variables(workdir, config, stage)["teacher"])
+        theirs = answers(teacher, image)
+        found[stage] = {"tsne": neighbourhood(theirs.embed, label)}
+        return teacher, theirs
+
     for folder in stage_folders(workdir):
         if folder.name == "student":
             stage = str(folder.relative_to(workdir))
+            own = stage.replace("student", "teacher")  # of a method that trains its own
+            has_own = (workdir / own / STAGE).exists()
+            teacher, theirs = teacher_of(own if has_own else "teacher")
             nets = load_stage(folder, "student", {})
             student = network("student", nets["student"])
             ours = answers(student, image)

@@ -330,7 +330,7 @@ MISTAKES = [
     ),
     (
         (QUICK, "--config.teacher.std=(0.5,0.5,0.0)"),
-        "teacher.std is (0.5, 0.5, 0.0): give three numbers above 0, 1 at most, or () for the data's",
+        "(0.5, 0.5, 0.0): give three numbers above 0, 1 at most, or () for the data's",
     ),
     # data
     ((QUICK, "--config.data.name=cifar101"), "unknown dataset 'cifar101'"),

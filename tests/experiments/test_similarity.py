@@ -10,6 +10,7 @@ from sskd_jax.engine.loop import first_state
 from sskd_jax.losses import row_divergence
 from sskd_jax.methods.sskd import ProjectionHead
 from sskd_jax.system.paths import locate
+from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import Checkpoints
 from sskd_jax.workdir.files import read_json, write_json
 from sskd_jax.workdir.stages import describe
@@ -56,11 +57,11 @@ def test_rows_that_are_kept_are_those_of_sskd():
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
-    """A workdir as KD leaves it that has trained for no step."""
+    """A workdir of two methods, one with a teacher of its own, that have trained for no step."""
     workdir = tmp_path_factory.mktemp("untrained")
     with tiny_network():
         config = small_config()
-        config.methods = ("kd",)
+        config.methods = ("kd", "hsakd_joint")
         for job in planned(config):
             folder = locate(workdir / job.name)
             describe(folder, job.about | {"steps": 0})
@@ -70,16 +71,28 @@ def untrained(tmp_path_factory):
         yield workdir
 
 
-def test_the_students_of_a_run_are_compared_with_its_teacher(untrained, capsys, monkeypatch):
+def test_the_students_are_compared_with_the_teachers_of_their_methods(
+    untrained, capsys, monkeypatch
+):
     monkeypatch.setattr(similarity, "CLASSES", 3)
     monkeypatch.setattr(similarity, "PER_CLASS", 8)
     similarity.main([str(untrained)])
     found = read_json(untrained / records.SIMILARITY)
-    assert set(found) == {"teacher", "kd/student"} and "similarity.json" in capsys.readouterr().out
-    measures = found["kd/student"]
+    pairs = {"teacher": "kd/student", "hsakd_joint/teacher": "hsakd_joint/student"}
+    assert set(found) == {*pairs, *pairs.values()}
+    assert "similarity.json" in capsys.readouterr().out
     count = similarity.CLASSES * similarity.PER_CLASS
-    assert [len(one["tsne"]["place"]) for one in found.values()] == [count] * 2
-    assert measures["kl"] > 0 and 0 < measures["cka"] < 1 and 0 <= measures["agreement"] <= 1
+    assert [len(one["tsne"]["place"]) for one in found.values()] == [count] * 4
+    for student in pairs.values():
+        measures = found[student]
+        assert measures["kl"] > 0 and 0 < measures["cka"] < 1 and 0 <= measures["agreement"] <= 1
+
+
+def test_a_run_without_a_teacher_is_told(tmp_path):
+    config = protocol.as_json(protocol.load("configs/long_tail.py:method=ce", {}))
+    write_json(locate(tmp_path / "config.json"), config)
+    with pytest.raises(UserError, match="has no teacher: give the workdir of a run that distilled"):
+        similarity.compare(locate(tmp_path))
 
 
 def test_a_teacher_may_be_in_another_workdir(untrained):
