@@ -31,6 +31,14 @@ def test_means_of_windows_and_their_gradient(shape):
     np.testing.assert_allclose(np.sum(dx * other), np.sum(dy * windows(other)), rtol=1e-4)
 
 
+def test_means_in_bfloat16_are_not_biased():
+    x = np.random.default_rng(0).standard_normal((4, 16, 16, 8)).astype(np.float32)
+    found = np.asarray(halved(jnp.asarray(x, jnp.bfloat16)), np.float32)
+    expected = windows(x)
+    slope = (found * expected).sum() / np.square(expected).sum()
+    assert abs(slope - 1) < 5e-4
+
+
 def test_other_platforms_take_windows():
     def loss(x: jax.Array) -> jax.Array:
         return halved(x).sum()
