@@ -76,7 +76,7 @@ def run_seed(
     """Trains with one seed, in its workdir; returns the rows of its results."""
     recipes, loaded = settings.check(config), load(config, devices)
     check_formats(folder)
-    known = as_trained(config.to_dict())
+    known = as_trained(config.to_dict(), {kind for recipe in recipes for kind in recipe.method})
     with Logbook(folder, known, devices) if chief() else NoLogbook() as book:
         session = Session(folder, devices, book, interruption, config.save_seconds)
         jobs = up_to(config.until, plan(loaded, recipes))

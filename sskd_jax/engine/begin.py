@@ -128,8 +128,11 @@ def check_classes(name: str, outputs: Outputs, num_classes: int) -> None:
 def check_memory(before: Any, after: Any) -> None:
     """Raises a `UserError` if a loss returns a memory of another kind than it was given."""
     old, new = (
-        {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (before, after))
+        {
+            jax.tree_util.keystr(path): (jnp.shape(leaf), jnp.result_type(leaf))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(memory)
+        }
+        for memory in (before, after)
     )
     for name in old | new:
         if old.get(name) != new.get(name):

@@ -1,6 +1,6 @@
 """Weights from elsewhere for a stage: those that replace its training, or those it starts from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,19 +43,23 @@ def load_given(job: Job) -> Params:
     return {net: load_net(job, path, net) for net in learned}
 
 
-def as_trained(config: Mapping[str, Any]) -> dict[str, Any]:
+def as_trained(config: Mapping[str, Any], kinds: Iterable[str]) -> dict[str, Any]:
     """A run's config in which the section of a stage from another workdir is that workdir's own.
 
     So the record of a run says how the networks of such a stage were trained, and not how this run
     would have trained them. The values of `OF_THIS_RUN` stay.
 
+    Args:
+      config: of this run.
+      kinds: of its stages.
+
     Raises:
       UserError: a workdir holds no such stage.
     """
     found = dict(config)
-    for kind, section in config.items():
-        place = isinstance(section, dict) and section.get("checkpoint")
-        if place and (path := locate(place)).is_dir():
+    for kind in kinds:
+        section = config[kind]
+        if (place := section.get("checkpoint")) and (path := locate(place)).is_dir():
             folder = candidates(path, kind)[0]
             runs = [run for run in folder.parents[:2] if (run / CONFIG).exists()]
             theirs = read_json(runs[0] / CONFIG).get(kind, {}) if runs else {}

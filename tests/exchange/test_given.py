@@ -182,10 +182,12 @@ def test_the_record_of_a_run_says_how_a_stage_from_another_run_was_trained(plain
         config = {"seed": 0, "teacher": own | {"size": 8}, "student": {"epochs": 3}}
         known = {"epochs": 240, "images": {"share": 0.5}, "start_from": "elsewhere"}
         expected = config["teacher"] | (known if place in places else {})
-        assert as_trained(config) == config | {"teacher": expected}
+        assert as_trained(config, ["teacher"]) == config | {"teacher": expected}
     (tmp_path / "run/config.json").unlink()  # a stage that was copied alone
     config["teacher"]["checkpoint"] = str(tmp_path / "run")
-    assert as_trained(config) == config
+    assert as_trained(config, ["teacher"]) == config
+    config["head"] = {"checkpoint": str(tmp_path / "run")}  # of which this run has no need
+    assert as_trained(config, ["teacher"]) == config
 
 
 def test_a_checkpoint_that_saw_other_pixels_is_refused(plain, tmp_path):
