@@ -1,8 +1,8 @@
 r"""Compiles a config's steps for an absent TPU slice or GPU, and shows what they would need.
 
     pip install "jax[tpu]"    # or "jax[cuda12]" for --topology=H100
-    JAX_PLATFORMS=cpu python -m experiments.bench.ahead --config=configs/imagenet.py:batch=1024 \
-        --size=224 --topology=v5e:4x4
+    python -m experiments.bench.ahead --config=configs/imagenet.py:batch=1024 --size=224 \
+        --topology=v5e:4x4
 
 XLA's compilers run on any Linux machine, so a program that does not compile for a device, or is too
 large for it, is found before the device is paid for. Nothing is run or timed. The memory includes
@@ -20,6 +20,7 @@ from absl import flags
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
+from experiments import protocol
 from experiments.bench import command
 from experiments.bench.workload import Row, make_jobs, synthetic_run
 from sskd_jax.engine.devices import enough_memory
@@ -142,6 +143,7 @@ def measure(config: ConfigDict) -> list[Row]:
 
 
 if __name__ == "__main__":
+    protocol.leave_accelerators()  # which may be absent, or busy
     # Without its device, a compiled program could be stored, but not be read again.
     jax.config.update("jax_enable_compilation_cache", False)
     command.run(measure)
