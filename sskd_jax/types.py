@@ -87,6 +87,11 @@ class Net(NamedTuple):
     follows: str = ""
     momentum: float = 0.0
 
+    @property
+    def is_network(self) -> bool:
+        """Whether its module is the whole network that a config section names."""
+        return isinstance(self.module, str) and "." not in self.module
+
 
 def learns(module: nn.Module | str, start: str = "") -> Net:
     """A net that the optimizer updates."""

@@ -40,7 +40,8 @@ def trace_loss(
 
     Raises:
       UserError: a net is called, but not declared, or declared, but never called; the terms are
-        not those that the stage names; or the loss finds its networks unsuitable.
+        not those that the stage names; the memory changes its form; a network has other classes
+        than the dataset; or the loss finds its networks unsuitable.
     """
     variables = {name: complete(own) for name, own in {**nets, **start}.items()}
     called, memory, stage = {}, {}, task.stage
@@ -54,15 +55,28 @@ def trace_loss(
             variables[name] = jax.tree.map(jnp.copy, complete(made))
         called[name] = True
         outputs = traced_once(module, "apply")(variables[name], *args, **kwargs)
-        if stage.nets[name].module in ("student", "teacher"):
+        if stage.nets[name].is_network:
             check_classes(name, outputs, task.num_classes)
         return outputs
 
     if stage.memory:
         facts = Facts(label, shape, task.num_classes)
         memory = stage.memory(jax.random.fold_in(key, ONCE), facts)
+    batch = black_batch(task, shape, key, memory)
+    losses = stage.loss(Functions({name: partial(call, name) for name in stage.nets}), batch)
+    check_loss(stage, losses, called)
+    check_memory(memory, losses.memory)
+    for name, net in stage.nets.items():
+        if net.follows:
+            choose(stage.nets, net.follows, f"net for {name!r} to follow")
+            variables[name] = variables[net.follows]
+    return untrained_state(task, variables, memory, losses), objective(task, losses)
+
+
+def black_batch(task: Task, shape: tuple[int, ...], key: Array, memory: Any) -> Batch:
+    """A batch of two black images of class 0, in the first epoch."""
     image, zeros = jnp.zeros((2, *shape), jnp.uint8), jnp.zeros(2, jnp.int32)
-    batch = Batch(
+    return Batch(
         image=image,
         label=zeros,
         index=zeros,
@@ -72,27 +86,24 @@ def trace_loss(
         memory=memory,
         counts=task.counts,
     )
-    losses = stage.loss(Functions({name: partial(call, name) for name in stage.nets}), batch)
-    check_loss(stage, losses, called)
-    check_memory(memory, losses.memory)
-    for name, net in stage.nets.items():
-        if net.follows:
-            choose(stage.nets, net.follows, f"net for {name!r} to follow")
-            variables[name] = variables[net.follows]
-    own = {name: variables[name] for name, net in stage.nets.items() if net.learns or net.follows}
+
+
+def untrained_state(task: Task, variables: Params, memory: Any, losses: Losses) -> TrainState:
+    """The state of step 0, given the variables of all nets; of `losses`, only the names matter."""
+    nets = task.stage.nets
+    own = {name: variables[name] for name, net in nets.items() if net.learns or net.follows}
     params = {name: net["params"] for name, net in own.items()}
-    learned = {name: tree for name, tree in params.items() if stage.nets[name].learns}
+    learned = {name: tree for name, tree in params.items() if nets[name].learns}
     names = ("loss", *losses.terms, *losses.figures)
-    state = TrainState(
+    return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=stage.tied(params),
+        params=task.stage.tied(params),
         batch_stats={name: net["batch_stats"] for name, net in own.items()},
         opt_state=task.optimizer.init(learned),
         memory=memory,
         sums={name: jnp.zeros(()) for name in names},
         first_nonfinite={name: jnp.zeros((), jnp.int32) for name in (*names, "gradient")},
     )
-    return state, objective(task, losses)
 
 
 def check_loss(stage: Stage, losses: Losses, called: Mapping[str, bool]) -> None:

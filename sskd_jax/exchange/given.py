@@ -211,8 +211,7 @@ def learned_nets(job: Job) -> list[str]:
 
 def main_network(job: Job) -> str | None:
     """The network that learns: the one with the stage's name, or else the only one; or None."""
-    networks = [net for net in learned_nets(job) if net in job.networks]
-    whole = [net for net in networks if "." not in job.task.stage.nets[net].module]
+    whole = [net for net in learned_nets(job) if job.task.stage.nets[net].is_network]
     if job.kind in whole:
         return job.kind
     return whole[0] if len(whole) == 1 else None
