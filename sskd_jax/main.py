@@ -50,6 +50,8 @@ def parse(argv: Sequence[str]) -> list[str]:
             )
         if len(rest) > 1:
             raise UserError(f"{rest[1]!r} is not a flag: write --config.KEY=VALUE")
+        if WORKDIR.value == "":  # as an unset variable of the shell leaves it
+            raise UserError("--workdir= is empty: give a folder, or leave the flag out")
         return rest
     except Exception as error:  # a config file may raise anything
         fail(reason(error, argv))
@@ -82,8 +84,6 @@ def main(argv: Sequence[str], work: Callable[..., object] | None = None) -> None
         with distributed.membership() if DISTRIBUTED.value else contextlib.nullcontext():
             from sskd_jax import train
 
-            if WORKDIR.value == "":  # as an unset variable of the shell leaves it
-                raise UserError("--workdir= is empty: give a folder, or leave the flag out")
             (work or train.run)(CONFIG.value, WORKDIR.value or default_workdir())
     except (UserError, OSError) as error:
         fail(str(error))

@@ -43,11 +43,11 @@ class Dict(dict):
         super().__setitem__(checked(key), value)
 
 
-# Based on the unpickler in Python: with the one in C, four bytes can request a memo of 64 GB.
 class Forbidden(UserError):
     """A pickle names something that is not allowed."""
 
 
+# Based on the unpickler in Python: with the one in C, four bytes can request a memo of 64 GB.
 class _Unpickler(pickle._Unpickler):
     """An unpickler that knows only the names in `allowed`.
 
