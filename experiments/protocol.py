@@ -171,8 +171,9 @@ def experiment(config: Row, method: str, setting: Row, stages: Mapping[str, Stag
 
 
 def apart_from_the_method(config: Row, stages: Iterable[str]) -> tuple[Row, Row, Row]:
-    """(data, sections of the stages, dtype): what of a config decides an experiment, without its
-    method's own settings. Default values are left out.
+    """(data, sections of the stages, dtype): what decides an experiment beside method and weights.
+
+    Default values are left out.
     """
     data = {key: value for key, value in config["data"].items() if value and key != "data_dir"}
     sections = {kind: decisive(config[kind]) for kind in stages}

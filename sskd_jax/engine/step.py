@@ -56,7 +56,7 @@ def train_step(
     nets = task.stage.nets
     learned = {name: own for name, own in state.params.items() if nets[name].learns}
     batch = make_batch(task, state, frozen, index)
-    key = jax.random.fold_in(jax.random.fold_in(batch.key, ONCE), device_index())
+    dropout = jax.random.fold_in(jax.random.fold_in(batch.key, ONCE), device_index())
 
     def loss(learned: Params) -> tuple[Any, tuple[Params, Any, dict[str, Array]]]:
         params = state.params | learned
@@ -64,7 +64,7 @@ def train_step(
             name: {"params": params[name], "batch_stats": state.batch_stats[name]}
             for name in params
         }
-        functions, stats = net_functions(task, {**frozen.nets, **variables}, key)
+        functions, stats = net_functions(task, {**frozen.nets, **variables}, dropout)
         losses = task.stage.loss(functions, batch)
         parts = objective(task, losses)
         values = {"loss": sum(jax.tree.leaves(parts)), **losses.terms, **losses.figures}

@@ -128,14 +128,15 @@ def complete(variables: Params) -> Params:
 
 
 def net_functions(
-    task: Task, variables: Params, key: Array | None = None
+    task: Task, variables: Params, dropout: Array | None = None
 ) -> tuple[Nets, dict[str, Params]]:
     """The nets as functions, and a dict with their batch statistics, which the calls update.
 
     Args:
       variables: {"params", "batch_stats"} of every net by name.
-      key: in training, of what networks draw at random, which only dropout does. With it, nets that
-        learn or follow normalise by the batch and update their statistics; frozen ones never do.
+      dropout: the key of what dropout draws, in training; None: in evaluation. In training, nets
+        that learn or follow also normalise by the batch and update their statistics; frozen ones
+        never do.
     """
     calls = itertools.count()
     variables = {name: complete(own) for name, own in variables.items()}
@@ -144,9 +145,9 @@ def net_functions(
     def call(name: str, *args: Any, **kwargs: Any) -> Any:
         module, net = task.modules[name], task.stage.nets[name]
         own = {"params": variables[name]["params"], "batch_stats": stats[name]}
-        if key is None or not (net.learns or net.follows):
+        if dropout is None or not (net.learns or net.follows):
             return traced_once(module, "apply")(own, *args, **kwargs)
-        rngs = {"dropout": jax.random.fold_in(key, next(calls))}
+        rngs = {"dropout": jax.random.fold_in(dropout, next(calls))}
         in_training = {"train": True, "rngs": rngs, "mutable": ["batch_stats"]}
         outputs, moved = module.apply(own, *args, **kwargs, **in_training)
         stats[name] = moved.get("batch_stats", {})

@@ -68,11 +68,12 @@ class Classifier:
                 f"images are {images.dtype}{list(images.shape)}: give uint8[N, H, W, 3], or the "
                 "path of one"
             )
-        size = list(images.shape[1:])
-        if size != self.record.get("image", size):
+        shape = list(images.shape[1:])
+        if shape != self.record.get("image", shape):
+            side, _ = self.sizes
             raise UserError(
-                f"images are of {size[0]}x{size[1]} pixels, and the network was trained on "
-                f"{self.sizes[0]}x{self.sizes[0]}: resize them, or give the paths of image files"
+                f"images are of {shape[0]}x{shape[1]} pixels, and the network was trained on "
+                f"{side}x{side}: resize them, or give the paths of image files"
             )
         for start in range(0, max(1, len(images)), AT_ONCE):  # no images give no rows
             yield self.program(self.variables, images[start : start + AT_ONCE])
