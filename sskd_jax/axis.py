@@ -6,6 +6,7 @@ Outside of a mapped program there is one device, whose share is the whole batch.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from sskd_jax.types import Array
@@ -53,3 +54,20 @@ def share(tree: Any) -> Any:
 def mean_over_devices(tree: Any) -> Any:
     """The mean over the devices of every leaf."""
     return tree if device_count() == 1 else lax.pmean(tree, AXIS)
+
+
+def differs(tree: Any) -> Array:
+    """bool[]: whether devices hold different numbers in a tree.
+
+    Floats may differ by rounding, as processes may compile the same program in different ways: by
+    half of their digits, relative to the largest number of their leaf.
+    """
+    found = jnp.asarray(False)
+    for leaf in jax.tree.leaves(tree) if device_count() > 1 else ():
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        tolerance = jnp.finfo(leaf.dtype).eps ** 0.5 if is_float else 0
+        leaf = leaf if is_float else leaf.astype(jnp.int32)
+        high, low = lax.pmax(leaf, AXIS), lax.pmin(leaf, AXIS)
+        largest = jnp.max(jnp.maximum(jnp.abs(high), jnp.abs(low)), initial=0)
+        found |= jnp.any(high - low > tolerance * largest)
+    return found

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sskd_jax.axis import AXIS, device_count, device_index, everywhere, mean_over_devices, share
+from sskd_jax.axis import (
+    AXIS,
+    device_count,
+    device_index,
+    differs,
+    everywhere,
+    mean_over_devices,
+    share,
+)
 
 WHOLE = {
     "embed": np.arange(48, dtype=np.float32).reshape(16, 3),
@@ -117,3 +125,21 @@ def test_a_compiled_function_is_traced_again_where_the_batch_is_mapped():
         whole = jax.vmap(function, axis_name=AXIS, out_axes=None)(own)
         np.testing.assert_array_equal(whole, label)
         np.testing.assert_array_equal(function(own[0]), own[0])
+
+
+@DEVICES
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8", "bool"])
+def test_one_other_number_on_one_device_is_noticed(devices, dtype):
+    alike = np.ones((devices, 5), dtype)
+    other = alike.copy()
+    other[-1, 2] = 0
+    trees = {"a": alike, "none": alike[:, :0]}, {"a": alike, "b": other}
+    found = on_devices(lambda *own: [differs(tree) for tree in own], devices, *trees)
+    assert [value.tolist() for value in found] == [[False] * devices, [devices > 1] * devices]
+
+
+@pytest.mark.parametrize("distance, expected", [(1e-4, False), (1e-3, True)])
+def test_rounding_makes_no_device_differ(distance, expected):
+    """Relative to the largest number, 1; the other one differs by much of its own size."""
+    numbers = np.float32([[1e-9, 1], [1e-9 + distance, 1]])
+    assert on_devices(differs, 2, numbers).tolist() == [expected] * 2

@@ -71,12 +71,21 @@ def test_dropout_drops_in_training_alone(my_code, tmp_path):
 
 def test_a_network_with_flax_batch_norm_may_be_the_teacher(my_code, tmp_path):
     """Its parameters look like those of our batch norm, but are not prepared in the same way."""
-    behind_pooling(tmp_path, "nn.BatchNorm(not train)")
+    behind_pooling(tmp_path, "nn.BatchNorm(not train, axis_name='batch')")
     config = cifar.get_config("method=kd,teacher=my_code:Tiny,student=resnet8")
     config.data.name = "my_code:stripes"
     config.teacher.epochs = config.student.epochs = 1
     rows = train.run(config, str(tmp_path / "run"))
     assert [row["stage"] for row in rows] == ["teacher", "student"]
+
+
+def test_batch_norm_per_device_is_refused_on_several_devices(my_code, tmp_path):
+    behind_pooling(tmp_path, "nn.BatchNorm(not train)")
+    config = cifar.get_config("method=scratch,student=my_code:Tiny")
+    config.data.name, config.student.epochs = "my_code:stripes", 1
+    message = "student: devices hold different numbers in student.batch_stats, so results would"
+    with pytest.raises(UserError, match=message):
+        train.run(config, str(tmp_path / "run"))
 
 
 ATTENTIVE = """

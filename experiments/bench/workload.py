@@ -103,8 +103,8 @@ class Steps:
 
     def run(self, steps: int) -> Any:
         """Dispatches this many steps at once; the returned arrays are ready when they are done."""
-        self.state, nonfinite = self.program(self.state, self.frozen, self.order, 0, steps)
-        return nonfinite
+        self.state, health = self.program(self.state, self.frozen, self.order, 0, steps)
+        return health
 
     def milliseconds(self) -> float:
         """The milliseconds of a step, from one dispatch of STEPS steps."""

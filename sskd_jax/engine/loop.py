@@ -26,7 +26,7 @@ from sskd_jax.engine.devices import (
 from sskd_jax.engine.evaluate import evaluation
 from sskd_jax.engine.order import shard_epoch, stage_seed
 from sskd_jax.engine.step import initial_state, train_program
-from sskd_jax.engine.task import Frozen, Task, TrainState
+from sskd_jax.engine.task import Frozen, Health, Task, TrainState
 from sskd_jax.system.console import StageProgress, console
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Array, Params, Stopped, UserError
@@ -165,9 +165,9 @@ class Dispatcher:
         while start < total and not self.stop_is_due():
             began, stop, waited = time.perf_counter(), min(start + self.steps, total), 0
             for index, first_step, last_step in feed(start, stop):
-                state, nonfinite = self.program(state, frozen, index, first_step, last_step)
+                state, health = self.program(state, frozen, index, first_step, last_step)
                 waited += self.wait(pending)
-                pending.append((nonfinite, last_step - first_step))
+                pending.append((health, last_step - first_step))
             if waited:
                 seconds = (time.perf_counter() - began) / waited
                 self.steps = int(np.clip(DISPATCH_SECONDS / seconds, 1, 2 * self.steps))
@@ -175,12 +175,13 @@ class Dispatcher:
             yield stop, state
         self.wait(pending)
 
-    def wait(self, pending: list[tuple[dict[str, Array], int]]) -> int:
+    def wait(self, pending: list[tuple[Health, int]]) -> int:
         """Waits for the pending dispatch, if there is one; returns its number of steps."""
         if not pending:
             return 0
-        nonfinite, steps = pending.pop()
-        check_finite(self.job, nonfinite)
+        health, steps = pending.pop()
+        check_finite(self.job, health.first_nonfinite)
+        check_alike(self.job, health.unlike)
         return steps
 
     def stop_is_due(self) -> bool:
@@ -199,6 +200,22 @@ def check_finite(job: Job, first_nonfinite: dict[str, Array]) -> None:
             f"{job.name} diverged: not finite in step {step}: {names}. The checkpoints before it "
             "are kept; try a lower learning rate in another --workdir"
         )
+
+
+def check_alike(job: Job, unlike: dict[str, Array]) -> None:
+    """Raises a `UserError` if devices hold different memories or batch statistics.
+
+    Results would depend on their number, and a resumed run would go on from what one of them held.
+    """
+    for name, differs in unreplicate(unlike).items():
+        if differs:
+            cure = "use sskd_jax.layers.norm.BatchNorm, or axis_name=sskd_jax.axis.AXIS"
+            if name == "memory":
+                cure = "make it of the whole batch, by sskd_jax.axis.everywhere"
+            raise UserError(
+                f"{job.name}: devices hold different numbers in {name}, so results would depend on "
+                f"how many there are: {cure}"
+            )
 
 
 def run_stage(job: Job, session: Session) -> Trained:

@@ -16,12 +16,13 @@ import numpy as np
 import optax
 from jax import lax
 
-from sskd_jax.axis import device_index, everywhere, mean_over_devices
+from sskd_jax.axis import device_index, differs, everywhere, mean_over_devices
 from sskd_jax.engine.begin import begin
 from sskd_jax.engine.devices import Mapped, run_once
 from sskd_jax.engine.task import (
     ONCE,
     Frozen,
+    Health,
     Task,
     TrainState,
     gather_examples,
@@ -137,18 +138,20 @@ def train_steps(
     order: Array | Streamed,
     start: Array,
     stop: Array,
-) -> tuple[TrainState, dict[str, Array]]:
+) -> tuple[TrainState, Health]:
     """Runs steps start ... stop - 1 of `order`, with leaves [steps, n, ...], in one dispatch.
 
-    Returns the state, and a copy of `first_nonfinite` that stays valid when the state is donated
-    to the next dispatch.
+    Returns the state, and its `Health`, which stays valid when the state is donated to the next
+    dispatch.
     """
 
     def step(i: Array, state: TrainState) -> TrainState:
         return train_step(task, state, frozen, jax.tree.map(lambda leaf: leaf[i], order))
 
     state = lax.fori_loop(start, stop, step, state)
-    return state, jax.tree.map(jnp.copy, state.first_nonfinite)
+    carried = {f"{net}.batch_stats": stats for net, stats in state.batch_stats.items()}
+    unlike = {name: differs(tree) for name, tree in {**carried, "memory": state.memory}.items()}
+    return state, Health(jax.tree.map(jnp.copy, state.first_nonfinite), unlike)
 
 
 def train_program(task: Task, devices: Sequence[jax.Device]) -> Mapped:

@@ -76,6 +76,19 @@ class TrainState(NamedTuple):
     first_nonfinite: dict[str, Array]
 
 
+class Health(NamedTuple):
+    """What tells, after a dispatch, that training must not go on.
+
+    Attributes:
+      first_nonfinite: a copy of that of the state.
+      unlike: bool[] for "memory" and "NET.batch_stats" of every net: whether devices hold different
+        ones, as they do if a user's code makes them of each device's share of the batch.
+    """
+
+    first_nonfinite: dict[str, Array]
+    unlike: dict[str, Array]
+
+
 class Frozen(NamedTuple):
     """What a stage reads and never changes. It is replicated, not donated and not optimized.
 

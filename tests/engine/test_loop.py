@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from tiny import planned, small_config, tiny_network
 
-from sskd_jax.engine.loop import Job, Session, check_finite, compared_by, epoch_order, run_stage
+from sskd_jax.engine.loop import (
+    Job,
+    Session,
+    check_alike,
+    check_finite,
+    compared_by,
+    epoch_order,
+    run_stage,
+)
 from sskd_jax.system.console import show
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Stopped, UserError
@@ -192,6 +200,15 @@ def test_the_first_step_in_which_something_was_not_finite_is_named():
     first = {name: jax.device_put(np.int32([step, step])) for name, step in steps.items()}
     with pytest.raises(UserError, match="student diverged: not finite in step 7: kd, loss. The"):
         check_finite(job(), first)
+
+
+@pytest.mark.parametrize("name, cure", [("memory", "everywhere"), ("key.batch_stats", "BatchNorm")])
+def test_what_devices_must_hold_alike_is_named(name, cure):
+    unlike = {"student.batch_stats": False, "memory": False, "key.batch_stats": False, name: True}
+    flags = {key: jax.device_put(np.array([value, value])) for key, value in unlike.items()}
+    with pytest.raises(UserError, match=rf"^student: devices .* numbers in {name}, .*\.{cure}"):
+        check_alike(job(), flags)
+    check_alike(job(), flags | {name: flags["memory" if name != "memory" else "key.batch_stats"]})
 
 
 def test_epochs_compare_by_the_first_score_or_else_by_the_loss():

@@ -17,6 +17,7 @@ from tiny import (
     start_state,
 )
 
+from sskd_jax.axis import everywhere
 from sskd_jax.engine.devices import RUN_OFTEN, Mapped, compiler_options, replicated, unreplicate
 from sskd_jax.engine.loop import variables as variables_of
 from sskd_jax.engine.step import initial_state, train_program
@@ -118,9 +119,9 @@ def counted() -> Counted:
     state, many = replicated((start_state(task, frozen), frozen), device)
     program, epochs, first = train_program(task, device), [], None
     for _ in range(4):
-        state, nonfinite = program(state, many, ORDER[:1, None].swapaxes(0, 1), 0, 1)
+        state, health = program(state, many, ORDER[:1, None].swapaxes(0, 1), 0, 1)
         epochs.append(float(unreplicate(state.sums)["epoch"]))
-        first = first or int(unreplicate(nonfinite)["loss"])
+        first = first or int(unreplicate(health.first_nonfinite)["loss"])
     return Counted(first, epochs)
 
 
@@ -261,6 +262,27 @@ def test_a_follower_starts_as_its_leader_and_is_updated_behind_every_step():
     kernels = [after.params[name]["used"]["kernel"] for name in ("leader", "follower")]
     assert np.abs(kernels[0] - kernels[1]).max() > 0
     assert "follower" not in task.reached and "follower" not in before.opt_state
+
+
+@pytest.mark.parametrize("make", [everywhere, lambda tree: tree], ids=["whole", "share"])
+def test_a_memory_made_of_shares_is_noticed(make):
+    def loss(nets, batch) -> Losses:
+        logits = nets["student"](batch.see(once)).logits
+        last = make(jnp.mean(logits, keepdims=True)).mean()
+        return Losses({"size": jnp.mean(jnp.square(logits))}, memory={"last": last})
+
+    def memory(key, facts):
+        return {"last": jnp.zeros(())}
+
+    stage = Stage(("size",), {"student": learns("student")}, loss, unscored, memory)
+    task, devices = make_task(stage), jax.devices()[:2]
+    frozen = make_frozen(task)
+    task, _ = sketched(task, frozen)
+    state, many = replicated((start_state(task, frozen), frozen), devices)
+    program = train_program(task, devices)
+    _, health = program(state, many, ORDER.reshape(3, 2, -1).swapaxes(0, 1), 0, 1)
+    found = {name: bool(value) for name, value in unreplicate(health.unlike).items()}
+    assert found == {"student.batch_stats": False, "memory": make is not everywhere}
 
 
 def test_a_net_begins_alike_whatever_stands_beside_it():
