@@ -62,6 +62,7 @@ def test_a_whole_run(finished):
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 6
 
 
+@pytest.mark.slow
 def test_stops_between_steps_change_no_bit(finished, flowers, tmp_path, monkeypatch):
     """A run that is stopped before every fifth dispatch ends with the same numbers."""
     monkeypatch.setattr("sskd_jax.engine.loop.DISPATCH_SECONDS", 0.0)

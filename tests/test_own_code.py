@@ -29,6 +29,7 @@ def my_code(tmp_path, monkeypatch):
     sys.modules.pop("my_code", None)
 
 
+@pytest.mark.slow
 def test_the_pages_examples_train_and_leave(my_code, tmp_path):
     config = cifar.get_config(ARGUMENTS)
     config.data.name = "my_code:stripes"

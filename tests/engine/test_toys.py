@@ -94,6 +94,7 @@ def newest(workdir, name: str) -> dict:
     return states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOYS)
 def test_a_toy_trains_alike_on_any_number_of_devices_and_through_stops(name, wholes, tmp_path):
     whole, stops = wholes[name], 0

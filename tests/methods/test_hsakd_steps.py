@@ -126,7 +126,11 @@ def recording(golden: Golden, name: str) -> dict[str, np.ndarray]:
     return gold
 
 
-@pytest.fixture(scope="module", params=CASES)
+SLOW = ("student", "online")  # over 20 s to compile
+PARAMS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def steps(request, shared) -> Steps:
     case, golden = CASES[request.param], Golden(shared / "golden")
     specs = json.loads((golden.folder / "hsakd.json").read_text())
