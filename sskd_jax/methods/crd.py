@@ -5,6 +5,8 @@ other classes are the negatives. Shapes: N images of the batch, M training image
 common space, K negatives.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,13 +15,15 @@ from sskd_jax.axis import everywhere
 from sskd_jax.layers.heads import Linear
 from sskd_jax.losses import normalized, product
 from sskd_jax.methods.common import with_kd
-from sskd_jax.rules import BelowOne, Count, Positive
+from sskd_jax.rules import POSITIVE, BelowOne, Count, Positive
 from sskd_jax.types import Array, Batch, Facts, Losses, Method, Nets, Outputs, learns
 
 Memory = dict[str, Array]
 
 EPSILON = 1e-7
 NETWORKS = ("student", "teacher")
+# So that exp(1 / temperature), summed over a batch with its negatives, is a 32-bit number.
+Temperature = Annotated[float, POSITIVE._replace(least=0.015)]
 
 
 def draw_negatives(key: Array, memory: Memory, label: Array, count: int) -> Array:
@@ -102,7 +106,7 @@ def crd(
     *,
     width: Count,
     negative_count: Count,
-    temperature: Positive,
+    temperature: Temperature,
     momentum: BelowOne,
     kd_temperature: Positive,
 ) -> Method:

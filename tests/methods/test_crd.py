@@ -15,6 +15,7 @@ from sskd_jax.losses import normalized
 from sskd_jax.methods.crd import (
     NETWORKS,
     Memory,
+    Temperature,
     all_scores,
     contrast,
     contrastive_loss,
@@ -23,7 +24,9 @@ from sskd_jax.methods.crd import (
     first_memory,
     momentum_update,
     normaliser,
+    scores,
 )
+from sskd_jax.settings import rule_of
 from sskd_jax.types import Facts, Losses
 
 LABEL = np.array([2, 0, 1, 0, 2, 2, 0, 1])
@@ -196,6 +199,19 @@ def test_ties_and_zeros():
         return step(student, teacher, begun).terms["crd"]
 
     check_at_ties(term, arrays(4, 5), arrays(4, 7, seed=1))
+
+
+def test_at_the_lowest_temperature_equal_embeddings_are_no_infinity():
+    """With as many images and negatives as on ImageNet, all of them like the anchor."""
+    lowest, images, row = rule_of(Temperature).least, 1_281_167, np.eye(1, 4, dtype=np.float32)
+    bank, chosen = np.repeat(row, 8, 0), np.zeros((256, 16385), np.int32)
+
+    def loss(anchor):
+        score = scores(jnp.repeat(anchor, 256, 0), bank, chosen, lowest)
+        return contrast(score / (images * score.mean()), images)
+
+    value, gradient = jax.value_and_grad(loss)(row)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 def test_what_the_term_and_the_memory_are_made_of():
