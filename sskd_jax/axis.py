@@ -59,8 +59,8 @@ def mean_over_devices(tree: Any) -> Any:
 def differs(tree: Any) -> Array:
     """bool[]: whether devices hold different numbers in a tree.
 
-    Floats may differ by rounding, as processes may compile the same program in different ways: by
-    half of their digits, relative to the largest number of their leaf.
+    Floats may differ by half of their digits, relative to the largest number of their leaf:
+    processes compile the same program each for itself, and it may round differently.
     """
     found = jnp.asarray(False)
     for leaf in jax.tree.leaves(tree) if device_count() > 1 else ():

@@ -148,9 +148,16 @@ def train_steps(
     def step(i: Array, state: TrainState) -> TrainState:
         return train_step(task, state, frozen, jax.tree.map(lambda leaf: leaf[i], order))
 
+    is_first = state.step % task.steps_per_epoch == 0
     state = lax.fori_loop(start, stop, step, state)
     carried = {f"{net}.batch_stats": stats for net, stats in state.batch_stats.items()}
-    unlike = {name: differs(tree) for name, tree in {**carried, "memory": state.memory}.items()}
+    carried["memory"] = state.memory
+    # Once per epoch, as devices exchange all of it, and a memory may hold a row for every image.
+    unlike = lax.cond(
+        is_first,
+        lambda: {name: differs(tree) for name, tree in carried.items()},
+        lambda: {name: jnp.asarray(False) for name in carried},
+    )
     return state, Health(jax.tree.map(jnp.copy, state.first_nonfinite), unlike)
 
 

@@ -82,7 +82,8 @@ class Health(NamedTuple):
     Attributes:
       first_nonfinite: a copy of that of the state.
       unlike: bool[] for "memory" and "NET.batch_stats" of every net: whether devices hold different
-        ones, as they do if a user's code makes them of each device's share of the batch.
+        ones after an epoch's first dispatch, as they do if a user's code makes them of each
+        device's share of the batch.
     """
 
     first_nonfinite: dict[str, Array]
