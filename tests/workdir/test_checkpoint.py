@@ -1,3 +1,4 @@
+import pathlib
 import random
 import resource
 import shutil
@@ -46,6 +47,16 @@ def test_the_last_two_and_the_best_are_kept(folder):
         and {path.name for path in folder.iterdir()} == {"1", "3", "4"}
     )
     assert newest["step"].dtype == np.int32
+
+
+def test_those_of_an_earlier_orbax_are_read(tmp_path):
+    # The fixture `folder`, written with orbax 0.12.8.
+    shutil.unpack_archive(pathlib.Path(__file__).with_name("orbax_0.12.8.zip"), tmp_path)
+    assert same(read_newest(tmp_path), 4)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert same(checkpoints.newest(), 4) and same(checkpoints.best(), 1)
+        checkpoints.save(state(5), 1.0)
+        assert same(checkpoints.newest(), 5) and same(checkpoints.best(), 5)
 
 
 def test_a_checkpoint_is_not_written_twice(folder):
