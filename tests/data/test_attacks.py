@@ -339,8 +339,7 @@ def test_a_folder_of_datasets_that_is_no_utf8(tmp_path, capfd):
 
 def test_a_source_with_a_name_too_long(tmp_path, capfd):
     assert prepare(tmp_path / ("x" * 5000), tmp_path) == 2
-    line = error_line(capfd)  # Python 3.14 says of such a path that it is no folder
-    assert "File name too long" in line or "xxx is no folder: give one with" in line
+    assert "File name too long" in error_line(capfd)
 
 
 @pytest.mark.parametrize("split, place", [("train", "train"), ("validation", "val")])
