@@ -74,11 +74,13 @@ def read(
       UserError: the folder lacks a part or has an unknown class, or the list is not in the expected
         form or names images that do not exist.
     """
-    if not source.is_dir():
+    try:
+        os.listdir(source)  # not `is_dir`, which hides why the system refuses, as of Python 3.14
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"--source={shown(source)} is no folder: give one with train/CLASS/IMAGE and "
             "val/CLASS/IMAGE"
-        )
+        ) from error
     if train_list:
         files = {"train": listed(train_list, source), "validation": images(held_out_folder(source))}
     elif (source / "train").is_dir():
