@@ -1,6 +1,6 @@
 """Exports a network, the student or the teacher, from its workdir to one file.
 
-  python -m sskd_jax export --workdir=runs/quickstart/seed-0 --stage=sskd/student --format=pth
+  python -m sskd_jax export runs/quickstart/seed-0 --stage=sskd/student --format=pth
 
 A JSON file next to it says how the network expects images and which accuracy it reached, and
 README.md is a model card in the format of the Hugging Face hub.
@@ -19,7 +19,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, help="of the run that trained it")
+    parser.add_argument("workdir", help="of the run that trained it")
     parser.add_argument("--format", choices=FORMATS, default="pth", help="default: pth")
     parser.add_argument(
         "--stage", help="such as sskd/student or teacher; default: the only student"

@@ -34,7 +34,7 @@ def find_network(workdir: epath.Path, stage: str | None) -> str:
     found = networks_in(workdir)
     students = [name for name in found if kind_of(name) == "student"]
     if stage is None and not students:
-        raise UserError(f"{workdir} holds no student: give the --workdir of a run that trained one")
+        raise UserError(f"{workdir} holds no student: give the workdir of a run that trained one")
     if stage is None and len(students) > 1:
         raise UserError(
             f"{workdir} holds several students: choose one with --stage={'|'.join(students)}"
@@ -47,7 +47,7 @@ def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, A
 
     It is the network after the last epoch, or after the best one.
     """
-    about = check_description(workdir / stage, {}, "give another --workdir")
+    about = check_description(workdir / stage, {}, "give another workdir")
     data = read_json(workdir / CONFIG)["data"]
     result = result_row(workdir, stage)
     own = about.get("normalisation", {}).get(kind_of(stage), data)

@@ -76,7 +76,7 @@ def test_evaluation_is_the_same_on_any_number_of_devices(workdir, capsys):
 
 
 def test_a_file_is_measured_on_the_data_of_a_config(workdir, capsys):
-    assert said(capsys, "export", "--workdir", workdir, "--out", workdir / "net.pth")[0] == 0
+    assert said(capsys, "export", workdir, "--out", workdir / "net.pth")[0] == 0
     code, out, _ = said(
         capsys, "evaluate", workdir / "net.pth", "--config=configs/quickstart.py", "--split=train"
     )
@@ -93,7 +93,7 @@ def test_predictions(workdir, tmp_path, capsys):
 
 
 def test_a_file_that_knows_its_pixels_is_asked_for_no_others(workdir, capsys):
-    said(capsys, "export", "--workdir", workdir, "--out", workdir / "net.pth")
+    said(capsys, "export", workdir, "--out", workdir / "net.pth")
     code, _, err = said(capsys, "predict", workdir / "net.pth", "a.png", "--mean", *"111")
     assert code == 2 and "net.pth has its own mean, std and size of images" in err
     assert err.endswith("omit mean (--mean)\n") and err.count("\n") == 1

@@ -128,7 +128,7 @@ def with_best(tmp_path, variables) -> pathlib.Path:
 
 
 def test_the_best_epoch_in_place_of_the_last(with_best, variables):
-    assert main(["export", "--workdir", str(with_best), "--format=safetensors", "--best"]) == 0
+    assert main(["export", str(with_best), "--format=safetensors", "--best"]) == 0
     file = with_best / "sskd-student-best.safetensors"
     state = torch_bridge.to_state_dict("resnet8", variables)
     for name, array in load_file(file).items():
@@ -138,13 +138,13 @@ def test_the_best_epoch_in_place_of_the_last(with_best, variables):
 
 
 def test_a_best_epoch_that_is_not_known_is_one_line(workdir, capsys):
-    assert main(["export", "--workdir", str(workdir), "--best"]) == 2
+    assert main(["export", str(workdir), "--best"]) == 2
     assert "name no best epoch of sskd/student: finish that run first" in capsys.readouterr().err
 
 
 def test_a_best_checkpoint_that_is_gone_is_one_line(with_best, capsys):
     shutil.rmtree(with_best / "sskd/student/2")
-    assert main(["export", "--workdir", str(with_best), "--best"]) == 2
+    assert main(["export", str(with_best), "--best"]) == 2
     assert "sskd/student has no checkpoint of step 2 any more" in capsys.readouterr().err
 
 
@@ -212,10 +212,10 @@ def test_where_a_file_goes(workdir, tmp_path):
 
 def test_mistakes_are_one_line(workdir, variables, tmp_path_factory, capsys):
     def said(*args: str) -> str:
-        assert main(["export", "--workdir", *args]) == 2
+        assert main(["export", *args]) == 2
         return capsys.readouterr().err
 
-    assert "holds no student: give the --workdir" in said(str(tmp_path_factory.mktemp("empty")))
+    assert "holds no student: give the workdir" in said(str(tmp_path_factory.mktemp("empty")))
     assert "cannot write" in said(str(workdir), "--out=/proc/nowhere/student.pth")
     student(workdir, "kd/student", variables, step=2)
     assert "several students: choose one with --stage=kd/student|sskd/student" in said(str(workdir))

@@ -72,7 +72,7 @@ def export(ready: pathlib.Path, kind: str) -> Target:
     before = contents(ready / RUN)
 
     def run(place: pathlib.Path) -> None:
-        run_module("sskd_jax", "export", f"--workdir={place / RUN}", f"--format={kind}")
+        run_module("sskd_jax", "export", str(place / RUN), f"--format={kind}")
 
     return Target(
         name=f"export {kind}",
