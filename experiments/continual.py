@@ -59,18 +59,19 @@ def measures(accuracy: np.ndarray, untrained: np.ndarray) -> Measures:
     )
 
 
-def accuracies(rows: Sequence[Row], score: str, task_epochs: int) -> np.ndarray:
-    """The accuracy [T, T] on task i after task t in per cent, from a stage's rows.
+def accuracies(rows: Sequence[Row], stage: str, score: str, task_epochs: int) -> np.ndarray:
+    """The accuracy [T, T] on task i after task t in per cent, from a stage's rows among a run's.
 
     Raises:
-      UserError: the run is not finished.
+      UserError: the stage is not finished.
     """
-    split = "test" if f"test/{score}_0" in rows[0] else "validation"
-    tasks = sum(name.startswith(f"{split}/{score}_") for name in rows[0])
-    ends = {row["epoch"]: row for row in rows}
+    ends = {row["epoch"]: row for row in rows if row["stage"] == stage}
+    names = list(next(iter(ends.values()), ()))
+    split = "test" if f"test/{score}_0" in names else "validation"
+    tasks = sum(name.startswith(f"{split}/{score}_") for name in names)
     behind = [ends.get(task * task_epochs) for task in range(1, tasks + 1)]
-    if None in behind:
-        raise UserError(f"{rows[0]['stage']} is not done: call the same command to go on")
+    if not behind or None in behind:
+        raise UserError(f"{stage} is not done: call the same command to go on")
     found = [[row[f"{split}/{score}_{task}"] for task in range(tasks)] for row in behind]
     return 100 * np.asarray(found)
 
@@ -98,13 +99,10 @@ def read(workdir: epath.Path) -> dict[tuple[str, str], tuple[np.ndarray, Measure
         raise UserError(f"{workdir} holds no {METRICS}: give the workdir of a run")
     rows, found = read_rows(workdir / METRICS), {}
     for stage, numbers in methods_of(read_json(workdir / CONFIG)).items():
-        own = [row for row in rows if row["stage"] == stage]
-        if not own:
-            continue
         if "task_epochs" not in numbers:
             raise UserError(f"{workdir}: {stage} has no tasks: give a run of configs/continual.py")
         for score in SCORES:
-            accuracy = accuracies(own, score, numbers["task_epochs"])
+            accuracy = accuracies(rows, stage, score, numbers["task_epochs"])
             untrained = chance(score, len(accuracy), numbers["task_classes"])
             found[stage, score] = accuracy, measures(accuracy, untrained)
     return found

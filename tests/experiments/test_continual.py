@@ -54,8 +54,13 @@ def test_a_run_is_measured_behind_each_task(tmp_path, capsys, split):
 
 
 def test_mistakes_are_told(tmp_path, capsys):
-    with pytest.raises(UserError, match="er/student is not done"):
-        continual.read(workdir(tmp_path, 3))
+    for epochs in (0, 3):
+        with pytest.raises(UserError, match="er/student is not done"):
+            continual.read(workdir(tmp_path, epochs))
+    config = {"methods": ["kd"], "settings": {"kd": {"method": {"name": "kd"}}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="kd/student has no tasks: give a run of configs/continual"):
+        continual.read(locate(str(tmp_path)))
     with pytest.raises(SystemExit, match="2"):
         continual.main([str(tmp_path / "nowhere")])
     told = capsys.readouterr().err
