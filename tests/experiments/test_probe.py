@@ -4,9 +4,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from students import resnet8_variables, student
 
 from experiments import page, probe, record, records, report
+from sskd_jax import load
+from sskd_jax.data import sources
 from sskd_jax.data.sources import Dataset, Split
+from sskd_jax.system.paths import locate
+from sskd_jax.workdir.files import read_json
 from tests.experiments.finished import finished
 
 RNG = np.random.default_rng(0)
@@ -54,3 +61,23 @@ def test_probes_are_kept_and_shown(tmp_path):
     found = page.markdown(report.probes(report.by_experiment(records.recorded(results))))
     assert "| digits | 50.00 (1) |" in found and "| cifar10 | 25.00 (1) |" in found
     assert "Not run." in page.markdown(report.probes({}))
+
+
+def test_the_command_probes_the_networks_of_a_workdir(tmp_path, capsys):
+    student(tmp_path / "run", "student", resnet8_variables(10), num_classes=10)
+    probe.main([str(tmp_path / "run"), "--data=digits"])
+    network, data = load(tmp_path / "run"), sources.load("digits")
+    features = [network.features(split.image) for split in (data.train, data.test)]
+    scaler = StandardScaler().fit(features[0])
+    layer = LogisticRegression(max_iter=1000).fit(scaler.transform(features[0]), data.train.label)
+    accuracy = layer.score(scaler.transform(features[1]), data.test.label)
+    assert f"student  digits {100 * accuracy:.2f} %" in capsys.readouterr().out
+    assert read_json(locate(tmp_path / "run") / records.PROBES) == {"student": {"digits": accuracy}}
+
+
+def test_a_folder_without_networks_is_told(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        probe.main([str(tmp_path), "--data=digits", "--config=configs/quickstart.py"])
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1
+    assert "holds no network: give the workdir of a run that is done" in told
