@@ -226,15 +226,16 @@ def test_two_that_teach_each_other_are_both_in_the_table(others):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["hsakd/student", "hssakd/student"])
-def test_the_exported_student_is_the_network_alone(stage, others, tmp_path):
+@pytest.mark.parametrize("name", ["hsakd/student", "hssakd/student", "hssakd/peer"])
+def test_an_exported_network_is_that_alone(name, others, tmp_path):
     workdir, _ = others
-    export_network(str(workdir), "pth", stage, str(tmp_path / "student.pth"))
-    found, num_classes = torch_bridge.load_weights(tmp_path / "student.pth", "tiny")
-    state = final_state(workdir, stage)
-    assert num_classes == 10 and {"student", "student_branches"} <= set(state["params"])
+    export_network(str(workdir), "pth", name, str(tmp_path / "net.pth"))
+    found, num_classes = torch_bridge.load_weights(tmp_path / "net.pth", "tiny")
+    method, net = name.split("/")
+    state = final_state(workdir, f"{method}/student")
+    assert num_classes == 10 and {net, f"{net}_branches"} <= set(state["params"])
     for key in ("params", "batch_stats"):
-        jax.tree.map(np.testing.assert_array_equal, found[key], state[key]["student"])
+        jax.tree.map(np.testing.assert_array_equal, found[key], state[key][net])
 
 
 @pytest.mark.slow

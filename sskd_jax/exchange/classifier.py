@@ -144,8 +144,8 @@ def load(
     if stage and path.is_file():
         raise UserError(f"--stage is of a workdir, and {path} is a file of one network")
     if path.is_dir():
-        stage = finished.find_network(path, stage)
-        record, variables = finished.describe(path, stage), finished.load_network(path, stage)
+        found = finished.find_network(path, stage)
+        record, variables = finished.describe(path, found), finished.load_network(path, found)
         return classifier(record["model"], variables, record)
     state = torch_bridge.read_state_dict(path)
     beside = finished.record_beside(path)

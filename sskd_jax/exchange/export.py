@@ -160,21 +160,21 @@ def export_network(
         and is not an export.
     """
     folder = locate(workdir)
-    stage = find_network(folder, stage)
-    record = describe(folder, stage, best)
-    network = load_network(folder, stage, best)
-    name = f"{stage.replace('/', '-')}{'-best' * best}.{kind}"
+    network = find_network(folder, stage)
+    record = describe(folder, network, best)
+    variables = load_network(folder, network, best)
+    name = f"{network.name.replace('/', '-')}{'-best' * best}.{kind}"
     path = file_to_write(out, folder, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, FORMATS[kind](record, network))
+        write_bytes(path, FORMATS[kind](record, variables))
         write_json(record_beside(path), record)
-        card = model_card.write(path, record, model_card.facts(folder, stage))
+        card = model_card.write(path, record, model_card.facts(folder, network))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return (
-        f"wrote {stage}, a {record['model']}, to {path}; {path.name}.json says what it expects and "
-        f"what it reached; {card}"
+        f"wrote {network.name}, a {record['model']}, to {path}; {path.name}.json says what it "
+        f"expects and what it reached; {card}"
     )
 
 

@@ -1,60 +1,79 @@
 """The trained networks in a workdir: which there are, what is known of them, and their weights."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from sskd_jax.types import Params, UserError, choose
 from sskd_jax.workdir.checkpoint import read_step
-from sskd_jax.workdir.files import CONFIG, METRICS, RESULTS, existing_rows, read_json
+from sskd_jax.workdir.files import CONFIG, METRICS, RESULTS, STAGE, existing_rows, read_json
 from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import check_description, kind_of, load_folder, stage_folders
 
 NETWORKS = ("student", "teacher")  # the kinds of stages that produce one
 
 
-def networks_in(workdir: epath.Path) -> list[str]:
-    """The names of the stages in a workdir that produce a network, such as "sskd/student"."""
-    names = (str(folder.relative_to(workdir)) for folder in stage_folders(workdir))
-    return sorted(name for name in names if kind_of(name) in NETWORKS)
+class Network(NamedTuple):
+    """A network in a workdir: a net of the stage that trained it."""
+
+    stage: str
+    net: str
+
+    @property
+    def name(self) -> str:
+        """That of its stage, such as "sskd/student"; "hssakd/peer" for a peer beside it."""
+        return self.stage.removesuffix(kind_of(self.stage)) + self.net
 
 
-def find_network(workdir: epath.Path, stage: str | None) -> str:
-    """The name of a stage in a workdir that produces a network: "sskd/student", "teacher", ...
+def networks_in(workdir: epath.Path) -> dict[str, Network]:
+    """The networks in a workdir by name: those of its stages, and others that learned in them."""
+    own, beside = [], []
+    for folder in stage_folders(workdir):
+        stage = str(folder.relative_to(workdir))
+        if kind_of(stage) in NETWORKS:
+            own.append(Network(stage, kind_of(stage)))
+            learned = read_json(folder / STAGE).get("normalisation", {})
+            beside += [Network(stage, net) for net in learned]
+    found = {network.name: network for network in (*beside, *own)}
+    return dict(sorted(found.items()))
+
+
+def find_network(workdir: epath.Path, name: str | None) -> Network:
+    """The network in a workdir that is called "sskd/student", "teacher", ...
 
     Args:
       workdir: of the run.
-      stage: the wanted name; None: that of the only student.
+      name: the wanted one; None: the only student.
 
     Raises:
-      UserError: there is no such stage, or there are several students to choose from.
+      UserError: there is no such network, or there are several students to choose from.
     """
     check_run(workdir)
     found = networks_in(workdir)
-    students = [name for name in found if kind_of(name) == "student"]
-    if stage is None and not students:
+    students = [name for name, network in found.items() if network.net == "student"]
+    if name is None and not students:
         raise UserError(f"{workdir} holds no student: give the workdir of a run that trained one")
-    if stage is None and len(students) > 1:
+    if name is None and len(students) > 1:
         raise UserError(
             f"{workdir} holds several students: choose one with --stage={'|'.join(students)}"
         )
-    return choose(dict(zip(found, found, strict=True)), stage or students[0], "stage")
+    return choose(found, name or students[0], "stage")
 
 
-def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, Any]:
-    """A record of a stage's network: how it expects images, and which accuracy it reached.
+def describe(workdir: epath.Path, network: Network, best: bool = False) -> dict[str, Any]:
+    """A record of a network: how it expects images, and which accuracy it reached.
 
-    It is the network after the last epoch, or after the best one.
+    It is the network after the last epoch, or after the best one of its stage.
     """
-    about = check_description(workdir / stage, {}, "give another workdir")
+    about = check_description(workdir / network.stage, {}, "give another workdir")
     data = read_json(workdir / CONFIG)["data"]
-    result = result_row(workdir, stage)
-    own = about.get("normalisation", {}).get(kind_of(stage), data)
+    result = result_row(workdir, network)
+    own = about.get("normalisation", {}).get(network.net, data)
     image = own.get("image", about["image"])
     resize = data.get("resize", about["image"][0]) * image[0] / about["image"][0]
     return {
-        "model": about[f"{kind_of(stage)}_model"],
+        "model": about[f"{network.net}_model"],
         "num_classes": about["num_classes"],
         "classes": about.get("classes", []),
         "image": image,
@@ -64,7 +83,7 @@ def describe(workdir: epath.Path, stage: str, best: bool = False) -> dict[str, A
         "mean": own["mean"],
         "std": own["std"],
         "data": data["name"],
-        "stage": stage,
+        "stage": network.name,
         "steps": about["steps"],
         "epoch": "best" if best else "last",
         "accuracy": accuracy(result, "best_" if best else ""),
@@ -81,42 +100,45 @@ def accuracy(result: Mapping[str, Any], prefix: str = "") -> dict[str, float | N
     return {name: result.get(prefix + name) for name in ("top1", "top5")}
 
 
-def best_step(workdir: epath.Path, stage: str) -> int:
-    """The step at the end of a stage's best epoch.
+def best_step(workdir: epath.Path, network: Network) -> int:
+    """The step at the end of the best epoch of a network's stage.
 
     Raises:
       UserError: the results name no best epoch.
     """
-    epoch = result_row(workdir, stage).get("best_epoch")
+    epoch = result_row(workdir, network).get("best_epoch")
     steps = {
         row["epoch"]: row["step"]
         for row in existing_rows(workdir / METRICS)
-        if row["stage"] == stage
+        if row["stage"] == network.stage
     }
     if epoch not in steps:
         raise UserError(
-            f"the results of {workdir} name no best epoch of {stage}: finish that run first, or "
-            "leave --best out"
+            f"the results of {workdir} name no best epoch of {network.name}: finish that run "
+            "first, or leave --best out"
         )
     return steps[epoch]
 
 
-def load_network(workdir: epath.Path, stage: str, best: bool = False) -> Params:
-    """{"params", "batch_stats"} of the network that a finished stage produced.
+def load_network(workdir: epath.Path, network: Network, best: bool = False) -> Params:
+    """{"params", "batch_stats"} of a network whose stage is finished.
 
     They are those after the last epoch, or after the best one.
     """
-    kind = kind_of(stage)
-    last = load_folder(workdir / stage)[kind]
+    folder, net = workdir / network.stage, network.net
+    last = load_folder(folder)[net]
     if not best:
         return last
-    state = read_step(workdir / stage, best_step(workdir, stage))
-    return {"params": state["params"][kind], "batch_stats": state["batch_stats"].get(kind, {})}
+    state = read_step(folder, best_step(workdir, network))
+    return {"params": state["params"][net], "batch_stats": state["batch_stats"].get(net, {})}
 
 
-def result_row(workdir: epath.Path, stage: str) -> dict[str, Any]:
-    """The row of a stage in results.json; empty if the run has not got that far."""
+def result_row(workdir: epath.Path, network: Network) -> dict[str, Any]:
+    """The row of a network in results.json; empty if the run has not got that far."""
     results = workdir / RESULTS
     if not results.exists():
         return {}
-    return next((row for row in read_json(results) if row["stage"] == stage), {})
+    for row in read_json(results):
+        if network == (row["stage"], row.get("net", kind_of(row["stage"]))):
+            return row
+    return {}

@@ -10,7 +10,7 @@ import yaml
 from etils import epath
 
 import sskd_jax
-from sskd_jax.exchange.finished import result_row
+from sskd_jax.exchange.finished import Network, result_row
 from sskd_jax.system.paths import write_bytes
 from sskd_jax.workdir.files import CONFIG, ENVIRONMENTS, STAGE, TIMES, existing_rows, read_json
 from sskd_jax.workdir.stages import kind_of
@@ -61,19 +61,20 @@ session = onnxruntime.InferenceSession("{file}")
 }
 
 
-def facts(workdir: epath.Path, stage: str) -> dict[str, Any]:
-    """What the records of a run say about one of its stages: config, results, environments."""
-    config = read_json(workdir / CONFIG)
+def facts(workdir: epath.Path, network: Network) -> dict[str, Any]:
+    """What the records of a run say about a network: config, results, environments."""
+    config, stage = read_json(workdir / CONFIG), network.stage
     places = {row["environment"] for row in existing_rows(workdir / TIMES) if row["stage"] == stage}
     file = workdir / ENVIRONMENTS
     environments = read_json(file) if file.exists() else []
     kind = kind_of(stage)
     own_teacher = stage.removesuffix(kind) + "teacher"  # of a method that trains its own
+    teachers = [result_row(workdir, Network(name, "teacher")) for name in (own_teacher, "teacher")]
     about = read_json(workdir / stage / STAGE)
     return {
-        "result": result_row(workdir, stage),
+        "result": result_row(workdir, network),
         "teacher": about.get("teacher_model") if kind != "teacher" else None,
-        "teacher_result": result_row(workdir, own_teacher) or result_row(workdir, "teacher"),
+        "teacher_result": teachers[0] or teachers[1],
         "training": config.get(kind, {}),
         "seed": config.get("seed"),
         "validation": config["data"].get("validation", 0),

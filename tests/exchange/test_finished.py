@@ -1,12 +1,37 @@
 """The networks of a workdir."""
 
-from sskd_jax.exchange.finished import networks_in
+import json
+
+from sskd_jax.exchange.finished import Network, find_network, networks_in, result_row
 from sskd_jax.system.paths import locate
 
 
 def test_networks_are_found_by_a_relative_path(tmp_path, monkeypatch):
     for stage in ("teacher", "kd/student", "sskd/head"):
         (tmp_path / "run" / stage).mkdir(parents=True)
-        (tmp_path / "run" / stage / "stage.json").write_text("{}")
+        (tmp_path / "run" / stage / "stage.json").write_text('{"format": 2}')
     monkeypatch.chdir(tmp_path)
-    assert networks_in(locate("run")) == ["kd/student", "teacher"]
+    assert list(networks_in(locate("run"))) == ["kd/student", "teacher"]
+
+
+def test_a_network_that_learned_beside_that_of_the_stage(tmp_path):
+    written = {
+        "ours/student": {"normalisation": {"student": {}, "peer": {}, "teacher": {}}},
+        "ours/teacher": {"normalisation": {"teacher": {}}},
+        "ours/head": {"normalisation": {"other": {}}},
+    }
+    for stage, about in written.items():
+        (tmp_path / stage).mkdir(parents=True)
+        (tmp_path / stage / "stage.json").write_text(json.dumps(about))
+    rows = [{"stage": "ours/student"}, {"stage": "ours/student", "net": "peer"}]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    workdir, peer = locate(tmp_path), Network("ours/student", "peer")
+    assert networks_in(workdir) == {
+        "ours/peer": peer,
+        "ours/student": Network("ours/student", "student"),
+        "ours/teacher": Network("ours/teacher", "teacher"),
+    }
+    assert find_network(workdir, None).name == "ours/student"
+    assert find_network(workdir, "ours/peer") == peer
+    assert result_row(workdir, peer) == rows[1]
+    assert result_row(workdir, find_network(workdir, None)) == rows[0]
