@@ -64,6 +64,14 @@ def test_the_authors_values(gold, key):
         np.testing.assert_allclose(of_theta, gold[f"{name}/grad_loss/theta"][i], rtol=tolerance)
 
 
+def test_theta_begins_at_one():
+    module = ctkd(lowest=1.0, span=20.0, ramp_epochs=10, standardize=False)["student"]
+    module = module.nets["temperature"].module
+    temperature, variables = module.init_with_output(jax.random.key(0), 1.0)
+    assert variables == {"params": {"theta": 1.0}}
+    np.testing.assert_allclose(temperature, 1 + 20 / (1 + np.exp(-1)), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("key", "start"), [("kd", 1.0), ("kd_theta-3", -3.0), ("ls", 1.0)])
 def test_theta_decays_like_the_student(gold, key, start):
     """SGD's steps in three epochs, on the same logits."""

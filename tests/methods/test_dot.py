@@ -7,11 +7,13 @@ import optax
 import pytest
 from golden import Golden, assert_near
 from ml_collections import ConfigDict
+from pairs import arrays, given_losses, outputs
 from tiny import make_frozen, make_task, sketched
 
 from sskd_jax.engine.optim import two_momenta
 from sskd_jax.engine.step import gradients
 from sskd_jax.methods.dot import dot
+from sskd_jax.methods.kd import kd
 from sskd_jax.sections import optimizer_of
 from sskd_jax.types import UserError
 
@@ -55,6 +57,13 @@ def test_every_part_has_its_gradient():
     grads, beside = gradients(loss, {"a": 3.0, "b": 5.0})
     assert grads == ({"a": 6.0, "b": 0.0}, {"a": 5.0, "b": 3.0}) and beside == "beside"
     assert gradients(lambda x: (x**2, None), 3.0) == (6.0, None)
+
+
+def test_the_terms_are_those_of_kd():
+    nets = {"student": outputs(arrays(5, 4)), "teacher": outputs(arrays(5, 4, seed=1))}
+    plain = kd(temperature=4.0, standardize=False)["student"]
+    ours, theirs = (given_losses(stage, np.arange(5) % 4, **nets) for stage in (STAGE, plain))
+    assert ours == theirs and STAGE.nets == plain.nets
 
 
 def test_both_terms_move_the_whole_student():
