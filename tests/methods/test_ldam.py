@@ -1,5 +1,7 @@
 """LDAM-DRW against numpy written from its paper."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,11 @@ def test_weights_are_by_effective_numbers():
     expected = 1 / effective
     np.testing.assert_allclose(class_weights(COUNTS, 0.9999), 4 * expected / expected.sum())
     np.testing.assert_allclose(class_weights(COUNTS, 0.0), 1)
+
+
+def test_a_class_without_images_counts_as_one_of_one_image():
+    for numbers in (partial(margins, largest=0.5), partial(class_weights, beta=0.99)):
+        np.testing.assert_array_equal(numbers(np.array([9, 0])), numbers(np.array([9, 1])))
 
 
 def test_weights_come_later():
