@@ -131,6 +131,8 @@ def stage_variables(workdir: epath.Path, config: dict[str, Any], stage: str) -> 
 
 def compare(workdir: epath.Path) -> dict[str, Any]:
     """The results for every teacher and student of a finished run, by stage."""
+    if not (workdir / CONFIG).exists():
+        raise UserError(f"{workdir} holds no run: give the workdir of one that distilled a teacher")
     config = read_json(workdir / CONFIG)
     told = config["data"]
     if "teacher" not in config:

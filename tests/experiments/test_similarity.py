@@ -89,6 +89,8 @@ def test_the_students_are_compared_with_the_teachers_of_their_methods(
 
 
 def test_a_run_without_a_teacher_is_told(tmp_path):
+    with pytest.raises(UserError, match="holds no run: give the workdir of one that distilled"):
+        similarity.compare(locate(tmp_path))
     config = protocol.as_json(protocol.load("configs/long_tail.py:method=ce", {}))
     write_json(locate(tmp_path / "config.json"), config)
     with pytest.raises(UserError, match="has no teacher: give the workdir of a run that distilled"):
