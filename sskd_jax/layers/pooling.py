@@ -18,14 +18,17 @@ def halved(x: Array) -> Array:
 
     On the CPU it is a depthwise convolution, as XLA has no fast gradient of pooling there.
     """
+    return lax.platform_dependent(x, cpu=halved_by_convolution, default=halved_by_windows)
 
-    def by_windows(x: Array) -> Array:
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return nn.avg_pool(padded, window_shape=(3, 3), strides=(2, 2))
 
-    def as_convolution(x: Array) -> Array:
-        channels = x.shape[-1]
-        # Of ones, as a ninth is .19 % too large in bfloat16.
-        return convolution(x, jnp.ones((3, 3, 1, channels), x.dtype), 2, channels) / 9
+def halved_by_windows(x: Array) -> Array:
+    """The form of `halved` for accelerators."""
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return nn.avg_pool(padded, window_shape=(3, 3), strides=(2, 2))
 
-    return lax.platform_dependent(x, cpu=as_convolution, default=by_windows)
+
+def halved_by_convolution(x: Array) -> Array:
+    """The form of `halved` for CPUs."""
+    channels = x.shape[-1]
+    # Of ones, as a ninth is .19 % too large in bfloat16.
+    return convolution(x, jnp.ones((3, 3, 1, channels), x.dtype), 2, channels) / 9

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sskd_jax.layers.pooling import halved
+from sskd_jax.layers.pooling import halved, halved_by_convolution, halved_by_windows
 
 
 def windows(x: np.ndarray) -> np.ndarray:
@@ -18,14 +18,15 @@ def windows(x: np.ndarray) -> np.ndarray:
     return means
 
 
+@pytest.mark.parametrize("form", [halved_by_windows, halved_by_convolution])
 @pytest.mark.parametrize("shape", [(2, 8, 8, 6), (1, 5, 4, 2)], ids=str)
-def test_means_of_windows_and_their_gradient(shape):
+def test_means_of_windows_and_their_gradient(shape, form):
     """The means are linear in x, so their gradient along dy has the product <dy, means(x)>."""
     rng = np.random.default_rng(0)
     x, other = rng.standard_normal((2, *shape)).astype(np.float32)
     expected = windows(x)
     dy = rng.standard_normal(expected.shape).astype(np.float32)
-    found, pull = jax.vjp(halved, x)
+    found, pull = jax.vjp(form, x)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     (dx,) = pull(jnp.asarray(dy))
     np.testing.assert_allclose(np.sum(dx * other), np.sum(dy * windows(other)), rtol=1e-4)
