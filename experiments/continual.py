@@ -66,12 +66,12 @@ def accuracies(rows: Sequence[Row], stage: str, score: str, task_epochs: int) ->
       UserError: the stage is not finished.
     """
     ends = {row["epoch"]: row for row in rows if row["stage"] == stage}
-    names = list(next(iter(ends.values()), ()))
+    names = {name for row in ends.values() for name in row}
     split = "test" if f"test/{score}_0" in names else "validation"
     tasks = sum(name.startswith(f"{split}/{score}_") for name in names)
     behind = [ends.get(task * task_epochs) for task in range(1, tasks + 1)]
     if not behind or None in behind:
-        raise UserError(f"{stage} is not done: call the same command to go on")
+        raise UserError(f"{stage} is not done: finish that run first")
     found = [[row[f"{split}/{score}_{task}"] for task in range(tasks)] for row in behind]
     return 100 * np.asarray(found)
 

@@ -177,8 +177,9 @@ def shuffled(rng: np.random.Generator, images: Any, epoch: int) -> np.ndarray:
 class Stage(NamedTuple):
     """One part of a method's training.
 
-    A stage that has the name of one of its nets produces that network, which can be exported. Its
-    accuracy is reported in the results, as is that of every other stage with a score `top1`.
+    A stage that has the name of one of its nets produces that network, which can be exported, as
+    can other networks that learn in it. Its accuracy is reported in the results, as is that of
+    every other stage with a score `top1`.
 
     Attributes:
       terms: names of the loss terms, each of which needs a weight.

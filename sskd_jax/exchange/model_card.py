@@ -68,8 +68,9 @@ def facts(workdir: epath.Path, network: Network) -> dict[str, Any]:
     file = workdir / ENVIRONMENTS
     environments = read_json(file) if file.exists() else []
     kind = kind_of(stage)
-    own_teacher = stage.removesuffix(kind) + "teacher"  # of a method that trains its own
-    teachers = [result_row(workdir, Network(name, "teacher")) for name in (own_teacher, "teacher")]
+    # A method that trains a teacher of its own has it beside its student.
+    own_or_shared = Network(stage, "teacher").name, "teacher"
+    teachers = [result_row(workdir, Network(name, "teacher")) for name in own_or_shared]
     about = read_json(workdir / stage / STAGE)
     return {
         "result": result_row(workdir, network),
