@@ -38,6 +38,7 @@ from experiments.brushes import (
     write,
 )
 from experiments.scene import TURNS, Scene, perform
+from sskd_jax.system.console import fail
 
 PICTURE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "sskd.png"
 SIZE = 900, 588  # of the canvas, in pixels of the README's page; the file is twice as wide and high
@@ -226,13 +227,17 @@ def draw(path: pathlib.Path, scene: Scene) -> None:
     figure.savefig(file)
     plt.close(figure)
     image = Image.open(file).convert("RGB").quantize(224, dither=Image.Dither.NONE)
-    image.save(path, optimize=True)
+    image.save(path, "PNG", optimize=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", nargs="?", type=pathlib.Path, default=PICTURE)
-    draw(parser.parse_args(argv).path, perform())
+    path = parser.parse_args(argv).path
+    try:
+        draw(path, perform())
+    except OSError as error:
+        fail(str(error))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,18 @@ def test_it_draws_a_small_file(scene, tmp_path):
     assert (tmp_path / "sskd.png").stat().st_size < 150_000
 
 
+def test_it_draws_a_png_whatever_the_name_and_says_where_it_cannot(
+    scene, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(figures, "perform", lambda: scene)
+    figures.main([str(tmp_path / "sskd.txt")])
+    with Image.open(tmp_path / "sskd.txt") as image:
+        assert image.format == "PNG"
+    with pytest.raises(SystemExit, match="2"):
+        figures.main([str(tmp_path / "nowhere" / "sskd.png")])
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_the_picture_of_the_readme_is_there():
     with Image.open(figures.PICTURE) as image:
         assert image.size == tuple(2 * side for side in figures.SIZE)
