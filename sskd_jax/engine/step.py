@@ -99,8 +99,8 @@ def train_step(
 def gradients(loss: Callable[[Params], tuple[Any, Any]], learned: Params) -> tuple[Any, Any]:
     """The gradient of a loss, or one for each of its parts, and the loss's auxiliary output."""
     parts, pull_back, beside = jax.vjp(loss, learned, has_aux=True)
-    form = jax.tree.structure(parts)
-    one_by_one = np.eye(form.num_leaves, dtype=np.float32)
+    leaves, form = jax.tree.flatten(parts)
+    one_by_one = np.eye(len(leaves), dtype=jnp.result_type(*leaves))
     found = [pull_back(jax.tree.unflatten(form, one))[0] for one in one_by_one]
     return jax.tree.unflatten(form, found), beside
 

@@ -10,11 +10,10 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
-from recorded import OPTICS
+from recorded import OPTICS, assert_recorded, is_recorded, take_steps
 
 from sskd_jax.engine import optim
-from sskd_jax.engine.devices import replicated, unreplicate
-from sskd_jax.engine.step import initial_state, train_program
+from sskd_jax.engine.step import initial_state
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.methods import METHODS
@@ -114,7 +113,7 @@ def make_task(case: Case, rate: float) -> Task:
 
 
 def recording(golden: Golden, name: str) -> dict[str, np.ndarray]:
-    """The arrays of a case in one form: norms as {name: [value, tolerance]}."""
+    """The arrays of a case in one form: norms as their names and their values."""
     if name != "student":
         return golden.under(STAGES, name)
     gold = golden.arrays(STUDENT)
@@ -122,7 +121,6 @@ def recording(golden: Golden, name: str) -> dict[str, np.ndarray]:
         names = [key.partition("/")[2] for key in gold if key.startswith(f"{kind}/")]
         gold[f"{kind}/names"] = np.array(names)
         gold[f"{kind}/values"] = np.array([gold[f"{kind}/{key}"] for key in names])
-        gold[f"{kind}/tol"] = np.array([gold[f"{kind}_tol/{key}"] for key in names])
     return gold
 
 
@@ -142,14 +140,7 @@ def steps(request, shared) -> Steps:
     image, label = golden.images(3, len(gold["label"])), gold["label"].astype(np.int32)
     frozen = Frozen(np.zeros(2, np.uint32), image, label, still)
     before = initial_state(task, jax.random.PRNGKey(0), frozen, learned)
-    device = jax.devices()[:1]
-    program = train_program(task, device)
-    order = np.arange(len(label), dtype=np.int32)[None, None]
-    state, resident = replicated((before, frozen), device)
-    states = []
-    for _ in gold["losses"]:
-        state, _ = program(state, resident, order, 0, 1)
-        states.append(unreplicate(state))  # a copy: the next step takes the state
+    states = take_steps(task, frozen, before, len(gold["losses"]))
     return Steps(case, gold, task, image, variables, before, states)
 
 
@@ -166,26 +157,21 @@ def by_torch_name(steps: Steps, tree: Params) -> dict[str, np.ndarray]:
     }
 
 
-def beyond(steps: Steps, kind: str, tree: Params) -> list[str]:
-    """The recorded norms from which those of the tree are off by more than the tolerance."""
+def unlike(steps: Steps, kind: str, tree: Params) -> list[str]:
+    """The recorded norms from which those of the tree differ."""
     actual = by_torch_name(steps, tree)
-    names, values, tolerances = (steps.gold[f"{kind}/{key}"] for key in ("names", "values", "tol"))
-    expected = zip(map(str, names), values, tolerances, strict=True)
-    norms = {name: np.linalg.norm(np.float64(array)) for name, array in actual.items()}
+    expected = zip(steps.gold[f"{kind}/names"], steps.gold[f"{kind}/values"], strict=True)
     return [
         name
-        for name, value, tolerance in expected
-        if name in norms and not abs(norms[name] - value) <= tolerance
+        for name, value in expected
+        if name in actual and not is_recorded(np.linalg.norm(actual[name]), value)
     ]
 
 
 def test_losses_of_every_step(steps):
-    for state, row, tolerance in zip(
-        steps.states, steps.gold["losses"], steps.gold["losses_tol"], strict=True
-    ):
+    for state, row in zip(steps.states, steps.gold["losses"], strict=True):
         for name, columns in steps.case.losses.items():
-            difference = abs(state.sums[name] - row[columns].sum())
-            assert difference <= tolerance[columns].sum(), name
+            assert_recorded(state.sums[name], row[columns].sum())
 
 
 def test_first_gradients(steps):
@@ -193,19 +179,19 @@ def test_first_gradients(steps):
     buffer = optax.tree_utils.tree_get(steps.states[0].opt_state, "trace")
     gradients = jax.tree.map(lambda g, p: g - WEIGHT_DECAY * p, buffer, steps.before.params)
     assert set(steps.gold["grad0_l2/names"]) == set(by_torch_name(steps, gradients))
-    assert not beyond(steps, "grad0_l2", gradients)
+    assert not unlike(steps, "grad0_l2", gradients)
 
 
 def test_parameters_and_statistics_after_the_last_step(steps):
     """Those of the states before it would not pass."""
     learned = set(by_torch_name(steps, steps.states[-1].params))
     assert learned <= set(steps.gold["param_l2/names"])
-    assert not beyond(steps, "param_l2", steps.states[-1].params)
+    assert not unlike(steps, "param_l2", steps.states[-1].params)
     for state in (steps.before, steps.states[0]):
-        assert beyond(steps, "param_l2", state.params)
+        assert unlike(steps, "param_l2", state.params)
     if "stat_l2/names" in steps.gold:  # none were recorded of the student's steps
-        assert not beyond(steps, "stat_l2", steps.states[-1].batch_stats)
-        assert beyond(steps, "stat_l2", steps.before.batch_stats)
+        assert not unlike(steps, "stat_l2", steps.states[-1].batch_stats)
+        assert unlike(steps, "stat_l2", steps.before.batch_stats)
 
 
 def predicted(steps: Steps, net: str, variables: Params, train: set[str]) -> list[np.ndarray]:
