@@ -124,7 +124,7 @@ def recording(golden: Golden, name: str) -> dict[str, np.ndarray]:
     return gold
 
 
-SLOW = ("student", "online")  # over 20 s to compile
+SLOW = ("student", "joint", "online")  # over 20 s to compile
 PARAMS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
 
 

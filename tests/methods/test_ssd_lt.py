@@ -213,6 +213,7 @@ def both_views(query: np.ndarray, key: np.ndarray) -> np.ndarray:
     return np.concatenate([query, key], -1)
 
 
+@pytest.mark.slow
 def test_steps_of_stage_one(golden, names, monkeypatch):
     gold, numbers = golden.under(FILE, "step1"), names["step1"]
     label = golden.arrays(FILE)["step/label"].astype(np.int32)
@@ -322,6 +323,7 @@ def stage3_name(name: str) -> str:
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher_trains", [False, True], ids=["eval", "train"])
 def test_steps_of_stage_three(golden, names, teacher_trains):
     mode = "train" if teacher_trains else "eval"
