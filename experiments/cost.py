@@ -146,18 +146,18 @@ def forward(model: str, part: str, size: int, classes: int) -> float:
 
 def forward_operations(module: nn.Module | Adapted, args: Any, kwargs: Any) -> float:
     """Floating-point operations of one call of a net, as XLA counts them before it optimises."""
-    module = in_float32(module)  # else conversions would count
+    module = in_dtype(module, jnp.float32)  # else conversions would count
     blank = jax.eval_shape(module.init, jax.random.key(0), *args, **kwargs)
     return jax.jit(module.apply).lower(blank, *args, **kwargs).cost_analysis()["flops"]
 
 
-def in_float32(module: nn.Module | Adapted) -> nn.Module | Adapted:
-    """The same net, but computing in float32."""
+def in_dtype(module: nn.Module | Adapted, dtype: Any) -> nn.Module | Adapted:
+    """The same net, but computing in another dtype."""
     if isinstance(module, Branches):
-        return Branches(in_float32(module.network))
+        return Branches(in_dtype(module.network, dtype))
     if isinstance(module, Adapted):
-        return dataclasses.replace(module, module=in_float32(module.module))
-    return module.clone(dtype=jnp.float32) if hasattr(module, "dtype") else module
+        return dataclasses.replace(module, module=in_dtype(module.module, dtype))
+    return module.clone(dtype=dtype) if hasattr(module, "dtype") else module
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """Steps of a stage from recorded weights, to be compared with the recorded reference's steps.
 
-Both are in float64. In float32 it depends on the order of a sum, and so on the processor, on which
-side of zero the input of some ReLU lies; gradients then jump by much more than a rounding.
+Both are in float64 by default. In float32 it depends on the order of a sum, and so on the
+processor, on which side of zero the input of some ReLU lies; gradients then jump by much more than
+a rounding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,11 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from golden import Golden
 
+from experiments.cost import in_dtype
 from sskd_jax.engine import optim
 from sskd_jax.engine.devices import replicated, unreplicate
 from sskd_jax.engine.step import train_program
 from sskd_jax.engine.task import Frozen, Task, TrainState
-from sskd_jax.models.network import Branches
 from sskd_jax.types import Params, Stage
 from sskd_jax.views import Optics
 
@@ -106,32 +107,27 @@ def first_state(task: Task, variables: Params, memory: Any, names: Sequence[str]
     )
 
 
-def take_steps(task: Task, frozen: Frozen, state: TrainState, count: int) -> list[TrainState]:
-    """The states after each of `count` steps in float64, every one on all images of `frozen`."""
+def take_steps(
+    task: Task, frozen: Frozen, state: TrainState, count: int, dtype: Any = jnp.float64
+) -> list[TrainState]:
+    """The states after each of `count` steps in a dtype, every one on all images of `frozen`."""
+
+    def converted(leaf: np.ndarray) -> np.ndarray:
+        return leaf.astype(dtype) if leaf.dtype == np.float32 else leaf
+
     device = jax.devices()[:1]
     order = np.arange(len(frozen.label), dtype=np.int32)[None, None]
-    modules = {name: double_module(module) for name, module in task.modules.items()}
+    modules = {name: in_dtype(module, dtype) for name, module in task.modules.items()}
     states = []
-    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
-        patch.setattr(jnp, "float32", jnp.float64)  # by which the package names its full precision
+    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(dtype == jnp.float64):
+        patch.setattr(jnp, "float32", dtype)  # by which the package names its full precision
         program = train_program(task._replace(modules=modules), device)
         program.options = OPTIMISED
-        state, resident = replicated(jax.tree.map(double, (state, frozen)), device)
+        state, resident = replicated(jax.tree.map(converted, (state, frozen)), device)
         for _ in range(count):
             state, _ = program(state, resident, order, 0, 1)
             states.append(unreplicate(state))  # a copy, as the state is donated to the next step
     return states
-
-
-def double(leaf: np.ndarray) -> np.ndarray:
-    return leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
-
-
-def double_module(module: Any) -> Any:
-    """The same network, or branches of one, with convolutions in float64."""
-    if isinstance(module, Branches):
-        return double_module(module.network).branches
-    return module.clone(dtype=jnp.float64) if hasattr(module, "dtype") else module
 
 
 def first_gradients(before: TrainState, after: TrainState, weight_decay: float) -> Params:

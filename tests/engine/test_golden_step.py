@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -22,6 +23,7 @@ from sskd_jax.models import MODELS
 from sskd_jax.types import Params
 
 SEEDS = {("wrn_40_2", "wrn_16_2"): 10, ("vgg13", "MobileNetV2"): 20}
+LOSSES = ("ce", "kd", "tf", "ss", "loss")  # the columns of the recording
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 WEIGHT_DECAY = 5e-4
 NUMBERS = {
@@ -164,9 +166,15 @@ def unlike(
 
 
 def test_losses_of_every_step(steps):
-    names = ("ce", "kd", "tf", "ss", "loss")
     for losses, expected in zip(steps.losses, steps.gold["losses"], strict=True):
-        assert_recorded([losses[name] for name in names], expected)
+        assert_recorded([losses[name] for name in LOSSES], expected)
+
+
+@pytest.mark.parametrize("steps", PAIRS[:1], indirect=True, ids=" to ".join)
+def test_in_float32_losses_differ_by_rounding(steps):
+    states = take_steps(steps.task, steps.frozen, steps.before, len(steps.losses), jnp.float32)
+    losses = [[state.sums[name] for name in LOSSES] for state in states]
+    np.testing.assert_array_less(np.abs(losses - steps.gold["losses"]), steps.gold["losses_tol"])
 
 
 def test_first_gradients(steps):
