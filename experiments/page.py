@@ -94,7 +94,7 @@ def markdown(parts: Iterable[Part]) -> str:
 
 def markdown_table(grid: Grid) -> str:
     lines = [grid.columns, ["---"] * len(grid.columns)]
-    lines += [[field.text for field in row] for row in grid.rows]
+    lines += [[re.sub(r"[|<]", r"\\\g<0>", field.text) for field in row] for row in grid.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

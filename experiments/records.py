@@ -188,6 +188,14 @@ def recorded(results: pathlib.Path = RECORDS) -> list[Network]:
     return found
 
 
+def by_experiment(networks: Iterable[Network]) -> dict[str, dict[int, Network]]:
+    """Networks by experiment and then by seed, in order; a finished one replaces a failed one."""
+    found: dict[str, dict[int, Network]] = {}
+    for network in sorted(networks, key=lambda one: one.status == DONE):
+        found.setdefault(network.experiment, {})[network.seed] = network
+    return {experiment: dict(sorted(seeds.items())) for experiment, seeds in found.items()}
+
+
 def device(environment: Row) -> str:
     """The number and the name of an environment's devices; of its cores if it is a CPU."""
     if environment["platform"] == "cpu":

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from experiments import charts, page, plans, protocol, records, significance
 from experiments.page import Aside, Chart, Download, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Claim
-from experiments.records import DONE, Network, listed
+from experiments.records import DONE, Network, by_experiment, listed
 from experiments.significance import NOT_RUN, NOT_SEEN, SEEN, Finding
 from experiments.tables import (
     Filled,
@@ -44,14 +44,6 @@ one experiment, whatever they are called; where several have one seed, the last 
 """
 
 
-def by_experiment(networks: Iterable[Network]) -> dict[str, dict[int, Network]]:
-    """Networks by experiment and then by seed, in order; a finished one replaces a failed one."""
-    found: dict[str, dict[int, Network]] = {}
-    for network in sorted(networks, key=lambda one: one.status == DONE):
-        found.setdefault(network.experiment, {})[network.seed] = network
-    return {experiment: dict(sorted(seeds.items())) for experiment, seeds in found.items()}
-
-
 def findings(tables: Mapping[str, Sequence[Filled]]) -> list[tuple[str, Claim, Finding]]:
     """(name of the table, claim, finding) for every claim of the tables."""
     found = []
@@ -74,9 +66,10 @@ def verdict(found: Sequence[tuple[str, Claim, Finding]], networks: Sequence[Netw
                 f"{'above' if finding.difference > 0 else 'below'} KD (n = {finding.n} seeds, "
                 f"{counted(finding.rows, 'pair')} of networks)."
             )
-    done = sum(network.status == DONE for network in networks)
-    failed = len(networks) - done
-    sentences.append(f"{counted(done, 'network')} recorded, {failed} failed.")
+    trained = [network for network in networks if not is_given([network])]
+    done = sum(network.status == DONE for network in trained)
+    failed = len(trained) - done
+    sentences.append(f"{counted(done, 'trained network')} recorded, {failed} failed.")
     return Text(" ".join(sentences))
 
 

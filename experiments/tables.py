@@ -147,7 +147,9 @@ def detail(one: Filled, method: str, paper: float | None, yardstick: Filled | No
 
 
 def logs(networks: Sequence[Network]) -> str:
-    """Links to the metrics.jsonl of every network, each named by its seed."""
+    """Links to the metrics.jsonl of every network, each named by its seed; "" if it was given."""
+    if is_given(networks):
+        return ""
     return ", ".join(f"[{one.seed}]({one.run}/{METRICS})" for one in networks)
 
 

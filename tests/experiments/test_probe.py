@@ -58,7 +58,7 @@ def test_probes_are_kept_and_shown(tmp_path):
     probe.keep(workdir, "cifar10", {"student": 0.25})
     results = tmp_path / "results"
     record.keep_runs([workdir], results)
-    found = page.markdown(report.probes(report.by_experiment(records.recorded(results))))
+    found = page.markdown(report.probes(records.by_experiment(records.recorded(results))))
     assert "| digits | 50.00 (1) |" in found and "| cifar10 | 25.00 (1) |" in found
     assert "Not run." in page.markdown(report.probes({}))
 

@@ -82,7 +82,7 @@ def test_the_verdict_comes_first_and_says_n(toy):
     first = " ".join(toy.README_md.split("\n\n")[1].split())
     assert first.startswith("Of 2 claims, 1 seen here, 0 not seen, 1 not run.")
     assert "“A toy <table>”, SSKD is 5.00 ± 0.82 points above KD (n = 3 seeds, 1 pair" in first
-    assert first.endswith("networks recorded, 1 failed.")
+    assert first.endswith("20 trained networks recorded, 1 failed.")
 
 
 def test_a_table_has_paper_last_best_and_n(toy):
@@ -144,7 +144,7 @@ def test_what_was_done_goes_before_what_failed_and_a_seed_counts_once():
         return records.Network(run, "", seed, status, "", {"experiment": "x"}, {}, [], [])
 
     networks = [network("c", 1, "failed"), network("a", 0, "done"), network("b", 0, "failed")]
-    found = report.by_experiment(networks)["x"]
+    found = records.by_experiment(networks)["x"]
     assert [(seed, one.run) for seed, one in found.items()] == [(0, "a"), (1, "c")]
 
 
@@ -154,6 +154,8 @@ def test_marks_of_text():
     )
     grid = Grid(("a", "b"), [[Field("1"), Field("2")]])
     assert page.markdown_table(grid) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    told = Grid(("a",), [[Field("no <class> has int | str")]])
+    assert page.markdown_table(told).endswith("\n| no \\<class> has int \\| str |")
     assert "utf-8,%C3%BC,1%0A" in page.element(Download("a.csv", "ü,1\n"))
 
 
@@ -179,7 +181,7 @@ def test_similar_students_have_a_line_per_experiment():
         told |= {"changes": ""}
         return records.Network(str(seed), "", seed, "done", "", told, {}, [], [], found)
 
-    known = report.by_experiment([network(0, 1.0), network(1, 2.0)])
+    known = records.by_experiment([network(0, 1.0), network(1, 2.0)])
     *_, grid, aside = report.similarities(known)
     assert [part.picture.count("<svg") for part in aside.parts] == [1, 1]
     expected = ["digits", "vgg8", "kd", "1.50 ± 0.71", "55.00 ± 7.07", "25.00 ± 0.00", "2"]
