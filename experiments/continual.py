@@ -143,8 +143,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m experiments.continual", description=__doc__.splitlines()[0]
     )
     parser.add_argument("workdir", help="of a finished run of configs/continual.py")
-    workdir = locate(parser.parse_args(argv).workdir)
+    args = parser.parse_args(argv)
     try:
+        workdir = locate(args.workdir)
         found = read(workdir)
         print(markdown_table(table(found)))
         draw(found, workdir / "forgetting.png")

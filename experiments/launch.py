@@ -29,6 +29,7 @@ from experiments.runs import (
     Place,
     Row,
     Run,
+    check_typed,
     chosen,
     hours,
     runs_of,
@@ -107,7 +108,7 @@ def keep(run: Run, place: Place, reason: str = "") -> None:
     folder, workdir = place.results / run.name, place.workdirs / run.name
     if reason:
         config = protocol.as_json(protocol.load(run.config, run.changes))
-        record.keep_failed(workdir, folder, config, run.stage or "teacher", reason)
+        record.keep_failed(workdir, folder, config, run.stage, reason)
     else:
         record.keep(workdir, folder)
     record.write_index(place.results)
@@ -238,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs: dict[str, Run] = {}
         tables = {name: plans.table(name) for name in arguments.table}
         wanted = chosen([cell for found in tables.values() for cell in found.cells], arguments.only)
+        check_typed(typed, wanted)
         for name, found in tables.items():
             cells = [cell for cell in found.cells if cell in wanted]
             # A run that several tables share is labelled with the first of them.

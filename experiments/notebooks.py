@@ -18,6 +18,8 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from PIL import Image
 
+from sskd_jax.system.console import fail
+
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -105,7 +107,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.notebooks", description=__doc__)
     parser.add_argument("paths", nargs="*", type=Path, default=NOTEBOOKS)
     for path in parser.parse_args(argv).paths:
-        notebook = execute(nbformat.read(path, as_version=4), {}, LONGEST)
+        try:
+            notebook = nbformat.read(path, as_version=4)
+        except OSError as error:
+            fail(str(error))
+        notebook = execute(notebook, {}, LONGEST)
         tidy(notebook)
         nbformat.write(notebook, path)
         print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")

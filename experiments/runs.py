@@ -1,12 +1,14 @@
 """The runs that fill a table: what each one trains, which other runs it needs, and its state."""
 
 import ast
+import functools
 import pathlib
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import plans, protocol, records
+from sskd_jax import settings
 from sskd_jax.system.paths import take_lock
 from sskd_jax.types import UserError, choose
 from sskd_jax.workdir.files import METRICS, RESULTS, Row, read_rows
@@ -15,7 +17,9 @@ from sskd_jax.workdir.logbook import LOCK
 SHARED = ("teacher", "head")  # stages that are the same for all students of a teacher
 # Prefixes of the config keys of a method's numbers on which its head depends, not just its student.
 OF_THE_HEAD = ("method.head", "method.transformation", "method.task", "method.exemplars")
+DECIDED = ("seed", "seeds", "until")  # config keys that are not typed, as this file sets them
 DONE, FAILED, RUNNING, LEFT = records.DONE, records.FAILED, "running", "left"
+UNNEEDED = "not needed"
 
 
 class Run(NamedTuple):
@@ -24,11 +28,12 @@ class Run(NamedTuple):
     Attributes:
       name: of the workdir and of the record.
       label: of the run in the printed table of states.
-      stage: that produces its network; "" if it trains only a teacher or a head for other runs.
+      stage: that produces its network, such as "sskd/student".
       config: the value of --config=.
       changes: the changed values, by config key.
       needs: names of the runs whose trained networks it loads.
       told: the protocol of its network, see experiments/protocol.py; empty for a head.
+      is_shared: whether it trains only a teacher or a head, for other runs.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Run(NamedTuple):
     changes: Mapping[str, Any]
     needs: tuple[str, ...] = ()
     told: Mapping[str, Any] = {}
+    is_shared: bool = False
 
     def command(self) -> list[str]:
         """The arguments with which `python` starts the run, except --workdir."""
@@ -62,6 +68,21 @@ class Place(NamedTuple):
 # ------------------------------------------------------------ which runs there are
 
 
+@functools.cache
+def keys_of(config: str) -> dict[str, None]:
+    """The keys of the config that --config= names."""
+    return dict.fromkeys(protocol.keys_of(protocol.load(config, {})))
+
+
+def check_typed(typed: Mapping[str, Any], cells: Iterable[plans.Cell]) -> None:
+    """Raises a `UserError` if a key in `typed` is in no cell's config, or is not to be typed."""
+    known = {key: None for cell in cells for key in keys_of(cell.config)} if typed else {}
+    for key in typed:
+        choose(known, key, "config key")
+        if key in DECIDED:
+            raise UserError(f"--config.{key} is decided by this command: give --seeds or --only")
+
+
 def runs_of(
     cells: Iterable[plans.Cell], seeds: Iterable[int], typed: Mapping[str, Any], place: Place
 ) -> dict[str, Run]:
@@ -71,14 +92,13 @@ def runs_of(
     whose keys its config has.
 
     Raises:
-      UserError: a key in `typed` is a key of no config.
+      UserError: a value is not allowed.
     """
-    configs = [(cell, protocol.keys_of(protocol.load(cell.config, {}))) for cell in cells]
-    for key in typed:
-        choose({name: None for _, own in configs for name in own}, key, "config key")
+    cells = list(cells)
     found: dict[str, Run] = {}
     for seed in seeds:
-        for cell, own in configs:
+        for cell in cells:
+            own = keys_of(cell.config)
             given = {key: value for key, value in typed.items() if key in own}
             for run in runs_of_cell(cell, {**cell.changes, **given, "seed": seed}, place):
                 found.setdefault(run.name, run)
@@ -87,7 +107,9 @@ def runs_of(
 
 def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> Iterator[Run]:
     """Yields the runs for a cell and a seed: of the teacher and head, if needed, and its own."""
-    config = protocol.as_json(protocol.load(cell.config, changes))
+    loaded = protocol.load(cell.config, changes)
+    settings.check(loaded)
+    config = protocol.as_json(loaded)
     stage = protocol.last_stage(config)
     _, _, stages = protocol.recipe(config, stage)
     checkpoints: dict[str, str] = {}
@@ -97,7 +119,7 @@ def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> 
         if given:
             checkpoints[f"{kind}.checkpoint"] = str(place.weights / given)
         elif kind in stages:
-            is_own = kind == "teacher" and not stages[kind].shared
+            is_own = not stages[kind].shared
             run = shared_run(cell.config, changes, kind, config["teacher"]["model"], is_own)
             yield run._replace(changes=run.changes | checkpoints, needs=tuple(needs))
             checkpoints[f"{kind}.checkpoint"] = str(place.workdirs / run.name)
@@ -119,7 +141,7 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, i
     """The run that trains a teacher, or its head, for all students that can share it.
 
     One teacher serves all seeds, as in the paper; every seed has its own head. A teacher that
-    belongs to a method (`is_own`), such as HSAKD's joint one, serves only that method.
+    belongs to a method (`is_own`, as heads do), such as HSAKD's joint one, serves only that method.
     """
     path, _, arguments = config.partition(":")
     kept = [part for part in arguments.split(",") if not part.startswith("student=")]
@@ -139,14 +161,16 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, i
     config = ":".join(filter(None, [path, ",".join(kept)]))
     decides = {key: value for key, value in own.items() if key not in ("seed", "data.data_dir")}
     name = f"{kind}-{model}-{protocol.checksum([config, decides])}-{own['seed']}"
-    run = Run(name, f"{kind} {model}", "", config, own | {"until": kind})
+    loaded = protocol.as_json(protocol.load(config, own))
+    *folder, _ = protocol.last_stage(loaded).split("/")
+    stage = "/".join([*folder, kind]) if is_own else kind
+    changes = own | {"until": kind}
+    run = Run(name, f"{kind} {model}", stage, config, changes, is_shared=True)
     if kind != "teacher":
         return run
     # Without "experiment", so that `states_of` ignores its record: students need the teacher's
     # weights, which only its workdir has.
-    loaded = protocol.as_json(protocol.load(config, own))
-    folder = protocol.last_stage(loaded).rpartition("/")[0] if is_own else ""
-    told = protocol.describe(loaded, "/".join(filter(None, [folder, kind])))
+    told = protocol.describe(loaded, stage)
     return run._replace(told={key: value for key, value in told.items() if key != "experiment"})
 
 
@@ -177,13 +201,18 @@ def chosen(cells: Sequence[plans.Cell], only: Sequence[str]) -> list[plans.Cell]
     If it names no row, they are in all rows; if it names no column, in all columns.
 
     Raises:
-      UserError: a word is neither a row nor a column.
+      UserError: a word is neither a row nor a column, or no row has any of the columns.
     """
     rows, columns = (dict.fromkeys(cell[axis] for cell in cells) for axis in (0, 1))
     for word in only:
         choose(columns | rows, word, "row or column")
     rows, columns = (names & set(only) or set(names) for names in (rows.keys(), columns.keys()))
-    return [cell for cell in cells if cell.row in rows and cell.column in columns]
+    found = [cell for cell in cells if cell.row in rows and cell.column in columns]
+    if not found:
+        raise UserError(
+            f"--only {' '.join(only)}: these rows have none of these columns, so leave one kind out"
+        )
+    return found
 
 
 def shard(runs: Mapping[str, Run], text: str) -> dict[str, Run]:
@@ -191,7 +220,7 @@ def shard(runs: Mapping[str, Run], text: str) -> dict[str, Run]:
     part, _, count = text.partition("/")
     if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
         raise UserError(f"--shard={text}: write 1/4 for the first of four parts")
-    own = [run for run in runs.values() if run.stage][int(part) - 1 :: int(count)]
+    own = [run for run in runs.values() if not run.is_shared][int(part) - 1 :: int(count)]
     names = {name for run in own for name in (*run.needs, run.name)}
     return {name: run for name, run in runs.items() if name in names}
 
@@ -200,26 +229,27 @@ def shard(runs: Mapping[str, Run], text: str) -> dict[str, Run]:
 
 
 def states_of(runs: Mapping[str, Run], place: Place, again: Collection[str] = ()) -> dict[str, str]:
-    """The state of every run, by name: `DONE`, `FAILED`, `RUNNING` or `LEFT`.
+    """The state of every run, by name: `DONE`, `FAILED`, `RUNNING`, `LEFT` or `UNNEEDED`.
 
     A record of the same experiment and seed decides, wherever its run was trained, but not for
-    the runs in `again`. A run of a teacher or a head is done if it has results, or if no run that
-    is left needs it.
+    the runs in `again`. A run of a teacher or a head is done if it has results, and otherwise not
+    needed if no run that is left needs it.
     """
-    known = {(one.experiment, one.seed): one for one in records.recorded(place.results)}
+    known = records.by_experiment(records.recorded(place.results))
     states: dict[str, str] = {}
     for name, run in runs.items():
-        kept = known.get((run.told.get("experiment"), run.changes["seed"]))
+        kept = known.get(run.told.get("experiment"), {}).get(run.changes["seed"])
         if kept and name not in again:
             states[name] = kept.status
         else:
             states[name] = RUNNING if is_locked(place.workdirs / name) else LEFT
-    left = [run for name, run in runs.items() if run.stage and states[name] == LEFT]
+    left = [run for name, run in runs.items() if not run.is_shared and states[name] == LEFT]
     needed = {name for run in left for name in run.needs}
     for name, run in runs.items():
-        finished = (place.workdirs / name / RESULTS).exists()
-        if not run.stage and (finished or name not in needed):
+        if run.is_shared and (place.workdirs / name / RESULTS).exists():
             states[name] = DONE
+        elif run.is_shared and name not in needed:
+            states[name] = UNNEEDED
     return states
 
 
@@ -258,5 +288,4 @@ def done_share(run: Run, workdir: pathlib.Path) -> float:
     epochs = run.told.get("epochs")
     if not file.exists() or not isinstance(epochs, int):
         return 0.0
-    stage = run.stage or run.changes["until"]
-    return sum(row["stage"] == stage for row in read_rows(file)) / epochs
+    return sum(row["stage"] == run.stage for row in read_rows(file)) / epochs

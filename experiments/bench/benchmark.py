@@ -234,8 +234,8 @@ def peer_milliseconds(command: str) -> float:
     """Runs a --peer command; returns `ms_per_step` from the last line that it prints."""
     try:
         done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, text=True)
-        return json.loads(done.stdout.strip().splitlines()[-1])["ms_per_step"]
-    except (OSError, IndexError, KeyError, ValueError) as error:
+        return float(json.loads(done.stdout.strip().splitlines()[-1])["ms_per_step"])
+    except (OSError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"--peer={command} printed no JSON line with ms_per_step") from error
 
 

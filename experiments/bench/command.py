@@ -28,12 +28,13 @@ def run(measure: Measure) -> None:
 
 
 def main(measure: Measure, argv: Sequence[str]) -> None:
-    """Measures and reports; a `UserError` is printed in one line and ends the process."""
+    """Measures and reports; a user's mistake is printed in one line and ends the process."""
     logging.set_verbosity(logging.ERROR)
     keep_programs()
     try:
+        pathlib.Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)  # before it takes minutes
         report(cli.CONFIG.value, measure(cli.CONFIG.value))
-    except UserError as error:
+    except (UserError, OSError) as error:
         fail(str(error))
 
 

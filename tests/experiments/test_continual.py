@@ -61,8 +61,9 @@ def test_mistakes_are_told(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="kd/student has no tasks: give a run of configs/continual"):
         continual.read(locate(str(tmp_path)))
-    with pytest.raises(SystemExit, match="2"):
-        continual.main([str(tmp_path / "nowhere")])
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1
-    assert "nowhere holds no metrics.jsonl" in told
+    for name, text in {"nowhere": "nowhere holds no metrics.jsonl", "http://x": "http://x"}.items():
+        with pytest.raises(SystemExit, match="2"):
+            continual.main([str(tmp_path / name) if "/" not in name else name])
+        told = capsys.readouterr().err
+        assert told.startswith("error: ") and told.count("\n") == 1
+        assert text in told

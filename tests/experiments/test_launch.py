@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import sys
 import types
 
@@ -78,6 +79,9 @@ def test_a_teacher_of_a_methods_own_is_trained_by_it(place, table):
     assert student.needs == other.needs == (teacher.name,)
     assert teacher.told["method"] == student.told["method"] == "hsakd_joint"
     assert "hsakd_joint" in " ".join(teacher.command())
+    launch.keep(teacher, place, "no memory")
+    (failed,) = records.recorded(place.results)
+    assert failed.protocol["method"] == "hsakd_joint"
 
 
 def test_every_run_has_a_config_of_its_own_and_is_found_by_its_record(place):
@@ -90,6 +94,19 @@ def test_every_run_has_a_config_of_its_own_and_is_found_by_its_record(place):
     states = runs.states_of(found, place)
     done = [run for run in found.values() if states[run.name] == runs.DONE]
     assert names({run.name: run for run in done}) == ["kd 0"]
+
+
+def test_what_is_done_counts_whatever_failed_under_another_name(place):
+    found = planned(place, seeds=[0], cells=[CELLS[1]])
+    *_, kd = found.values()
+    for folder in ("before", "then"):  # the record of the failed run lies between both
+        launch.keep(kd, place, "no memory")
+        assert runs.states_of(found, place)[kd.name] == runs.FAILED
+        done = place.workdirs / ("a" if folder == "before" else "z")
+        finished(done, method="kd", student__epochs=240, teacher__epochs=240)
+        record.keep_runs([done], place.results)
+        assert runs.states_of(found, place)[kd.name] == runs.DONE
+        shutil.rmtree(place.results)
 
 
 def test_a_given_teacher_is_not_trained(place):
@@ -113,13 +130,16 @@ def test_parts_of_a_table(place):
     found = planned(place)
     parts = [runs.shard(found, f"{i}/3") for i in (1, 2, 3)]
     assert names(parts[1]) == ["teacher 0", "kd 0", "kd 1"]
-    students = [name for part in parts for name, run in part.items() if run.stage]
-    assert sorted(students) == sorted(name for name, run in found.items() if run.stage)
+    students = [name for part in parts for name, run in part.items() if not run.is_shared]
+    assert sorted(students) == sorted(name for name, run in found.items() if not run.is_shared)
     assert [cell.column for cell in runs.chosen(CELLS, ["kd"])] == ["kd"]
     assert [cell.column for cell in runs.chosen(CELLS, ["kd", "vgg13 -> vgg8"])] == ["kd"]
     assert len(runs.chosen(CELLS, ["vgg13 -> vgg8"])) == len(runs.chosen(CELLS, [])) == 3
     with pytest.raises(UserError, match="unknown row or column 'kdd': did you mean 'kd'"):
         runs.chosen(CELLS, ["kdd"])
+    other = Cell("vgg13 -> vgg11", "at", CELLS[0].config)
+    with pytest.raises(UserError, match="--only kd vgg13 -> vgg11: these rows have none of these"):
+        runs.chosen([*CELLS, other], ["kd", "vgg13 -> vgg11"])
     for text in ("0/3", "4/3", "1", "a/b"):
         with pytest.raises(UserError, match="write 1/4"):
             runs.shard(found, text)
@@ -152,7 +172,7 @@ def trained(monkeypatch):
             if key.endswith("checkpoint")
         }
         workdir = finished(place.workdirs / run.name, run.changes["seed"], method=method, **changes)
-        if not run.stage:  # it ends with the teacher or its head
+        if run.is_shared:  # it ends with the teacher or its head
             rows = json.loads((workdir / "results.json").read_text())
             (workdir / "results.json").write_text(json.dumps(rows[:1]))
 
@@ -190,6 +210,8 @@ def test_what_needs_a_failed_teacher_fails_with_its_reason(place, monkeypatch):
     teacher = next(name for name in found if name.startswith("teacher"))
     reasons = {network.protocol["method"]: network.reason for network in networks}
     assert reasons == {"labels": "no memory", "sskd": f"needs {teacher}, which failed: no memory"}
+    *shared, student = runs.states_of(found, place).values()
+    assert student == runs.FAILED and set(shared) == {runs.UNNEEDED}
 
 
 def test_a_workdir_in_use_is_seen_behind_what_its_process_writes(place):
@@ -267,6 +289,8 @@ def test_hours_are_those_of_the_records_that_are_most_alike(place):
         (["simlar"], "unknown table 'simlar': did you mean 'similar'?"),
         (["quarter", "--only", "kdd"], "unknown row or column 'kdd'"),
         (["quarter", "--config.student.epoch=3"], "student.epoch"),
+        (["quarter", "--config.student.batch_size=0"], "student.batch_size is 0"),
+        (["quarter", "--config.until=teacher"], "--config.until is decided by this command"),
         (["quarter", "--epochs=3"], "'--epochs=3' is no flag of this command"),
         (["quarter"], "cifar100_resnet20.pth: give --weights=DIR"),
     ],
@@ -285,3 +309,16 @@ def test_a_dry_run_tells_what_is_left_and_does_nothing(capsys, tmp_path, trained
     count = len(plans.TABLES["quarter"].cells) * 3 + 3  # and a head for each seed
     assert not end.value.code and f"0 done, 0 running, {count} left, 0 failed" in out
     assert not trained and not list(tmp_path.iterdir())
+
+
+def test_a_typed_key_goes_to_the_tables_that_have_it(capsys, tmp_path):
+    """Also if --only leaves nothing of one of the tables."""
+    folders = [f"--workdirs={tmp_path}", f"--results={tmp_path}", "--dry_run"]
+    typed = ["quarter", "compute", "--only", "at", "--config.data.data_dir=here"]
+    with pytest.raises(SystemExit) as end:
+        launch.main([*typed, *folders])
+    assert not end.value.code and "3 left" in capsys.readouterr().out
+    cells = [*plans.TABLES["quarter"].cells, *plans.TABLES["long_tail"].cells]
+    runs.check_typed({"teacher.size": 64}, cells)  # the long tail has no teacher
+    with pytest.raises(UserError, match="unknown config key 'teacher.sise'"):
+        runs.check_typed({"teacher.sise": 64}, cells)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -108,6 +109,12 @@ def test_folders_of_this_machine_are_not_kept(tmp_path):
     assert config["teacher"]["checkpoint"] == "vgg13.pth"
     command = read_json(folder / "environments.json")[0]["command"]
     assert command == ["-m", "sskd_jax.main", "--config.data.data_dir=mine"]
+    rows = read_json(run / "results.json")
+    started = [row | {"start_from": "/data/runs/before"} for row in rows]
+    (run / "results.json").write_text(json.dumps(started))
+    shutil.rmtree(folder)
+    kept(tmp_path / "results", run)
+    assert read_json(folder / "results.json")[0]["start_from"] == "before"
     kept(tmp_path / "results", run)  # again
 
 

@@ -57,7 +57,7 @@ def test_a_row_for_everything(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["no-such-program", f"{sys.executable} -c pass", "echo hello", "echo '{}'"]
+    "command", ["no-such-program", f"{sys.executable} -c pass", "echo hello", "echo '{}'", "echo 3"]
 )
 def test_a_peer_that_prints_nothing_of_use_is_named(command):
     with pytest.raises(UserError, match="printed no JSON line with ms_per_step"):
