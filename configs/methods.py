@@ -64,7 +64,7 @@ def warmup(student: str) -> Schedules:
 
 def paraphraser(student: str) -> Schedules:
     """FT's stage: the paraphraser of the teacher's map."""
-    rate = learning_rate(student) if student.startswith("vgg") else 0.01
+    rate = 0.01 if student.startswith(("resnet", "wrn")) else learning_rate(student)
     return {"paraphraser": sgd(epochs=30, milestones=(), learning_rate=rate)}
 
 
@@ -300,10 +300,22 @@ VARIANTS = {
         STANDARDIZED,
         {"code": {"ce": 0.1, "kd": 9.0, "class": 9.0, "batch": 9.0}},
         by_pair={pair: {"kd": 6.0, "class": 6.0, "batch": 6.0} for pair in MLKD_LS_LESS},
+        imagenet_weights={"ce": 0.5},  # ours, as none is published: that of "mlkd"
     ),
 }
 ENTRIES = METHODS | VARIANTS
 NAMES = tuple(ENTRIES)
+# HSSAKD's section "teacher" names its peer, which is trained with its student.
+WITHOUT_TEACHER = (
+    "scratch",
+    "hssakd",
+    "ssd_lt",
+    "logit_adjustment",
+    "ldam",
+    "decoupled",
+    "der",
+    "coca",
+)
 
 
 def entry_of(name: str) -> Entry:
@@ -371,8 +383,10 @@ def own_stages(names: str, student: str) -> Schedules:
 
 
 def nesterov(names: str, stage: str) -> bool:
-    """Whether all of the named methods train "teacher" or "student" with Nesterov's momentum.
+    """Whether "teacher" or "student" is trained with Nesterov's momentum.
 
-    Methods in a comparison share these schedules.
+    Methods in a comparison share these schedules, so all that train such a stage must want it.
     """
-    return all(stage in entry_of(name).nesterov for name in names.split(","))
+    others = WITHOUT_TEACHER if stage == "teacher" else ()
+    training = [name for name in names.split(",") if name not in others]
+    return bool(training) and all(stage in entry_of(name).nesterov for name in training)

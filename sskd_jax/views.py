@@ -24,7 +24,7 @@ class Optics(NamedTuple):
     """How the images of a dataset are augmented and normalised.
 
     Attributes:
-      flip: whether to mirror left and right with probability 1/2, all views of an image alike.
+      flip: whether to mirror left and right with probability 1/2, rotations of an image alike.
       pad: width of the black border within which every view draws its own crop, as PyTorch's
         RandomCrop does.
       mean: per channel, of values in [0, 1].
@@ -168,9 +168,10 @@ def exemplar(optics: Optics, key: Array, image: Array) -> Array:
 def transformed(optics: Optics, key: Array, image: Array) -> Array:
     """`once`, and three transformed views: f32[4, H, W, C].
 
-    Each is one of the paper's four transformations (Xu et al., ECCV 2020), drawn at random: a turn
-    by 90, 180 or 270 degrees, grey, an enlarged part of the image, or jittered colours. How strong
-    the last two are is not known; here they are as in `exemplar`.
+    Each is flipped and cropped anew, and then changed by one of the paper's four transformations
+    (Xu et al., ECCV 2020), drawn at random: a turn by 90, 180 or 270 degrees, grey, an enlarged
+    part of the image, or jittered colours. How strong the last two are is not known; here they are
+    as in `exemplar`.
     """
 
     def one(key: Array) -> Array:

@@ -51,8 +51,9 @@ def test_imagenets_numbers_and_weights_are_those_of_the_method(name):
 def test_own_stages_are_scheduled_and_no_others():
     """A method's entry schedules the stages that it has between teacher and student."""
     for name, entry in methods.METHODS.items():
-        between = METHODS[name](**entry.numbers).keys() - {"teacher", "student"}
-        assert entry.stages("resnet20").keys() == between, name
+        stages = METHODS[name](**entry.numbers).keys()
+        assert entry.stages("resnet20").keys() == stages - {"teacher", "student"}, name
+        assert ("teacher" in stages) == (name not in methods.WITHOUT_TEACHER), name
     assert set(methods.own_stages("ft,sskd,ab", "vgg8")) == {"paraphraser", "head", "warmup"}
 
 
@@ -184,7 +185,17 @@ def test_stages_have_nesterovs_momentum_where_all_methods_want_it():
         names: [
             cifar.get_config(f"method={names}")[stage].nesterov for stage in ("teacher", "student")
         ]
-        for names in ("sskd", "hsakd", "hsakd_joint", "hsakd,hsakd_joint", "kd,hsakd", "hssakd")
+        for names in (
+            "sskd",
+            "hsakd",
+            "hsakd_joint",
+            "hsakd,hsakd_joint",
+            "kd,hsakd",
+            "hssakd",
+            "hssakd,hsakd_joint",
+            "scratch,hsakd_joint",
+            "crd+kd,hsakd_joint",
+        )
     }
     assert found == {
         "sskd": [False, False],
@@ -193,6 +204,9 @@ def test_stages_have_nesterovs_momentum_where_all_methods_want_it():
         "hsakd,hsakd_joint": [False, True],
         "kd,hsakd": [False, False],
         "hssakd": [False, True],
+        "hssakd,hsakd_joint": [True, True],  # its peer is no teacher
+        "scratch,hsakd_joint": [True, False],  # nor has it one
+        "crd+kd,hsakd_joint": [False, False],
     }
     branches = cifar.get_config("method=kd,hsakd").branches
     assert branches.nesterov and branches.milestones == (0.3, 0.6, 0.9) and branches.epochs == 100
