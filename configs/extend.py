@@ -35,8 +35,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
             section |= {"checkpoint": section.get("checkpoint") or args["run"], "start_from": ""}
     config[chosen] |= {"checkpoint": "", "start_from": args["run"]}
     if args["epochs"]:
-        config[chosen]["epochs"] = common.whole(args["epochs"], "epochs")
+        config[chosen] |= scaled(config[chosen], common.whole(args["epochs"], "epochs"))
     return ConfigDict(config | {"until": chosen, "time_limit": common.RUN["time_limit"]})
+
+
+def scaled(stage: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """What changes in a stage's section with the number of epochs; milestones are shares of it."""
+    moving = {key: float(stage.get(key, 0)) for key in ("warmup_epochs", "cooldown_epochs")}
+    factor = epochs / stage["epochs"]
+    return {"epochs": epochs} | {key: factor * value for key, value in moving.items()}
 
 
 def settings_of(config: dict[str, Any]) -> list[dict[str, Any]]:

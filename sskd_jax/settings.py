@@ -74,7 +74,8 @@ def are_rising_shares(value: Any) -> bool:
 
 def are_names(value: Any) -> bool:
     """Whether it is a sequence of at least one name, all of them different."""
-    return is_sequence(value) and len(value) == len(set(map(str, value))) > 0
+    is_texts = is_sequence(value) and all(isinstance(name, str) for name in value)
+    return is_texts and len(value) == len(set(value)) > 0
 
 
 def is_part(value: Any) -> bool:
@@ -161,18 +162,29 @@ def check(config: ConfigDict) -> list[Recipe]:
     recipes = [recipe(prefix, setting) for prefix, setting in settings(config).items()]
     for name in {kind: None for recipe in recipes for kind in recipe.method}:
         stage = section(config, name)
-        check_keys(f"{name}.", stage, STAGE | given(stage))
+        check_keys(f"{name}.", stage, STAGE | given(stage), allowed=("images",))
         check_keys(f"{name}.images.", section(stage, "images", f"{name}."), IMAGES)
-        if stage.warmup_epochs > stage.epochs:
-            raise UserError(
-                f"{name}.warmup_epochs is {stage.warmup_epochs:g}, and {name}.epochs only "
-                f"{stage.epochs}, so the learning rate would never be reached: give "
-                f"--config.{name}.warmup_epochs={0.2 * stage.epochs:g}, or more epochs"
-            )
+        check_schedule(name, stage)
     for name in networks(recipes):
         if "model" not in section(config, name):
             raise UserError(f"the config lacks {name}.model: give the name of an architecture")
     return recipes
+
+
+def check_schedule(name: str, stage: Mapping[str, Any]) -> None:
+    """Raises a `UserError` if a stage's epochs are over before the learning rate is reached."""
+    moving = {
+        f"{key}_epochs": (stage[f"{key}_epochs"], share * stage.epochs)
+        for key, share in (("warmup", 0.2), ("cooldown", 0.8))
+        if stage[f"{key}_epochs"]
+    }
+    if sum(epochs for epochs, _ in moving.values()) > (1 + 1e-6) * stage.epochs:
+        told = " and ".join(f"{name}.{key} is {epochs:g}" for key, (epochs, _) in moving.items())
+        advice = " ".join(f"--config.{name}.{key}={own:g}" for key, (_, own) in moving.items())
+        raise UserError(
+            f"{told}, and {name}.epochs only {stage.epochs}, so the learning rate would never be "
+            f"reached: give {advice}, or more epochs"
+        )
 
 
 def networks(recipes: Sequence[Recipe]) -> dict[str, None]:
@@ -204,7 +216,7 @@ def check_keys(
 ) -> None:
     """Checks that every key in `rules` is there and fits, and that any other is `allowed`.
 
-    Sections are not checked.
+    The config itself (`where` is "") may have any sections, which may be those of other methods.
     """
     for key, rule in rules.items():
         if key not in values:
@@ -213,7 +225,8 @@ def check_keys(
             raise UserError(f"{where}{key} is {values[key]!r}: give {advice}")
     known = dict.fromkeys(where + name for name in (*rules, *allowed))
     for key, value in values.items():
-        if not isinstance(value, ConfigDict) and key not in rules:
+        is_section = not where and isinstance(value, ConfigDict)
+        if not is_section and key not in rules:
             choose(known, where + key, "config key")
 
 

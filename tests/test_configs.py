@@ -290,6 +290,7 @@ def test_extending_a_run_takes_all_but_the_students_from_it(tmp_path):
     config = quickstart.get_config()
     config.head.checkpoint, config.teacher.start_from = "runs/other", "resnet20.pth"
     config.until, config.time_limit = "head", 60.0
+    config.student.update(epochs=40, warmup_epochs=8.0, cooldown_epochs=32.0)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     run = str(tmp_path)
     found = extend.get_config(f"run={run},epochs=5")
@@ -297,6 +298,7 @@ def test_extending_a_run_takes_all_but_the_students_from_it(tmp_path):
     assert (found.teacher.checkpoint, found.head.checkpoint) == (run, "runs/other")
     assert (found.student.checkpoint, found.student.start_from) == ("", run)
     assert (found.student.epochs, found.until, found.time_limit) == (5, "student", 0.0)
+    assert (found.student.warmup_epochs, found.student.cooldown_epochs) == (1.0, 4.0)
     assert found.teacher.start_from == "" and found.methods == ("scratch", "kd", "sskd")
     teacher = extend.get_config(f"run={run},stage=teacher")
     assert (teacher.teacher.start_from, teacher.until) == (run, "teacher")

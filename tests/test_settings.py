@@ -4,6 +4,7 @@ import inspect
 import typing
 
 import pytest
+from ml_collections import ConfigDict
 
 from configs import cifar, cifar_fast, imagenet, methods, quickstart
 from sskd_jax import rules, settings
@@ -154,6 +155,14 @@ def test_what_a_run_of_its_own_may_leave_out():
             {"student.epochs": 3, "student.warmup_epochs": 5.0},
             r"warmup_epochs is 5, and student.epochs only 3, .*student.warmup_epochs=0.6, or more",
         ),
+        (
+            {"student.epochs": 20, "student.warmup_epochs": 12.0, "student.cooldown_epochs": 48.0},
+            r"student.warmup_epochs is 12 and student.cooldown_epochs is 48, and student.epochs .*"
+            r"give --config.student.warmup_epochs=4 --config.student.cooldown_epochs=16, or more",
+        ),
+        ({"student.image": ConfigDict({"share": 0.5})}, "unknown config key 'student.image': did"),
+        ({"data.sizes": ConfigDict({"train": 32})}, "unknown config key 'data.sizes'"),
+        ({"methods": (1, 2)}, r"methods is \(1, 2\): give different names"),
         ({"student.milestones": (150, 180)}, r"such as \(0.5, 0.75\)"),
         (
             {"student.images.share": 0.0},
