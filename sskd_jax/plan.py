@@ -156,6 +156,7 @@ def make_job(
         "image": list(images.shape),
         "steps": section.epochs * task.steps_per_epoch,
         "terms": list(stage.terms),
+        "images": told_images(images),
     }
     if start_from := section.get("start_from", ""):
         about["start_from"] = start_from
@@ -185,6 +186,13 @@ def make_job(
             "normalisation": sections.normalisations(config, stage),
         },
     )
+
+
+def told_images(images: Split | Stream) -> str:
+    """How many images there are, and the checksum of their labels, if they are in memory."""
+    if isinstance(images, Stream):
+        return str(images.size)
+    return f"{images.size} with labels {checksum(images.label):08x}"
 
 
 @contextlib.contextmanager

@@ -54,6 +54,19 @@ def behind_pooling(folder: Path, layer: str) -> None:
     file.write_text(text.replace(pooled, f"{layer}({pooled})"))
 
 
+def test_a_network_that_changed_meanwhile_is_told(my_code, tmp_path):
+    config = cifar.get_config("method=scratch,student=my_code:Tiny")
+    config.data.name, config.student.epochs = "my_code:stripes", 1
+    train.run(config, str(tmp_path / "run"))
+    file = tmp_path / "my_code.py"
+    assert "nn.Conv(8" in file.read_text()
+    file.write_text(file.read_text().replace("nn.Conv(8", "nn.Conv(16"))
+    sys.modules.pop("my_code")
+    message = r"Conv_0.bias has the shape \[8\] in .*student, and \[16\] in this run: the code has"
+    with pytest.raises(UserError, match=message):
+        train.run(config, str(tmp_path / "run"))
+
+
 def test_dropout_drops_in_training_alone(my_code, tmp_path):
     behind_pooling(tmp_path, "nn.Dropout(1.0, deterministic=not train)")
     config = cifar.get_config("method=scratch,student=my_code:Tiny")

@@ -34,6 +34,7 @@ from sskd_jax.types import (
     learns,
 )
 from sskd_jax.views import once
+from sskd_jax.workdir.checkpoint import checksum
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -195,12 +196,13 @@ def test_the_last_stage_has_the_weights_and_the_others_count_one(quickstart):
 
 
 def test_what_a_job_belongs_to_is_written_beside_its_checkpoints(quickstart):
-    about = quickstart[1][-1].about
+    about, label = quickstart[1][-1].about, quickstart[1][-1].images.label
     assert about == {
         "num_classes": 10,
         "image": [8, 8, 3],
         "steps": 6,
         "terms": ["ce", "kd", "tf", "ss"],
+        "images": f"{len(label)} with labels {checksum(label):08x}",
         "student_model": "tiny",
         "teacher_model": "tiny",
     }

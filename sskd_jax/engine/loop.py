@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 from flax import serialization
+from flax.traverse_util import flatten_dict
 
 from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Feed, Stream
@@ -271,7 +272,25 @@ def restored(
     if not any(max_over_processes(bool(stored))):
         return None
     blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    return broadcast_from_chief(serialization.from_state_dict(blank, stored) if stored else blank)
+    if not stored:
+        return broadcast_from_chief(blank)
+    check_fits(stored, blank, checkpoints.folder)
+    return broadcast_from_chief(serialization.from_state_dict(blank, stored))
+
+
+def check_fits(stored: Mapping[str, Any], blank: TrainState, folder: epath.Path) -> None:
+    """Raises a `UserError` if a stored state has other arrays than `blank`, by name and shape."""
+    theirs, ours = (
+        {path: list(np.shape(leaf)) for path, leaf in flatten_dict(tree, sep=".").items()}
+        for tree in (stored, serialization.to_state_dict(blank))
+    )
+    for path in theirs | ours:
+        before, now = theirs.get(path), ours.get(path)
+        if before != now:
+            raise UserError(
+                f"{path} has the shape {before} in {folder}, and {now} in this run: the code has "
+                "changed since then; give another --workdir, or delete the folder to train it again"
+            )
 
 
 def variables(state: TrainState) -> Params:

@@ -16,6 +16,8 @@ from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.files import CONFIG, STAGE, read_json
 from sskd_jax.workdir.stages import candidates, find_stage, load_folder
 
+# What a stage's description says of images, which may have been others in another run.
+OF_IMAGES = ("image", "images", "steps")
 # What a run decides about networks that another one trained.
 OF_THIS_RUN = {"checkpoint", "model", "mean", "std", "size"}
 
@@ -30,7 +32,7 @@ def load_given(job: Job) -> Params:
     """
     path, learned = locate(job.checkpoint), list(job.sketch.state.params)
     if path.is_dir():
-        about = {key: value for key, value in job.about.items() if key not in ("image", "steps")}
+        about = {key: value for key, value in job.about.items() if key not in OF_IMAGES}
         folder = find_stage(path, job.name, about)
         about = read_json(folder / STAGE)
         check_pixels(job, folder, about.get("normalisation", {}), about.get("image"))

@@ -11,6 +11,7 @@ from sskd_jax.workdir.files import STAGE, read_json, write_json
 from sskd_jax.workdir.seeds import check_one
 
 FORMAT = 2  # the version of the checkpoints' format: a state holds its nets by name
+LATER = ("images",)  # keys of stage.json that earlier versions with this format did not write
 
 
 def kind_of(stage: str) -> str:
@@ -50,7 +51,7 @@ def check_description(folder: epath.Path, about: dict[str, Any], advice: str) ->
     written = read_json(folder / STAGE)
     check_format(folder, written)
     for key, value in about.items():
-        if written.get(key) != value:
+        if written.get(key) != value and (key in written or key not in LATER):
             raise UserError(
                 f"{folder} was trained with {key} {written.get(key)}, and this run has {value}: "
                 f"{advice}"

@@ -31,6 +31,14 @@ def test_a_stage_of_something_else_is_refused(tmp_path):
         check_description(tmp_path, {"student_model": "resnet56"}, "try another")
 
 
+def test_other_images_are_refused_if_it_is_known_which_they_were(tmp_path):
+    describe(tmp_path, {"steps": 10})  # by an earlier version
+    assert check_description(tmp_path, {"steps": 10, "images": "100"}, "")["steps"] == 10
+    describe(tmp_path, {"steps": 10, "images": "100"})
+    with pytest.raises(UserError, match="was trained with images 100, and this run has 101: stop"):
+        check_description(tmp_path, {"steps": 10, "images": "101"}, "stop")
+
+
 def test_an_unfinished_stage_is_no_teacher(tmp_path):
     describe(tmp_path / "teacher", {"steps": 10})
     with pytest.raises(UserError, match="is at step 0 of 10: finish that run first"):
