@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sskd_jax.distortions import distort
 from sskd_jax.types import Array
@@ -248,8 +249,8 @@ def turned_hue(image: Array, turn: Array) -> Array:
     """The colours of an image [H, W, 3] turned by an angle around grey."""
     cos, sin = jnp.cos(turn), jnp.sin(turn)
     turning = jnp.array([[1.0, 0, 0], [0, cos, -sin], [0, sin, cos]])
-    yiq = jnp.asarray(YIQ)
-    colours = jnp.linalg.inv(yiq) @ turning @ yiq
+    there, back = jnp.asarray(YIQ), jnp.asarray(np.linalg.inv(YIQ), jnp.float32)
+    colours = jnp.linalg.multi_dot([back, turning, there], precision="highest")
     return jnp.matmul(image, colours.T, precision="highest")
 
 

@@ -24,8 +24,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         bias = bias_uniform(x.shape[-1])
-        layer = nn.Dense(self.features, kernel_init=fan_in_uniform, bias_init=bias, name="linear")
-        return layer(x)
+        start = {"kernel_init": fan_in_uniform, "bias_init": bias}
+        return nn.Dense(self.features, precision="highest", name="linear", **start)(x)
 
 
 class Projector(nn.Module):

@@ -29,7 +29,8 @@ class ProjectionHead(nn.Module):
     def __call__(self, embed: Array, train: bool = False) -> Array:
         width = embed.shape[-1]
         bias = bias_uniform(width)
-        linear = partial(nn.Dense, width, kernel_init=fan_in_uniform, bias_init=bias)
+        start = {"kernel_init": fan_in_uniform, "bias_init": bias}
+        linear = partial(nn.Dense, width, precision="highest", **start)
         return linear(name="2")(nn.relu(linear(name="0")(embed)))
 
 

@@ -59,7 +59,7 @@ def make_layers(start: Initializers, dtype: Any, train: bool) -> Layers:
 
     def linear(features: int, fan_in: int, name: str, use_bias: bool = True) -> nn.Module:
         start_of = {"kernel_init": start.weight, "bias_init": start.bias(fan_in)}
-        return nn.Dense(features, use_bias, name=name, **start_of)
+        return nn.Dense(features, use_bias, precision="highest", name=name, **start_of)
 
     conv = partial(Conv, dtype=dtype, kernel_init=start.kernel)
     norm = partial(BatchNorm, train=train, dtype=dtype)

@@ -246,6 +246,14 @@ def test_nothing_is_summed_in_bfloat16(name):
     assert not [line for line in sums if "bf16" in line]
 
 
+def test_linear_layers_are_float32_on_every_chip():
+    """By default, GPUs and TPUs would round what they multiply."""
+    network, variables = shapes_of("resnet8", dtype=jnp.bfloat16)
+    text = jax.jit(network.apply).lower(variables, IMAGE).as_text()
+    (product,) = (line for line in text.splitlines() if "dot_general" in line)
+    assert "precision = [HIGHEST, HIGHEST]" in product
+
+
 def test_bfloat16_is_near_float32_but_not_it(gold):
     variables = torch_bridge.from_state_dict("resnet8", gold.state_dict("resnet8", seed=0))
     network = MODELS["resnet8"](num_classes=100, dtype=jnp.bfloat16)
