@@ -44,13 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(sskd_jax.__version__)
         return 0
-    from sskd_jax.system.console import complain, complain_of
-    from sskd_jax.types import Stopped, UserError, choose
+    from sskd_jax.system.console import complain, complain_of, mistakes
+    from sskd_jax.types import Stopped, choose
 
     try:
         choose(COMMANDS, arguments[0], "command")
         importlib.import_module(f"sskd_jax.commands.{arguments[0]}").run(arguments[1:])
-    except (UserError, OSError) as error:
+    except mistakes() as error:
         complain_of(str(error))
         return 2
     except Stopped as stop:

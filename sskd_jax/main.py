@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from sskd_jax.system import distributed
-from sskd_jax.system.console import complain, fail
+from sskd_jax.system.console import complain, fail, mistakes
 from sskd_jax.system.hints import reason
 from sskd_jax.system.installed import with_installed_config
 from sskd_jax.types import Stopped, UserError
@@ -85,7 +85,7 @@ def main(argv: Sequence[str], work: Callable[..., object] | None = None) -> None
             from sskd_jax import train
 
             (work or train.run)(CONFIG.value, WORKDIR.value or default_workdir())
-    except (UserError, OSError) as error:
+    except mistakes() as error:
         fail(str(error))
     except Stopped as stop:
         complain(f"stopped: {stop}")

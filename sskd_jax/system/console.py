@@ -69,6 +69,15 @@ def complain_of(mistake: str) -> None:
     complain(f"error: {' '.join(mistake.split())}")
 
 
+def mistakes() -> tuple[type[Exception], ...]:
+    """The errors that end a command with one line.
+
+    TensorFlow's, which are those of buckets (gs://), count only if it was imported.
+    """
+    errors = getattr(sys.modules.get("tensorflow"), "errors", None)
+    return (UserError, OSError, errors.OpError) if errors else (UserError, OSError)
+
+
 def fail(mistake: str) -> NoReturn:
     """Prints a user's mistake in one line on standard error, and exits with code 2."""
     complain_of(mistake)

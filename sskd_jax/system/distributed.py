@@ -9,7 +9,9 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
+from sskd_jax.system.console import mistakes
 from sskd_jax.system.early import GO_ON
+from sskd_jax.system.interruption import StoppedHere
 from sskd_jax.types import Stopped, UserError
 
 HOW = (
@@ -23,6 +25,9 @@ LOST = (
 )
 # How JAX's errors begin if they concern this process's program or device, not a lost connection.
 OWN_FAULTS = ("INVALID_ARGUMENT", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "NOT_FOUND")
+# Exit code after an error, EX_CONFIG: above that of the processes that it ends, as Slurm's srun
+# returns the highest one, and they are to be started again only if none had an error.
+FAULT = 78
 MISSED_SECONDS = 30  # without a heartbeat, until a process counts as dead
 
 
@@ -54,15 +59,17 @@ def membership() -> Iterator[None]:
     try:
         join()
         yield
-    except (UserError, OSError) as error:
-        end(f"error: {error}", 2)
+    except mistakes() as error:
+        end(f"error: {error}", FAULT)
+    except StoppedHere as stop:
+        end(f"stopped: {stop}", GO_ON)
     except Stopped:
         raise
     except BaseException as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and may_be_lost(error):
             end(f"{LOST} ({str(error).splitlines()[0][:200]})", GO_ON)
         traceback.print_exc()
-        os._exit(1)
+        os._exit(FAULT)
 
 
 def may_be_lost(error: Exception) -> bool:
@@ -76,6 +83,8 @@ def join() -> None:
     """Connects to the other processes; raises a `UserError` if they can't be found."""
     import jax
 
+    # JAX would take SIGTERM for itself, as a notice that its programs may ask for.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             **arguments(os.environ), heartbeat_timeout_seconds=MISSED_SECONDS

@@ -5,6 +5,8 @@ import os
 import runpy
 from typing import Any
 
+from sskd_jax.types import UserError
+
 
 def with_installed_config(argument: str) -> str:
     """The argument; "configs/cifar.py" becomes the installed file if this folder has none.
@@ -26,4 +28,7 @@ def with_installed_config(argument: str) -> str:
 def read_config(argument: str) -> Any:
     """The config of a file, PATH or PATH:ARGUMENTS; raises whatever the file raises."""
     path, _, arguments = with_installed_config(argument).partition(":")
-    return runpy.run_path(path)["get_config"](arguments or None)
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+        raise UserError(f"{path} has no function get_config: configs/quickstart.py shows one")
+    return get_config(arguments or None)

@@ -15,6 +15,10 @@ from sskd_jax.types import Stopped
 STDOUT = 1  # its file descriptor
 
 
+class StoppedHere(Stopped):
+    """A signal ends this process at once; other processes of its run do not know of it."""
+
+
 class Interruption:
     """Requests to stop: SIGTERM, SIGINT, SIGHUP, and a limit in seconds, counted from now.
 
@@ -27,7 +31,7 @@ class Interruption:
     """
 
     def __init__(self, time_limit: float = 0.0, deferring: bool = False):
-        self.reason, self.deferring = "", deferring
+        self.reason, self.deferring, self.signalled = "", deferring, False
         self.limit, self.deadline = time_limit, time.monotonic() + (time_limit or math.inf)
 
     def __enter__(self) -> "Interruption":
@@ -44,11 +48,12 @@ class Interruption:
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal: a first one while `deferring` is noted, any other raises `Stopped`."""
-        again, self.reason = self.reason, signal.Signals(number).name
+        again, self.signalled = self.signalled, True
+        self.reason = signal.Signals(number).name
         if number == signal.SIGHUP:
             forget_lost_terminal()
         if again or not self.deferring:
-            raise Stopped(f"{self.reason}: the same command goes on from the last checkpoint")
+            raise StoppedHere(f"{self.reason}: the same command goes on from the last checkpoint")
         if os.isatty(STDERR):
             text = f"\n{self.reason}: saves at the next step; once more stops at once\n"
             os.write(STDERR, text.encode())  # not print, which the signal may have interrupted

@@ -107,7 +107,8 @@ class Logbook:
                 write_json(workdir / CONFIG, self.merged_config(as_stored))
                 self.environment = self.environment_index(environment(devices, config))
             except OSError as error:
-                raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
+                reason = error.strerror or error  # a bucket's has no `strerror`
+                raise UserError(f"cannot write to --workdir={workdir}: {reason}") from error
             on_failure.pop_all()
 
     def check_owner(self) -> None:

@@ -1,6 +1,32 @@
 """The pace and the time left that a person sees beside a stage."""
 
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from sskd_jax.__main__ import main
+from sskd_jax.commands import report
 from sskd_jax.system import console
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_bucket_refuses_is_one_line(known, monkeypatch, capsys):
+    class OpError(Exception):
+        """As TensorFlow's, which is no OSError."""
+
+    def refused(argv):
+        raise OpError("403 Forbidden\n when reading gs://mine/run")
+
+    errors = {"errors": SimpleNamespace(OpError=OpError)} if known else {}
+    monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace(**errors))
+    monkeypatch.setattr(report, "run", refused)
+    if known:
+        assert main(["report", "gs://mine/run"]) == 2
+        assert capsys.readouterr().err == "error: 403 Forbidden when reading gs://mine/run\n"
+    else:
+        with pytest.raises(OpError):
+            main(["report", "gs://mine/run"])
 
 
 def test_the_pace_forgets_an_old_pause(monkeypatch):

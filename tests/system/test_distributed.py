@@ -17,6 +17,7 @@ import pytest
 from processes import ROOT, ends, start, start_two, states
 
 from sskd_jax.system import distributed
+from sskd_jax.system.interruption import StoppedHere
 from sskd_jax.types import UserError
 
 SMALL = (
@@ -90,7 +91,8 @@ def test_a_mistake_ends_all_processes(tmp_path):
     two = start_two(tmp_path / "file" / "run", *SMALL)
     (tmp_path / "file").touch()
     (code, line), (other, complaint) = ends(*two)
-    assert code == 2 and line.startswith("error: cannot write to --workdir=")
+    assert code == distributed.FAULT and line.startswith("error: cannot write to --workdir=")
+    assert max(code, other) == code  # as srun returns the highest
     assert other == distributed.GO_ON and complaint.startswith(distributed.LOST)
 
 
@@ -134,9 +136,10 @@ def test_whose_fault_an_error_is(monkeypatch, processes, text, lost):
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device"),
+        (OSError(28, "No space left on device"), distributed.FAULT, "error: [Errno 28] No space"),
         (jax.errors.JaxRuntimeError("INTERNAL: lost"), distributed.GO_ON, distributed.LOST),
-        (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: wrong"), 1, None),
+        (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: wrong"), distributed.FAULT, None),
+        (StoppedHere("SIGTERM"), distributed.GO_ON, "stopped: SIGTERM"),
     ],
 )
 def test_how_an_error_ends_the_process(monkeypatch, capfd, error, code, line):
@@ -157,7 +160,7 @@ def test_nobody_to_join_is_told():
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2
+    assert done.returncode == distributed.FAULT
     assert (
         done.stderr.startswith("error: --distributed found no other processes")
         and done.stderr.count("\n") == 1

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sskd_jax.system.interruption import SIGNALS, Interruption
+from sskd_jax.system.interruption import SIGNALS, Interruption, StoppedHere
 from sskd_jax.types import Stopped
 
 
@@ -26,6 +26,14 @@ def test_a_second_signal_does_not_wait():
         interruption.deferred(),
     ):
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_first_signal_after_the_time_limit_waits_like_any_first_one():
+    with pytest.raises(StoppedHere), Interruption(1e-9, deferring=True) as interruption:
+        assert interruption.due()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.reason == "SIGTERM"
         os.kill(os.getpid(), signal.SIGTERM)
 
 
