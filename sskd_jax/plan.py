@@ -85,7 +85,8 @@ def plan(run: Run, recipes: Sequence[Recipe]) -> list[Job]:
                 origins = origins_of(stage, names)
                 check_shared(kind, stage, origins, jobs)
                 job = make_job(run, recipe, kind, name, origins, jobs)
-                check_order(job, run.devices)
+                with blamed(name, [recipe.name]):
+                    check_order(job, run.devices)
                 jobs[name] = job
             names[kind] = name
     return sorted(jobs.values(), key=lambda job: not job.task.stage.shared)
@@ -143,14 +144,15 @@ def make_job(
     """The job of a method's stage, traced with variables of the shapes that earlier jobs leave."""
     config, section, stage = run.config, run.config[kind], recipe.method[kind]
     images = scenario(run.train, config.seed, **section.images)
-    task = make_task(run, recipe, kind, images)
+    networks = sections.networks_of(config, stage)
     blank = {net: blank_variables(jobs, *origin) for net, origin in origins.items()}
     resident = images.resident(labelled=stage.memory is not None)
-    frozen = Frozen(stage_key(config.seed, kind), **resident, nets={})
-    frozen, start = supplied(task, frozen, blank)
-    networks = sections.networks_of(config, stage)
     with blamed(name, [recipe.name, *networks.values()]):
+        task = make_task(run, recipe, kind, images)
+        frozen = Frozen(stage_key(config.seed, kind), **resident, nets={})
+        frozen, start = supplied(task, frozen, blank)
         found = sketch(task, frozen, start)
+        task = task._replace(reached=found.reached, scores=score_names(task, found, frozen))
     about = {
         "num_classes": run.data.num_classes,
         "image": list(images.shape),
@@ -166,7 +168,7 @@ def make_job(
         kind=kind,
         about=about | {f"{net}_model": model for net, model in networks.items()},
         networks=networks,
-        task=task._replace(reached=found.reached, scores=score_names(task, found, frozen)),
+        task=task,
         sketch=found,
         origins=origins,
         frozen=frozen,

@@ -9,7 +9,13 @@ from ml_collections import ConfigDict
 from sskd_jax import settings
 from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
-from sskd_jax.engine.devices import chief, enough_memory, forget_programs, keep_programs
+from sskd_jax.engine.devices import (
+    all_devices,
+    chief,
+    enough_memory,
+    forget_programs,
+    keep_programs,
+)
 from sskd_jax.engine.loop import Job, Session, Trained, is_begun, measure, run_stage
 from sskd_jax.exchange.given import Start, as_trained, load_given, load_start, started
 from sskd_jax.plan import Row, described, load, parameters, plan, supply, up_to
@@ -36,7 +42,7 @@ def run(config: ConfigDict, workdir: str, devices: Sequence[jax.Device] | None =
     """
     keep_programs()
     silence_checkpoint_errors()
-    devices, folder = list(devices or jax.devices()), locate(workdir)
+    devices, folder = list(devices or all_devices()), locate(workdir)
     console.quiet = not chief()
     runs = by_seed(config, folder)
     several = jax.process_count() > 1

@@ -262,6 +262,18 @@ def kept(shape, dtype):
 longer, whole, forgotten = kept((3,), float), kept((2,), int), kept((), float)
 
 
+def changed(**changes):
+    def make():
+        taught = with_kd((), lambda *_: Losses({}), kd_temperature=4.0)
+        return {**taught, "student": taught["student"]._replace(**changes)}
+
+    return make
+
+
+scored = changed(scores=lambda nets, batch: {"top1": batch.label @ None})
+ordered = changed(order=lambda rng, images, epoch: images.order)
+
+
 def nothing(): ...
 
 
@@ -289,6 +301,8 @@ def fails(data_dir):
         ("student=broken:Bare", "", "student with broken:Bare: AttributeError: "),
         ("method=broken:vector", "", r"'near' of the loss has the shape \[2, 10\], not that of a"),
         ("method=broken:odd", "", r"student with broken:odd, .*broken.py, line 50: TypeError: "),
+        ("method=broken:scored", "", r"student with broken:scored, .*line \d+: TypeError: "),
+        ("method=broken:ordered", "", r"student with broken:ordered, .*line \d+: AttributeError: "),
         ("student=broken:Thousand", "", r"gives logits of the shape \[2, 1000\] for 10 cl"),
         ("method=broken:longer", "", r"memory\['last'\] is float32\[2\], .* returns float32\[3\]"),
         ("method=broken:whole", "", r"is float32\[2\], and the loss returns int32\[2\]: return"),

@@ -14,7 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from sskd_jax.data import sources
-from sskd_jax.engine.devices import keep_programs, replicated
+from sskd_jax.engine.devices import all_devices, keep_programs, replicated
 from sskd_jax.engine.evaluate import evaluation
 from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.exchange.classifier import Classifier, is_described, load
@@ -23,6 +23,7 @@ from sskd_jax.models.build import adapted
 from sskd_jax.sections import dataset_of
 from sskd_jax.settings import section
 from sskd_jax.system.console import console, show
+from sskd_jax.system.hints import reason
 from sskd_jax.system.installed import read_config
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
@@ -81,6 +82,8 @@ def data_section(source: str, config: str | None) -> ConfigDict:
             return section(read_config(config), "data")
         except OSError as error:
             raise UserError(f"{config} cannot be read: {error.strerror}") from error
+        except Exception as error:  # a config file may raise anything
+            raise UserError(f"{config}: {reason(error, [])}") from error
     check_run(locate(source))
     file = locate(source) / CONFIG
     if not file.exists():
@@ -93,8 +96,8 @@ def data_section(source: str, config: str | None) -> ConfigDict:
 
 def chosen_devices(count: int | None) -> list[jax.Device]:
     """The first `count` devices, or all of them."""
-    devices = jax.devices()
-    if count and not 1 <= count <= len(devices):
+    devices = all_devices()
+    if count is not None and not 1 <= count <= len(devices):
         raise UserError(f"--devices={count}: there are {len(devices)}")
     return devices[:count]
 

@@ -21,7 +21,7 @@ from sskd_jax.data import official
 from sskd_jax.data.prepare import FORMATS, prepare_cifar, prepare_folder
 from sskd_jax.system import early
 from sskd_jax.system.interruption import Interruption
-from sskd_jax.types import Stopped
+from sskd_jax.types import Stopped, UserError
 
 
 def run(argv: Sequence[str] | None = None) -> None:
@@ -40,10 +40,12 @@ def run(argv: Sequence[str] | None = None) -> None:
         help="where tfds datasets live (default: TFDS_DATA_DIR or ~/tensorflow_datasets)",
     )
     parser.add_argument(
-        "--name", default="imagefolder", help="of the dataset that a folder becomes"
+        "--name", help="of the dataset that a folder becomes (default: imagefolder)"
     )
     parser.add_argument(
-        "--held_out", type=float, default=0.1, help="share to test on, of a folder of classes alone"
+        "--held_out",
+        type=float,
+        help="share to test on, of a folder of classes alone (default: 0.1)",
     )
     parser.add_argument(
         "--train_list",
@@ -54,7 +56,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         "--file_format",
         choices=FORMATS,
         default=FORMATS[0],
-        help="of a folder's dataset; tfrecord where it will lie in a bucket",
+        help="tfrecord where the dataset will lie in a bucket",
     )
     args = parser.parse_args(argv)
     source = pathlib.Path(args.source).expanduser()
@@ -69,7 +71,11 @@ def run(argv: Sequence[str] | None = None) -> None:
 def prepared(args: argparse.Namespace, source: pathlib.Path) -> str:
     """Writes the dataset; returns the text that says what was written, and what to type next."""
     if args.kind in official.LAYOUTS:
-        return prepare_cifar(args.kind, source, args.data_dir)
+        for flag in ("name", "held_out", "train_list"):
+            if getattr(args, flag) is not None:
+                raise UserError(f"--{flag} is of an imagefolder: leave it out with {args.kind}")
+        return prepare_cifar(args.kind, source, args.data_dir, args.file_format)
+    name = args.name or "imagefolder"
     return prepare_folder(
-        args.name, source, args.data_dir, args.held_out, args.file_format, args.train_list
+        name, source, args.data_dir, args.held_out, args.file_format, args.train_list
     )

@@ -175,7 +175,11 @@ def _fingerprint(folder: epath.Path) -> str:
     """Names, sizes and times of a dataset's files, which change when it is prepared again."""
     files = []
     for path in sorted(folder.iterdir()):
-        stat = path.stat()
-        time = stat.mtime if is_remote(path) else os.stat(path).st_mtime_ns
-        files.append((path.name, stat.length, time))
+        if is_remote(path):
+            found = path.stat()
+            size, time = found.length, found.mtime
+        else:  # etils would also look up the owner's name, which a container may not know
+            found = os.stat(path)
+            size, time = found.st_size, found.st_mtime_ns
+        files.append((path.name, size, time))
     return repr(files)

@@ -58,7 +58,7 @@ class Folder(NamedTuple):
 
 def read(
     source: pathlib.Path,
-    share: float,
+    share: float | None,
     known: Sequence[str] | None = None,
     train_list: pathlib.Path | None = None,
 ) -> Folder:
@@ -66,13 +66,13 @@ def read(
 
     Args:
       source: with train/ and val/, or with class folders alone.
-      share: of every class, in (0, 1), that is held out if there is no train/ and val/.
+      share: of every class, in (0, 1), that is held out if there is no train/ and val/; None: .1.
       known: the names of the dataset's classes, if given; None: those of the training images.
       train_list: the file that lists the training images; None: all images.
 
     Raises:
       UserError: the folder lacks a part or has an unknown class, or the list is not in the expected
-        form or names images that do not exist.
+        form or names images that do not exist; or a share is given and has no effect.
     """
     try:
         os.listdir(source)  # not `is_dir`, which hides why the system refuses, as of Python 3.14
@@ -81,12 +81,17 @@ def read(
             f"--source={shown(source)} is no folder: give one with train/CLASS/IMAGE and "
             "val/CLASS/IMAGE"
         ) from error
+    if share is not None and (train_list or (source / "train").is_dir()):
+        raise UserError(
+            f"--held_out={share} is of a folder with CLASS/IMAGE alone: leave it out, or give "
+            f"--source={shown(source / 'train')}"
+        )
     if train_list:
         files = {"train": listed(train_list, source), "validation": images(held_out_folder(source))}
     elif (source / "train").is_dir():
         files = {"train": images(source / "train"), "validation": images(held_out_folder(source))}
     else:
-        files = hold_out(images(source), share)
+        files = hold_out(images(source), 0.1 if share is None else share)
     classes = list(known or dict.fromkeys(path.parent.name for path in files["train"]))
     folders = sorted({path.parent for paths in files.values() for path in paths})
     for folder in folders:

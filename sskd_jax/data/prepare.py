@@ -20,7 +20,9 @@ FORMATS = ("array_record", "tfrecord")
 BATCH = 256  # of configs/imagenet.py
 
 
-def prepare_cifar(name: str, source: pathlib.Path, data_dir: str | None) -> str:
+def prepare_cifar(
+    name: str, source: pathlib.Path, data_dir: str | None, file_format: str = FORMATS[0]
+) -> str:
     """Writes cifar10 or cifar100 from the official files, unless it is there already.
 
     Returns:
@@ -38,7 +40,8 @@ def prepare_cifar(name: str, source: pathlib.Path, data_dir: str | None) -> str:
         import_tensorflow()
         for feature, names in class_names.items():
             builder.info.features[feature].names = names
-        write(builder, {split: official_examples(split, splits[split]) for split in splits})
+        examples = {split: official_examples(split, splits[split]) for split in splits}
+        write(builder, examples, file_format)
     return written(builder, config)
 
 
@@ -46,7 +49,7 @@ def prepare_folder(
     name: str,
     source: pathlib.Path,
     data_dir: str | None,
-    share: float,
+    share: float | None,
     file_format: str,
     train_list: pathlib.Path | None = None,
 ) -> str:
@@ -56,7 +59,7 @@ def prepare_folder(
       name: of the dataset.
       source: the folder.
       data_dir: the folder of datasets; None: that of tfds.
-      share: of every class that is held out if the folder has no train/ and val/.
+      share: of every class that is held out if the folder has no train/ and val/; None: a tenth.
       file_format: one of `FORMATS`.
       train_list: the file that lists the training images; None: all images of the folder.
 
@@ -146,7 +149,7 @@ def new_builder(name: str, data_dir: str | None, classes: Sequence[str]) -> Any:
     )
 
 
-def write(builder: Any, splits: Mapping[str, Examples], file_format: str = FORMATS[0]) -> None:
+def write(builder: Any, splits: Mapping[str, Examples], file_format: str) -> None:
     """Makes a tfds builder write the examples of `splits` instead of downloaded ones.
 
     Name, version and features are the builder's. tfds writes to a temporary folder and renames it.

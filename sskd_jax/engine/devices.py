@@ -35,6 +35,18 @@ RUN_ONCE = {
 }
 
 
+def all_devices() -> list[jax.Device]:
+    """The devices of all processes; a `UserError` if JAX can't use those that are asked for."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a word
+        reason = str(error).partition("\n")[0] or f"JAX_PLATFORMS={jax.config.jax_platforms}"
+        raise UserError(
+            f"JAX finds no devices ({reason}): free them, install JAX's plugin for them, or set "
+            "JAX_PLATFORMS=cpu"
+        ) from error
+
+
 def keep_programs() -> None:
     """Makes JAX cache compiled programs on the disk, for later runs.
 

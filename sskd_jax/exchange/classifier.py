@@ -17,13 +17,14 @@ from PIL import Image, UnidentifiedImageError
 from sskd_jax.data.image_file import FORMATS, Unreadable, contents, eight_bits
 from sskd_jax.exchange import finished, torch_bridge
 from sskd_jax.models.build import architecture
-from sskd_jax.rules import MEAN, STD
+from sskd_jax.rules import MEAN, STD, whole
 from sskd_jax.system.paths import locate
 from sskd_jax.types import Array, Outputs, Params, UserError
 from sskd_jax.views import Optics, normalise
 from sskd_jax.workdir.files import read_json
 
 AT_ONCE = 256  # images per forward pass
+SIDE = whole(8, 4096)  # of an image, in pixels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,6 +133,8 @@ def load(
     for name, value, rule in (("mean", mean, MEAN), ("std", std, STD)):
         if value and (advice := rule.advice(value)):
             raise UserError(f"{name} is {value}: give {advice}, as colours count from 0 to 1")
+    if size is not None and (advice := SIDE.advice(size)):
+        raise UserError(f"size is {size}: give {advice}")
     path = locate(source)
     numbers = {"mean": mean, "std": std, "size": size}
     given = [name for name, value in numbers.items() if value]

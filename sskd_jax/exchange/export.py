@@ -167,8 +167,9 @@ def export_network(
     path = file_to_write(out, folder, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, FORMATS[kind](record, variables))
-        write_json(record_beside(path), record)
+        content = FORMATS[kind](record, variables)
+        write_json(record_beside(path), record)  # first: without it, the file is no export
+        write_bytes(path, content)
         card = model_card.write(path, record, model_card.facts(folder, network))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -131,14 +131,26 @@ def test_a_report_is_shown_again(workdir, capsys):
         (["predict", "{empty}/net.onnx", "a.png"], "net.onnx is a program: give the .pth or"),
         (["evaluate", "{run}", "--stage=teacher"], "unknown stage 'teacher': choose from student"),
         (["evaluate", "{run}", "--devices=99"], "--devices=99: there are 8"),
+        (["evaluate", "{run}", "--devices=0"], "--devices=0: there are 8"),
         (["evaluate", "{run}", "--config=nowhere.py"], "nowhere.py cannot be read"),
+        (["evaluate", "{run}", "--config={empty}/broken.py"], "broken.py: invalid syntax"),
+        (["evaluate", "{run}", "--config={empty}/bare.py"], "bare.py has no function get_config"),
+        (["predict", "net.pth", "a.png", "--size=-8"], "size is -8: give a whole number from 8 on"),
+        (["prepare", "cifar10", "--source=x", "--held_out=.2"], "leave it out with cifar10"),
+        (
+            ["prepare", "imagefolder", "--source={empty}", "--held_out=.2"],
+            "--held_out=0.2 is of a folder with CLASS/IMAGE alone: leave it out, or give --source=",
+        ),
         (["predict", "{run}", "nowhere.png"], "nowhere.png is no image that can be read"),
         (["evaluate", "{empty}/several"], "holds several seeds: give one of them, such as "),
         (["report", "{empty}"], "has no results.json: give the workdir of a run that is done"),
     ],
 )
 def test_mistakes_are_one_line(argv, message, workdir, tmp_path, capsys):
-    (tmp_path / "several/seed-0").mkdir(parents=True)
+    for folder in ("several/seed-0", "train"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, text in {"broken": "def get_config(:", "bare": "x = 1"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
     code, _, err = said(capsys, *(part.format(run=workdir, empty=tmp_path) for part in argv))
     assert code == 2 and err.count("\n") == 1
     assert message.format(run=workdir) in err

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import pwd
 import shutil
 import socket
 import sys
@@ -182,7 +183,10 @@ def test_unreadable_description_is_named_in_one_line(data_dir):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_official_files_are_read_as_they_are(name, packed, tmp_path, monkeypatch):
     folder = getattr(official_files, name)(tmp_path)
-    main(["prepare", name, f"--source={folder}", f"--data_dir={tmp_path / 'prepared'}"])
+    file_format = "tfrecord" if packed else "array_record"
+    paths = [f"--source={folder}", f"--data_dir={tmp_path / 'prepared'}"]
+    main(["prepare", name, *paths, f"--file_format={file_format}"])
+    assert list(tmp_path.glob(f"prepared/{name}/*/*.{file_format}*"))
     expected = sources.load(name, str(tmp_path / "prepared"))
     if packed:
         official_files.archive(folder).rename(tmp_path / official.LAYOUTS[name].archive)
@@ -191,6 +195,14 @@ def test_official_files_are_read_as_they_are(name, packed, tmp_path, monkeypatch
     for part, other in zip(sources.load(name, str(tmp_path))[:2], expected[:2], strict=True):
         np.testing.assert_array_equal(part.image, other.image)
         np.testing.assert_array_equal(part.label, other.label)
+
+
+def test_a_dataset_whose_owner_has_no_name_here_is_read(data_dir, monkeypatch):
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert sources.load("cifar100", str(data_dir)).train.size == COUNTS["train"]
 
 
 def test_without_data_and_network_the_command_is_shown_at_once(tmp_path, offline):

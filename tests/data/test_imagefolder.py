@@ -123,9 +123,9 @@ def test_a_wrong_list_is_one_line(change, message, tail):
     source, file, lines = tail
     file.write_text("\n".join(change(lines)))
     with pytest.raises(UserError, match=message):
-        read(source, 0.1, train_list=file)
+        read(source, None, train_list=file)
     with pytest.raises(UserError, match="--train_list=nowhere cannot be read"):
-        read(source, 0.1, train_list=pathlib.Path("nowhere"))
+        read(source, None, train_list=pathlib.Path("nowhere"))
 
 
 def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(tmp_path, capfd):

@@ -7,6 +7,7 @@ from sskd_jax.engine.devices import (
     RUN_OFTEN,
     RUN_ONCE,
     Mapped,
+    all_devices,
     compiler_options,
     enough_memory,
     forget_programs,
@@ -30,6 +31,22 @@ def test_a_program_is_not_compiled_again_for_what_it_returned():
         executables.add(program.executable)
     assert len(executables) == 1
     np.testing.assert_array_equal(state["weight"], np.tile(TREE["weight"] + 3, (2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RuntimeError("Unable to initialize backend 'tpu'\nmore"), r"\(Unable to .* 'tpu'\): free"),
+        (AssertionError(), r"\(JAX_PLATFORMS=cpu\): free them"),
+    ],
+)
+def test_devices_that_cannot_be_had_are_told(error, text, monkeypatch):
+    def refused():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", refused)
+    with pytest.raises(UserError, match=text):
+        all_devices()
 
 
 def test_the_programs_of_a_finished_stage_are_let_go():

@@ -18,9 +18,9 @@ from safetensors.numpy import load_file
 from students import ABOUT, IMAGE, MEAN, STD, logits, resnet8_variables, save, student
 
 from sskd_jax.__main__ import main
-from sskd_jax.exchange import torch_bridge
+from sskd_jax.exchange import export, torch_bridge
 from sskd_jax.exchange.export import FORMATS, export_network
-from sskd_jax.types import UserError
+from sskd_jax.types import Stopped, UserError
 from sskd_jax.workdir.files import write_rows
 
 
@@ -48,6 +48,18 @@ def test_weights_alone_by_pytorchs_names(kind, read, workdir, expected):
     state = read(workdir / f"sskd-student.{kind}")
     assert set(state) == set(torch_files.weights("resnet8"))
     np.testing.assert_array_equal(logits(torch_bridge.from_state_dict("resnet8", state)), expected)
+
+
+@pytest.mark.parametrize("moment", ["write_bytes", "write_json"])
+def test_an_export_that_was_cut_short_begins_anew(moment, workdir, monkeypatch):
+    def cut(*_):
+        raise Stopped("SIGTERM")
+
+    monkeypatch.setattr(export, moment, cut)
+    with pytest.raises(Stopped):
+        export_network(str(workdir), "pth")
+    monkeypatch.undo()
+    assert "wrote sskd/student" in export_network(str(workdir), "pth")
 
 
 NO_ONNX = importlib.util.find_spec("jax2onnx") is None
