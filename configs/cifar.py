@@ -53,7 +53,7 @@ def build(args: dict[str, str]) -> ConfigDict:
     # The teacher's checkpoint may also be a .pth file.
     config.teacher = {"model": teacher, **common.OWN_PIXELS, **schedule(teacher)}
     config.update(methods.own_stages(names, student))
-    config.student = {"model": student, **schedule(student)}
+    config.student = {"model": student, **common.OWN_PIXELS, **schedule(student)}
     for stage in ("teacher", "student"):
         config[stage].nesterov = methods.nesterov(names, stage)
     if args["dataset"] == "cifar100":

@@ -12,8 +12,8 @@ RUN = {
     "save_seconds": 300.0,  # between two checkpoints within an epoch; every epoch ends with one
 }
 
-# For a teacher that was trained with another mean, standard deviation or size of images than the
-# student; () and 0 stand for those of the data.
+# For a network that was trained with another mean, standard deviation or size of images than those
+# of the data, for which () and 0 stand.
 OWN_PIXELS = {"mean": (), "std": (), "size": 0}
 
 # The architectures that the reference trains with a lower learning rate.

@@ -81,7 +81,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         momentum=0.0,
         weight_decay=0.0,
     )
-    config.student = {"model": args["student"], **schedule}
+    config.student = {"model": args["student"], **common.OWN_PIXELS, **schedule}
     return config
 
 

@@ -79,7 +79,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     for name in methods.own_stages(names, student):
         config[name] = stage(args["batch"], **own.get(name, {"epochs": 12, "milestones": ()}))
-    config.student = {"model": student, **stage(args["batch"], **long)}
+    config.student = {"model": student, **common.OWN_PIXELS, **stage(args["batch"], **long)}
     if args["dataset"] == "imagenet2012":
         config.paper = paper(names, args["dataset"], teacher, student)
     return config

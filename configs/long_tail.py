@@ -77,7 +77,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict({"methods": tuple(settings), "settings": settings})
     config.update(common.RUN)
     config.data = source.config.get_config(f"dataset={args['dataset']}").data
-    config.student = {"model": student, **network(epochs, source)}
+    config.student = {"model": student, **common.OWN_PIXELS, **network(epochs, source)}
     used = ",".join(setting.method.name for setting in settings.values())
     own = methods.own_stages(used, student)
     for name, schedule in own.items():  # SSD-LT's stage `features` trains a whole network

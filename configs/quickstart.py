@@ -40,5 +40,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     student = common.sgd(
         epochs=40, milestones=(0.6, 0.75, 0.9), learning_rate=0.05, batch_size=32, share=0.1
     )
-    config.student = {"model": STUDENT, **student}
+    config.student = {"model": STUDENT, **common.OWN_PIXELS, **student}
     return config

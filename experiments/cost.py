@@ -34,7 +34,7 @@ UNKNOWN = (1000, 10, 32)  # for any other dataset
 def views(config: Row, kind: str, stage: Stage) -> float:
     """The most rows that a network of a stage sees per image of a batch, replayed ones included."""
     counts = rows(config, kind, stage)
-    most = max(counts[name] for name, net in stage.nets.items() if isinstance(net.module, str))
+    most = max(counts[name] for name, net in stage.nets.items() if any(net.place))
     return int(most) if most == int(most) else most
 
 
@@ -49,12 +49,12 @@ def rows(config: Row, kind: str, stage: Stage) -> dict[str, float]:
     found = dict.fromkeys(stage.nets, 0.0)
 
     def call(name: str, *args: Any, **kwargs: Any) -> Any:
-        module = stage.nets[name].module
-        if not isinstance(module, str):
+        network, part = stage.nets[name].place
+        if not network:
+            module = stage.nets[name].module
             return module.init_with_output(jax.random.key(0), *args, **kwargs)[0]
         count = jax.tree.leaves(args)[0].shape[0]
         found[name] += count / batch_size
-        network, _, part = module.partition(".")
         _, _, one = outline(config[network]["model"], part, size_of(config, network), classes)
         return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), one)
 
@@ -111,8 +111,8 @@ def stage_cost(config: Row, kind: str, stage: Stage) -> float:
     section, (_, classes, _) = config[kind], DATASETS[config["data"]["name"]]
     per_image, counts = 0.0, rows(config, kind, stage)
     for name, net in stage.nets.items():
-        if isinstance(net.module, str):
-            network, _, part = net.module.partition(".")
+        network, part = net.place
+        if network:
             size = size_of(config, network)
             per_row = forward(config[network]["model"], part, size, classes)
             per_image += passes(net) * counts[name] * per_row

@@ -172,7 +172,7 @@ body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-top: 1px solid var(--pale);
-  padding-top: 1rem; } h3 { margin-bottom: .3rem; }
+  padding-top: 1rem; }
 p { max-width: 75ch; } a { color: var(--link); }
 code { font-size: .86em; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: .8rem 0; }

@@ -153,9 +153,8 @@ def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
 
 def architecture_of(config: Row, kind: str, stage: Stage) -> str:
     """The architecture of a stage's own network, or else of the first network among its nets."""
-    modules = (net.module for net in stage.nets.values() if isinstance(net.module, str))
-    section = kind if "model" in config[kind] else next(modules).partition(".")[0]
-    return config[section]["model"]
+    sections = [section for net in stage.nets.values() if (section := net.place[0])]
+    return config[kind if "model" in config[kind] else sections[0]]["model"]
 
 
 def experiment(config: Row, method: str, setting: Row, stages: Mapping[str, Stage]) -> str:

@@ -88,7 +88,7 @@ class Network(NamedTuple):
     result: Row
     minutes: list[float]
     environments: list[Row]
-    similarity: dict[str, float] = {}
+    similarity: Row = {}
     probes: dict[str, float] = {}
 
     @property

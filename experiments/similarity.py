@@ -124,7 +124,7 @@ def stage_variables(workdir: epath.Path, config: dict[str, Any], stage: str) -> 
     section = config[kind]
     given = section.get("checkpoint")
     if given and protocol.is_given(section):
-        variables, _ = torch_bridge.load_weights(locate(given), section["model"])
+        variables, _ = torch_bridge.load_weights(locate(given), section["model"], kind)
         return {kind: variables}
     return load_stage(locate(given) if given else workdir, stage, {})
 

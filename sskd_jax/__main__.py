@@ -67,5 +67,4 @@ def console_script() -> NoReturn:
 
 
 if __name__ == "__main__":
-    early.catch_signals(early.GOES_ON if "train" in sys.argv[1:2] else early.ANEW)
-    sys.exit(main())
+    console_script()

@@ -89,7 +89,7 @@ def main(argv: Sequence[str], work: Callable[..., object] | None = None) -> None
         fail(str(error))
     except Stopped as stop:
         complain(f"stopped: {stop}")
-        sys.exit(distributed.GO_ON)
+        sys.exit(early.GO_ON)
 
 
 if __name__ == "__main__":

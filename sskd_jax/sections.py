@@ -30,9 +30,10 @@ def networks_of(config: ConfigDict, stage: Stage) -> dict[str, str]:
     """
     found = {}
     for name, net in stage.nets.items():
-        if isinstance(net.module, str):
-            section, dot, part = net.module.partition(".")
-            found[name] = config[section].model + dot + part
+        section, part = net.place
+        if section:
+            model = settings.section(config, section).model
+            found[name] = model + f".{part}" * bool(part)
     return found
 
 
@@ -50,11 +51,11 @@ def dataset_of(
 
 def module_of(config: ConfigDict, net: Net, num_classes: int, dtype: Any) -> nn.Module:
     """A net's module; "teacher" is the network of that section, "teacher.branches" a part of it."""
-    if not isinstance(net.module, str):
+    section, part = net.place
+    if not section:
         return net.module
-    section, _, part = net.module.partition(".")
     model = settings.section(config, section).model
-    module = build(net.module, model, num_classes, dtype)
+    module = build(section, part, model, num_classes, dtype)
     if part:
         return module
     return adapted(module, optics_of(config.data), config[section])

@@ -190,8 +190,8 @@ def check_schedule(name: str, stage: Mapping[str, Any]) -> None:
 def networks(recipes: Sequence[Recipe]) -> dict[str, None]:
     """The sections that nets name as their architectures, in order."""
     stages = [stage for recipe in recipes for stage in recipe.method.values()]
-    modules = [net.module for stage in stages for net in stage.nets.values()]
-    return {module.partition(".")[0]: None for module in modules if isinstance(module, str)}
+    sections = [net.place[0] for stage in stages for net in stage.nets.values()]
+    return {section: None for section in sections if section}
 
 
 def given(stage: ConfigDict) -> dict[str, Rule]:

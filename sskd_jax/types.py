@@ -88,9 +88,21 @@ class Net(NamedTuple):
     momentum: float = 0.0
 
     @property
+    def place(self) -> tuple[str, str]:
+        """("teacher", "branches") for "teacher.branches"; ("", "") for a linen module.
+
+        That is the config section of its architecture, and the part of it ("": the whole network).
+        """
+        if not isinstance(self.module, str):
+            return "", ""
+        section, _, part = self.module.partition(".")
+        return section, part
+
+    @property
     def is_network(self) -> bool:
         """Whether its module is the whole network that a config section names."""
-        return isinstance(self.module, str) and "." not in self.module
+        section, part = self.place
+        return bool(section) and not part
 
 
 def learns(module: nn.Module | str, start: str = "") -> Net:

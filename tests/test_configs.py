@@ -246,7 +246,8 @@ def test_the_long_tail_compares_methods_under_one_augmentation():
     assert all(config[kind].images.imbalance == 10 for kind in stages)
     assert config.settings.ldam.method.deferred_epochs == 16
     assert config.settings.ssd_lt.method.jitter == 0  # the others have no such view
-    assert config.features.to_dict() | {"model": "resnet32"} == config.student.to_dict()
+    own = {"model": "resnet32", **common.OWN_PIXELS}
+    assert config.features.to_dict() | own == config.student.to_dict()
     config.student.epochs = 60
     assert config.settings.ldam.method.deferred_epochs == 48
 

@@ -295,7 +295,7 @@ MISTAKES = [
     ),
     (
         (QUICK, "--config.teacher.start_from={folder}/seven.pth"),
-        "this file holds a resnet8: use --config.teacher.model=resnet8",
+        "these are weights of a resnet8: use --config.teacher.model=resnet8",
     ),
     (
         (QUICK, "--config.student.start_from={folder}/wide.safetensors"),

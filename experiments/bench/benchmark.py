@@ -46,10 +46,11 @@ from sskd_jax.engine.step import train_step
 from sskd_jax.types import Batch, Losses, Nets, UserError
 from sskd_jax.workdir.logbook import NoLogbook
 
+TIMED = ["start", "student", "loop", "stages"]
 ONLY = flags.DEFINE_multi_enum(
     "only",
-    ["start", "student", "loop", "stages"],
-    ["start", "student", "loop", "stages"],
+    TIMED,
+    TIMED,
     "What to time: starts, the last stage's step, its training loop, the other stages' steps; "
     "may be given several times.",
 )

@@ -20,7 +20,6 @@ from experiments.bench.timing import ROUNDS
 from experiments.bench.workload import Row, Steps, make_jobs, synthetic_run
 from sskd_jax.engine.loop import Job
 from sskd_jax.methods import METHODS
-from sskd_jax.models import MODELS
 
 METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Whose costs to measure.")
 TRAIN_IMAGES = flags.DEFINE_integer(
@@ -41,21 +40,17 @@ def method_jobs(config: ConfigDict, name: str, devices: Sequence[jax.Device]) ->
     return make_jobs(synthetic_run(method_config(config, name), devices, TRAIN_IMAGES.value))
 
 
-def is_network(job: Job, net: str) -> bool:
-    """Whether a net of a stage is a whole network, rather than a head, a regressor or the like."""
-    return job.networks.get(net) in MODELS
-
-
 def own_parameters(job: Job) -> int:
     """The number of parameters that a stage learns, without those of whole networks."""
     nets, params = job.task.stage.nets, job.sketch.state.params
-    own = [params[name] for name in nets if nets[name].learns and not is_network(job, name)]
+    own = [params[name] for name, net in nets.items() if net.learns and not net.is_network]
     return sum(leaf.size for leaf in jax.tree.leaves(own))
 
 
 def state_bytes(job: Job) -> int:
     """The bytes of the training state, and of the frozen nets that are not whole networks."""
-    frozen = [net for name, net in job.frozen.nets.items() if not is_network(job, name)]
+    nets = job.task.stage.nets
+    frozen = [own for name, own in job.frozen.nets.items() if not nets[name].is_network]
     return sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((job.sketch.state, frozen))
     )

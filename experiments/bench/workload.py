@@ -32,7 +32,8 @@ def synthetic_run(config: ConfigDict, devices: Sequence[jax.Device], images: int
     more.
     """
     config = config.copy_and_resolve_references()
-    stages = [section for section in config.values() if "batch_size" in keys_of(section)]
+    sections = (part for part in config.values() if isinstance(part, ConfigDict))
+    stages = [section for section in sections if "batch_size" in section]
     for section in stages:
         section.images.share = 1.0
     largest = max(section.batch_size for section in stages)
@@ -42,11 +43,6 @@ def synthetic_run(config: ConfigDict, devices: Sequence[jax.Device], images: int
     dtype = plan.compute_dtype(config.dtype, devices[0].platform)
     data = Dataset(train, held_out, CLASSES.value)
     return Run(config, data, train, held_out, dtype, len(devices))
-
-
-def keys_of(section: Any) -> Sequence[str]:
-    """The keys of a section of a config; none if it is a value."""
-    return list(section) if isinstance(section, ConfigDict) else []
 
 
 def random_split(rng: np.random.Generator, images: int) -> Split:

@@ -88,9 +88,9 @@ class TFRecords:
         return self.fs.cat_ranges(paths, starts, stops, on_error="raise")
 
 
-def cache_file(what: str, paths: Sequence[str]) -> pathlib.Path:
-    """The file where this machine caches facts about files, named by the CRC-32 of their paths."""
-    return CACHE / f"{what}-{zlib.crc32(repr(list(paths)).encode()):08x}.npz"
+def cache_file(what: str, names: Sequence[str]) -> pathlib.Path:
+    """The file where this machine caches facts about files, by the CRC-32 of what names them."""
+    return CACHE / f"{what}-{zlib.crc32(repr(list(names)).encode()):08x}.npz"
 
 
 def open_records(builder: Any, split: str) -> tuple[Records, str]:

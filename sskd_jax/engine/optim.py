@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 
-JITTED = ("jit", "pjit")  # primitives of a nested jitted function in different versions of JAX
-
 
 def milestone_schedule(
     learning_rate: float,
@@ -121,7 +119,7 @@ def inputs_needed(equation: JaxprEqn, needed: set[Var]) -> set[Var]:
     inputs = equation.invars
     if equation.primitive.name == "stop_gradient":
         inputs = []
-    if equation.primitive.name in JITTED:
+    if equation.primitive.name == "jit":
         inner = equation.params["jaxpr"].jaxpr
         pairs = zip(equation.outvars, inner.outvars, strict=True)
         inside = depends_on(inner, [within for outer, within in pairs if outer in needed])

@@ -9,7 +9,7 @@ from sskd_jax.types import Params, UserError, choose
 from sskd_jax.workdir.checkpoint import read_step
 from sskd_jax.workdir.files import CONFIG, METRICS, RESULTS, STAGE, existing_rows, read_json
 from sskd_jax.workdir.seeds import check_run
-from sskd_jax.workdir.stages import check_description, kind_of, load_folder, stage_folders
+from sskd_jax.workdir.stages import description, kind_of, load_folder, stage_folders
 
 NETWORKS = ("student", "teacher")  # the kinds of stages that produce one
 
@@ -66,7 +66,7 @@ def describe(workdir: epath.Path, network: Network, best: bool = False) -> dict[
 
     It is the network after the last epoch, or after the best one of its stage.
     """
-    about = check_description(workdir / network.stage, {}, "give another workdir")
+    about = description(workdir / network.stage)
     data = read_json(workdir / CONFIG)["data"]
     result = result_row(workdir, network)
     own = about.get("normalisation", {}).get(network.net, data)

@@ -105,9 +105,8 @@ def check_pixels(
 
 def comes_as_weights(job: Job, net: str) -> bool:
     """Whether a file of weights can hold this net: the stage's network, or a network's branches."""
-    module = job.task.stage.nets[net].module  # not its architecture, which may be "my.code:Net"
-    is_part = isinstance(module, str) and "." in module
-    return is_part or net == job.kind and net in job.networks
+    section, part = job.task.stage.nets[net].place
+    return bool(part or section and net == job.kind)
 
 
 def load_net(job: Job, path: epath.Path, net: str) -> Params:
@@ -131,7 +130,8 @@ def load_file(job: Job, path: epath.Path, net: str) -> tuple[Params, int]:
 
 def section_of(job: Job, net: str) -> str:
     """The section of the config that names the architecture of a network or its branches."""
-    return job.task.stage.nets[net].module.partition(".")[0]
+    section, _ = job.task.stage.nets[net].place
+    return section
 
 
 def check_beside(job: Job, path: epath.Path) -> None:
@@ -140,7 +140,7 @@ def check_beside(job: Job, path: epath.Path) -> None:
     The weights of this run's network are known only after the stage is supplied.
     """
     for net in job.sketch.state.params:
-        network, _, part = job.task.stage.nets[net].module.partition(".")
+        network, part = job.task.stage.nets[net].place
         ours = job.about.get(f"{network}_weights")
         if part and ours and ours != f"{checksum(load_net(job, path, network)):08x}":
             raise UserError(

@@ -61,7 +61,7 @@ class Place(NamedTuple):
 
 
 def load_weights(
-    path: str | os.PathLike, name: str, section: str = "teacher", side: int = SIDE
+    path: str | os.PathLike, name: str, section: str | None = None, side: int = SIDE
 ) -> tuple[dict[str, Any], int]:
     """({"params", "batch_stats"}, number of classes) of an architecture, from a PyTorch file.
 
@@ -69,7 +69,7 @@ def load_weights(
       path: of the file.
       name: of the architecture, one of `MODELS`; followed by ".branches" for its branches.
       section: the config section that names the architecture, for error messages; "" if the flag
-        --network names it.
+        --network names it; None if the caller does.
       side: of its images in pixels, on which the shapes of a user's network may depend.
 
     Raises:
@@ -214,7 +214,7 @@ def _reordered(array: np.ndarray, orders: Mapping[int, tuple[int, ...]]) -> np.n
 
 
 def _variables(
-    name: str, state: StateDict, section: str = "teacher", side: int = SIDE
+    name: str, state: StateDict, section: str | None = None, side: int = SIDE
 ) -> tuple[dict[str, Any], int]:
     """As `load_weights`, from entries without prefixes."""
     places, num_classes = _fitting_places(name, state, section, side)
@@ -222,11 +222,14 @@ def _variables(
     return unflatten_dict(leaves), num_classes
 
 
-def _flag(section: str) -> str:
-    return f"--config.{section}.model" if section else "--network"
+def _advice(section: str | None, model: str) -> str:
+    """What to give to get another architecture; `section` is as in `load_weights`."""
+    if section is None:
+        return f"name {model}"
+    return f"use --config.{section}.model={model}" if section else f"use --network={model}"
 
 
-def _own_entries(name: str, state_dict: StateDict, section: str = "teacher") -> StateDict:
+def _own_entries(name: str, state_dict: StateDict, section: str | None = None) -> StateDict:
     """The entries of an architecture, or of its branches, by their names without prefixes.
 
     Raises:
@@ -239,7 +242,7 @@ def _own_entries(name: str, state_dict: StateDict, section: str = "teacher") -> 
         if is_other and any(key.startswith(prefix) for key in state):
             raise UserError(
                 f"the {prefix[:-1]} in it tells that its stem has another stride than that of "
-                f"{model}: use {_flag(section)}={mobilenet}"
+                f"{model}: {_advice(section, mobilenet)}"
             )
     if _is_part(name):
         if branches := _under(BRANCHES, state):
@@ -290,7 +293,7 @@ def _counts(name: str, state: StateDict) -> list[int]:
 
 
 def _fitting_places(
-    name: str, state: StateDict, section: str = "teacher", side: int = SIDE
+    name: str, state: StateDict, section: str | None = None, side: int = SIDE
 ) -> tuple[dict[str, Place], int]:
     """(the places of an architecture's variables by their names in PyTorch, K).
 
@@ -304,7 +307,7 @@ def _fitting_places(
             return places, num_classes
     hint, part = "", name.removeprefix(_model(name))
     if other := _fitting_model(state, part):
-        hint = f"; this file holds a {other}: use {_flag(section)}={other}"
+        hint = f"; these are weights of a {other}: {_advice(section, other)}"
     misfit = _misfit(_places(name, counts[0], side), state)
     raise UserError(f"this is not a {name}: {misfit}{hint}")
 

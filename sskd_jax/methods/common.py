@@ -56,12 +56,17 @@ def unscored(nets: Nets, batch: Batch) -> Terms:
     return {}
 
 
+def labelled(logits: Array, batch: Batch) -> Losses:
+    """Cross-entropy and accuracy of a share of logits [n, K]."""
+    label = share(batch.label)
+    return Losses({"ce": cross_entropy(logits, label)}, {"accuracy": accuracy(logits, label)})
+
+
 def supervised(net: str) -> Stage:
     """Cross-entropy with the labels, on one view of every image."""
 
     def loss(nets: Nets, batch: Batch) -> Losses:
-        logits, label = nets[net](batch.see(once)).logits, share(batch.label)
-        return Losses({"ce": cross_entropy(logits, label)}, {"accuracy": accuracy(logits, label)})
+        return labelled(nets[net](batch.see(once)).logits, batch)
 
     return Stage(("ce",), {net: learns(net)}, loss, top(net))
 

@@ -7,10 +7,9 @@ from random weights (cRT), or a factor is learned for each class's logit (LWS).
 from collections.abc import Mapping
 from typing import Any
 
-from sskd_jax.axis import everywhere, share
+from sskd_jax.axis import everywhere
 from sskd_jax.layers.heads import Projector
-from sskd_jax.losses import accuracy, cross_entropy
-from sskd_jax.methods.common import supervised
+from sskd_jax.methods.common import labelled, supervised
 from sskd_jax.methods.long_tail import Scales, balanced, by_frequency, frequency_scores
 from sskd_jax.rules import Flag
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Stage, frozen, learns
@@ -27,8 +26,7 @@ def decoupled(*, rescale: Flag) -> Method:
         return nets["classifier"](student.embed, student.logits)
 
     def loss(nets: Nets, batch: Batch) -> Losses:
-        logits, label = logits_of(nets, batch), share(batch.label)
-        return Losses({"ce": cross_entropy(logits, label)}, {"accuracy": accuracy(logits, label)})
+        return labelled(logits_of(nets, batch), batch)
 
     def scores(nets: Nets, batch: Batch) -> Mapping[str, Any]:
         return by_frequency(everywhere(logits_of(nets, batch)), batch)

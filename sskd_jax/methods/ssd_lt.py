@@ -18,6 +18,7 @@ from jax import lax
 from sskd_jax.axis import everywhere, share
 from sskd_jax.layers.heads import Linear, Projector
 from sskd_jax.losses import accuracy, cross_entropy, normalized, product, soft_divergence
+from sskd_jax.methods.common import labelled
 from sskd_jax.methods.long_tail import Scales, balanced, by_frequency, frequency_scores
 from sskd_jax.rules import Count, Flag, NotNegative, Positive, Share
 from sskd_jax.types import (
@@ -106,9 +107,9 @@ def features(
     """
 
     def loss(nets: Nets, batch: Batch) -> Losses:
-        student, leader = nets["student"](batch.see(view)), nets["key"](batch.see(distorted))
+        student, follower = nets["student"](batch.see(view)), nets["key"](batch.see(distorted))
         query = normalized(everywhere(nets["projector"](student.embed)))
-        key = normalized(everywhere(nets["key_projector"](leader.embed)))
+        key = normalized(everywhere(nets["key_projector"](follower.embed)))
         key, label = lax.stop_gradient(key), share(batch.label)
         terms = {
             "ce": cross_entropy(student.logits, label),
@@ -141,8 +142,7 @@ def scales(view: View, teacher_trains: bool) -> Stage:
         return nets["scales"](lax.stop_gradient(nets["student"](pixels).logits))
 
     def loss(nets: Nets, batch: Batch) -> Losses:
-        logits, label = scaled(nets, batch.see(view)), share(batch.label)
-        return Losses({"ce": cross_entropy(logits, label)}, {"accuracy": accuracy(logits, label)})
+        return labelled(scaled(nets, batch.see(view)), batch)
 
     def scores(nets: Nets, batch: Batch) -> Mapping[str, Any]:
         return by_frequency(everywhere(scaled(nets, batch.see(once))), batch)

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from sskd_jax.axis import everywhere
 from sskd_jax.layers.initializers import bias_uniform, fan_in_uniform
-from sskd_jax.losses import accuracy, cross_entropy, soft_divergence
+from sskd_jax.losses import accuracy, cross_entropy, product, soft_divergence
 from sskd_jax.methods.common import TEACHER, classification_scores
 from sskd_jax.rules import Positive, Share, one_of
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Stage, Terms, View, frozen, learns
@@ -45,7 +45,7 @@ def similarity_matrix(projected: Array) -> Array:
     squares = jnp.sum(jnp.square(projected), -1, keepdims=True)
     norm = jnp.sqrt(jnp.maximum(squares, 1e-16))
     normal, transformed = split_views(projected / norm)
-    return jnp.matmul(transformed, normal.T, precision="highest")
+    return product(transformed, normal.T)
 
 
 def positives(similarity: Array) -> Array:

@@ -24,19 +24,21 @@ def architecture(name: str, what: str = "architecture") -> Callable[..., nn.Modu
     return find(MODELS, name, what)
 
 
-def build(net: str, name: str, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
-    """The module of a net "student", "teacher" or, with its branches alone, "teacher.branches".
+def build(
+    section: str, part: str, name: str, num_classes: int, dtype: Any = jnp.float32
+) -> nn.Module:
+    """The module of a network, or of its part "branches" alone.
 
     Args:
-      net: a section of the config, with ".branches" or without.
-      name: of that section's architecture.
+      section: of the config, such as "student", for error messages.
+      part: "branches", or "" for the whole network.
+      name: of the architecture.
       num_classes: K.
       dtype: in which convolutions compute.
 
     Raises:
       UserError: there is no such architecture, or part of it.
     """
-    section, _, part = net.partition(".")
     make = architecture(name, f"{section} architecture")
     check_own(name, make)
     module = make(num_classes=num_classes, dtype=dtype)

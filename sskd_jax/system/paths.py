@@ -1,5 +1,6 @@
 """Paths on disks and in buckets (gs://), which etils reads and writes."""
 
+import contextlib
 import fcntl
 import os
 import pathlib
@@ -86,6 +87,18 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
     part.replace(path)
+
+
+def check_same(descriptor: int, path: pathlib.Path | epath.Path, folder: epath.Path) -> None:
+    """Raises a `UserError` if `path`, in `folder`, is not what was opened any more."""
+    # While that is open, nothing else gets its inode number.
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return
+    raise UserError(
+        f"{folder} was deleted or replaced while this run trained in it, so it stops here: start "
+        "it again with another --workdir"
+    )
 
 
 def take_lock(file: IO[Any]) -> bool:

@@ -17,7 +17,7 @@ from orbax.checkpoint import options
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import check_no_pattern, is_remote, locate
+from sskd_jax.system.paths import check_no_pattern, check_same, is_remote, locate
 from sskd_jax.system.quiet import quiet
 from sskd_jax.types import UserError
 
@@ -89,16 +89,8 @@ class Checkpoints:
 
     def _check_folder(self) -> None:
         """Checks that the folder is the one that was opened."""
-        if self.opened is None:
-            return
-        # While it is open, no other folder gets its inode number.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(self.opened), os.stat(self.folder)):
-                return
-        raise UserError(
-            f"{self.folder} was deleted or replaced while this run trained in it, so it stops "
-            "here: start it again with another --workdir"
-        )
+        if self.opened is not None:
+            check_same(self.opened, self.folder, self.folder)
 
     def wait(self) -> None:
         """Waits until everything is written."""

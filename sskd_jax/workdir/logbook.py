@@ -6,14 +6,14 @@ import os
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import IO, Any
+from typing import IO
 
 import jax
 from etils import epath
 from flax.traverse_util import flatten_dict
 
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import check_no_pattern, is_remote, take_lock
+from sskd_jax.system.paths import check_no_pattern, check_same, is_remote, take_lock
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints
 from sskd_jax.workdir.environment import UNKNOWN, environment
@@ -117,11 +117,8 @@ class Logbook:
         Raises:
           UserError: it was deleted meanwhile, and another run may have begun in its place.
         """
-        if not is_remote(self.workdir) and not is_open(self.lock, self.workdir / LOCK):
-            raise UserError(
-                f"{self.workdir} was deleted or replaced while this run trained in it, so it stops "
-                "here: start it again with another --workdir"
-            )
+        if not is_remote(self.workdir):
+            check_same(self.lock.fileno(), self.workdir / LOCK, self.workdir)
 
     def merged_config(self, config: Row) -> Row:
         """The config to store: this run's, with the settings of methods that were compared before.
@@ -298,14 +295,6 @@ def check_folder(path: epath.Path) -> None:
     """Raises a `UserError` if there is a file where a folder should be."""
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file where a folder should be: rename or delete it")
-
-
-def is_open(file: IO[Any], path: epath.Path) -> bool:
-    """Whether a path still refers to the file that was opened there."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def first_score(row: Row) -> str | None:

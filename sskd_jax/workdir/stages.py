@@ -37,8 +37,15 @@ def describe(folder: epath.Path, about: dict[str, Any]) -> None:
         write_json(folder / STAGE, {"format": FORMAT} | about)
 
 
-def check_description(folder: epath.Path, about: dict[str, Any], advice: str) -> dict[str, Any]:
-    """The content of a folder's stage.json, after a check that `about` is a part of it.
+def description(folder: epath.Path) -> dict[str, Any]:
+    """A folder's stage.json; a `UserError` if this version can't read its checkpoints."""
+    written = read_json(folder / STAGE)
+    check_format(folder, written)
+    return written
+
+
+def check_description(folder: epath.Path, about: dict[str, Any], advice: str) -> None:
+    """Checks that `about` is a part of a folder's stage.json.
 
     Args:
       folder: of the stage.
@@ -48,15 +55,13 @@ def check_description(folder: epath.Path, about: dict[str, Any], advice: str) ->
     Raises:
       UserError: the checkpoints belong to something else, or this version can't read them.
     """
-    written = read_json(folder / STAGE)
-    check_format(folder, written)
+    written = description(folder)
     for key, value in about.items():
         if written.get(key) != value and (key in written or key not in LATER):
             raise UserError(
                 f"{folder} was trained with {key} {written.get(key)}, and this run has {value}: "
                 f"{advice}"
             )
-    return written
 
 
 def check_format(folder: epath.Path, written: dict[str, Any]) -> None:
@@ -72,7 +77,7 @@ def check_format(folder: epath.Path, written: dict[str, Any]) -> None:
 def check_formats(workdir: epath.Path) -> None:
     """Raises a `UserError` if a stage of a workdir has checkpoints of another `FORMAT`."""
     for folder in stage_folders(workdir):
-        check_format(folder, read_json(folder / STAGE))
+        description(folder)
 
 
 def load_stage(path: epath.Path, name: str, about: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +133,7 @@ def load_folder(folder: epath.Path) -> dict[str, Any]:
     Raises:
       UserError: it is not finished, or this version can't read it.
     """
-    steps = check_description(folder, {}, "")["steps"]
+    steps = description(folder)["steps"]
     state = read_newest(folder)
     done = int(state["step"]) if state else 0
     if done != steps:

@@ -130,9 +130,7 @@ def test_hold_out_is_stratified_disjoint_and_decided_by_the_seed():
     assert where(validation) != where(scenarios.hold_out(split(), 0.1, seed=1)[1])
 
 
-@pytest.mark.parametrize(
-    "share, counts", [(0, (4, 4)), (1, (4, 4)), (0.999, (4, 4)), (0.1, (4, 1))]
-)
+@pytest.mark.parametrize("share, counts", [(0.999, (4, 4)), (0.1, (4, 1))])
 def test_hold_out_refuses(share, counts):
     with pytest.raises(UserError, match=f"{share}"):
         scenarios.hold_out(split(counts), share, seed=0)

@@ -392,7 +392,7 @@ def test_round_trip_of_branches(name, tmp_path):
 def test_files_of_the_two_mobilenets_are_told_apart(beside, asked, right):
     state = {f"backbone.{name}": array for name, array in weights("MobileNetV2").items()}
     state[f"{beside}.fc1.weight"] = np.ones((28, 3), np.float32)
-    with pytest.raises(UserError, match=f"{beside} in it tells .* --config.teacher.model={right}$"):
+    with pytest.raises(UserError, match=f"{beside} in it tells .*: name {right}$"):
         torch_bridge.from_state_dict(asked, state)
     assert torch_bridge.from_state_dict(right, state)
 
@@ -401,7 +401,7 @@ def test_branches_of_another_architecture():
     state = {
         f"auxiliary_classifier.{name}": array for name, array in weights("resnet8.branches").items()
     }
-    with pytest.raises(UserError, match="this file holds a resnet8: use --config.teacher.model="):
+    with pytest.raises(UserError, match="these are weights of a resnet8: name resnet8"):
         torch_bridge.from_state_dict("resnet20.branches", state)
     with pytest.raises(UserError, match="no branches in it: no name begins with 'auxiliary_"):
         torch_bridge.from_state_dict("resnet8.branches", weights("resnet8"))
@@ -454,9 +454,11 @@ def test_counts_of_batches_are_passed_over():
 def test_weights_of_another_architecture(name, other, tmp_path):
     path = tmp_path / "x.pth"
     path.write_bytes(checkpoint("zip", weights(other)))
-    hint = f"this file holds a {other}: use --config.teacher.model={other}$"
-    with pytest.raises(UserError, match=rf"x\.pth: this is not a {name}: '.*; {hint}"):
-        torch_bridge.load_weights(path, name)
+    flags = {None: f"name {other}", "": f"use --network={other}"}
+    for section, advice in (flags | {"student": f"use --config.student.model={other}"}).items():
+        hint = f"these are weights of a {other}: {advice}$"
+        with pytest.raises(UserError, match=rf"x\.pth: this is not a {name}: '.*; {hint}"):
+            torch_bridge.load_weights(path, name, section)
 
 
 def without(key: str, state: dict) -> dict:

@@ -45,12 +45,12 @@ def test_an_unknown_architecture_is_told_with_near_names():
 
 def test_a_net_is_the_architecture_of_its_section():
     expected = MODELS["wrn_16_2"](num_classes=7, dtype=jnp.bfloat16)
-    assert build("teacher", "wrn_16_2", 7, jnp.bfloat16) == expected
+    assert build("teacher", "", "wrn_16_2", 7, jnp.bfloat16) == expected
 
 
 def test_branches_of_a_net():
     expected = Branches(MODELS["resnet8"](num_classes=7))
-    assert build("student.branches", "resnet8", 7) == expected
+    assert build("student", "branches", "resnet8", 7) == expected
 
 
 def test_a_network_may_see_pixels_by_a_mean_and_deviation_of_its_own():
@@ -88,13 +88,13 @@ def test_a_network_may_see_images_of_a_size_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("net", "text"),
+    ("section", "part", "name", "text"),
     [
-        ("teacher.branch", "unknown part of the teacher architecture 'branch': did you mean"),
-        ("student.branches", "the student architecture 'flat' has no stages to branch"),
+        ("teacher", "branch", "resnet8", "unknown part of the teacher architecture 'branch': did"),
+        ("student", "branches", "flat", "the student architecture 'flat' has no stages to branch"),
     ],
 )
-def test_a_wrong_net_is_one_line(net, text, monkeypatch):
+def test_a_wrong_part_is_one_line(section, part, name, text, monkeypatch):
     monkeypatch.setitem(MODELS, "flat", Flat)
     with pytest.raises(UserError, match=text):
-        build(net, "resnet8" if net.startswith("teacher") else "flat", 7)
+        build(section, part, name, 7)
