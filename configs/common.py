@@ -6,7 +6,7 @@ from sskd_jax.types import UserError, choose, find
 RUN = {
     "seed": 0,
     "seeds": 1,  # how many: seed, seed + 1, ..., each in its own folder
-    "dtype": "auto",  # of the networks: bfloat16 on GPUs and TPUs, float32 on the CPU
+    "dtype": "auto",  # of the networks: bfloat16 on TPUs and newer GPUs, else float32
     "time_limit": 0.0,  # seconds after which the run saves and stops, to be resumed; 0: none
     "until": "",  # the stage with which the run ends, such as "teacher"; empty: the last one
     "save_seconds": 300.0,  # between two checkpoints within an epoch; every epoch ends with one

@@ -55,7 +55,7 @@ class Run(NamedTuple):
 
 def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
     """Loads the data of a run; returns it with the rest that its stages share."""
-    dtype = compute_dtype(config.dtype, devices[0].platform)
+    dtype = compute_dtype(config.dtype, devices[0])
     data = sections.dataset_of(config.data)
     train, held_out = data.train, data.test
     if config.data.validation:
@@ -63,9 +63,15 @@ def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
     return Run(config, data, train, held_out, dtype, len(devices))
 
 
-def compute_dtype(name: str, platform: str) -> Any:
-    """The dtype of the networks; parameters, batch statistics and losses are float32 anyway."""
-    auto = jnp.float32 if platform == "cpu" else jnp.bfloat16
+def compute_dtype(name: str, device: jax.Device) -> Any:
+    """The dtype of the networks; parameters, batch statistics and losses are float32 anyway.
+
+    "auto" is bfloat16 where it is fast: not on CPUs, nor on NVIDIA's GPUs before Ampere, such as
+    the T4 and the V100, which compute it in float32.
+    """
+    generation = getattr(device, "compute_capability", "").partition(".")[0]
+    is_old = generation.isdecimal() and int(generation) < 8
+    auto = jnp.float32 if device.platform == "cpu" or is_old else jnp.bfloat16
     dtypes = {"auto": auto, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
     return choose(dtypes, name, "dtype")
 

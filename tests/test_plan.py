@@ -1,6 +1,7 @@
 """What a run will do: its jobs, and every mistake in a method, told before anything is trained."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -290,17 +291,22 @@ def test_only_what_the_loss_depends_on_is_reached():
 
 
 @pytest.mark.parametrize(
-    ("name", "platform", "expected"),
+    ("name", "platform", "capability", "expected"),
     [
-        ("auto", "cpu", "float32"),
-        ("auto", "gpu", "bfloat16"),
-        ("auto", "tpu", "bfloat16"),
-        ("float32", "gpu", "float32"),
-        ("bfloat16", "cpu", "bfloat16"),
+        ("auto", "cpu", None, "float32"),
+        ("auto", "gpu", "7.5", "float32"),  # a T4
+        ("auto", "gpu", "8.0", "bfloat16"),
+        ("auto", "gpu", "10.0", "bfloat16"),
+        ("auto", "gpu", "gfx90a", "bfloat16"),
+        ("auto", "tpu", None, "bfloat16"),
+        ("float32", "gpu", "9.0", "float32"),
+        ("bfloat16", "cpu", None, "bfloat16"),
     ],
 )
-def test_networks_compute_in_bfloat16_where_there_is_hardware_for_it(name, platform, expected):
-    assert np.dtype(plan.compute_dtype(name, platform)) == expected
+def test_networks_compute_in_bfloat16_where_it_is_fast(name, platform, capability, expected):
+    known = {"compute_capability": capability} if capability else {}
+    device = SimpleNamespace(platform=platform, **known)
+    assert np.dtype(plan.compute_dtype(name, device)) == expected
 
 
 # Mistakes of a method.

@@ -40,7 +40,7 @@ def synthetic_run(config: ConfigDict, devices: Sequence[jax.Device], images: int
     rng = np.random.default_rng(0)
     train = random_split(rng, max(images, STEPS.value * largest))
     held_out = random_split(rng, IMAGES.value)
-    dtype = plan.compute_dtype(config.dtype, devices[0].platform)
+    dtype = plan.compute_dtype(config.dtype, devices[0])
     data = Dataset(train, held_out, CLASSES.value)
     return Run(config, data, train, held_out, dtype, len(devices))
 

@@ -23,8 +23,8 @@ def halved(x: Array) -> Array:
 
 def halved_by_windows(x: Array) -> Array:
     """The form of `halved` for accelerators."""
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return nn.avg_pool(padded, window_shape=(3, 3), strides=(2, 2))
+    padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return nn.avg_pool(padded, window_shape=(3, 3), strides=(2, 2)).astype(x.dtype)
 
 
 def halved_by_convolution(x: Array) -> Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sskd_jax.axis import everywhere
+from sskd_jax.axis import everywhere, mean_over_devices, share
 from sskd_jax.layers.heads import Linear
 from sskd_jax.losses import normalized, product
 from sskd_jax.methods.common import with_kd
@@ -68,7 +68,7 @@ def all_scores(
 def normaliser(found: dict[str, Array], memory: Memory) -> Array:
     """[2]: M times the mean of the first batch's scores, with each network as the anchor."""
     means = jnp.stack([lax.stop_gradient(found[name]).mean() for name in NETWORKS])
-    now = memory["student"].shape[0] * means
+    now = memory["student"].shape[0] * mean_over_devices(means)
     return jnp.where(memory["normaliser"] > 0, memory["normaliser"], now)
 
 
@@ -110,7 +110,7 @@ def crd(
     momentum: BelowOne,
     kd_temperature: Positive,
 ) -> Method:
-    """The term `crd`, on embeddings of the whole batch in a common space of `width`.
+    """The term `crd`, on embeddings in a common space of `width`.
 
     `momentum` is that of the memory banks.
     """
@@ -121,13 +121,14 @@ def crd(
             "student": nets["student_embed"](student.embed),
             "teacher": nets["teacher_embed"](teacher.embed),
         }
-        anchors = {name: normalized(rows) for name, rows in everywhere(embeds).items()}
+        anchors = {name: normalized(rows) for name, rows in embeds.items()}
         negatives = draw_negatives(batch.key, memory, batch.label, negative_count)
         chosen = jnp.concatenate([batch.index[:, None], negatives], 1)
-        found = all_scores(anchors, memory, chosen, temperature)
+        # Every device compares its own anchors with all stored images.
+        found = all_scores(anchors, memory, share(chosen), temperature)
         banks = {
-            name: momentum_update(memory[name], batch.index, anchors[name], momentum)
-            for name in NETWORKS
+            name: momentum_update(memory[name], batch.index, rows, momentum)
+            for name, rows in everywhere(anchors).items()
         }
         remembered = memory | banks | {"normaliser": normaliser(found, memory)}
         return Losses({"crd": contrastive_loss(found, memory)}, memory=remembered)

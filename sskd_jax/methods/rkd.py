@@ -20,9 +20,9 @@ def distances(embed: Array) -> Array:
     return distance / (distance.sum() / off_diagonal.sum())
 
 
-def angles(embed: Array) -> Array:
-    """[N, N, N]: the cosine, at every row of [N, D], of the angle between each pair of rows."""
-    direction = normalized(embed[None] - embed[:, None])
+def angles(vertex: Array, embed: Array) -> Array:
+    """[n, N, N]: the cosine, at every vertex [n, D], of the angle between each pair of [N, D]."""
+    direction = normalized(embed[None] - vertex[:, None])
     return jnp.einsum("ijd,ikd->ijk", direction, direction, precision="highest")
 
 
@@ -37,9 +37,11 @@ def rkd(
     """The term `rkd`: distances and angles between the embeddings of the whole batch."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
-        ours, theirs = everywhere((student.embed, jax.lax.stop_gradient(teacher.embed)))
-        distance_loss = huber(distances(ours), distances(theirs))
-        angle_loss = huber(angles(ours), angles(theirs))
+        shares = student.embed, jax.lax.stop_gradient(teacher.embed)
+        wholes = everywhere(shares)
+        distance_loss = huber(*map(distances, wholes))
+        # Every device takes the angles at its own images, as all [N, N, N] would need much memory.
+        angle_loss = huber(*map(angles, shares, wholes))
         return Losses({"rkd": distance_weight * distance_loss + angle_weight * angle_loss})
 
     return with_kd(("rkd",), own, kd_temperature=kd_temperature)

@@ -24,8 +24,8 @@ def sp(*, kd_temperature: Positive) -> Method:
     """The term `sp`, on the last map before the pooling, of the whole batch."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
-        ours, theirs = everywhere((student.maps[-1], teacher.maps[-1]))
-        loss = similarity_loss(ours.astype(jnp.float32), theirs.astype(jnp.float32))
-        return Losses({"sp": loss})
+        # In float32 before they are gathered, as the gradient is summed over the devices there.
+        maps = [network.maps[-1].astype(jnp.float32) for network in (student, teacher)]
+        return Losses({"sp": similarity_loss(*everywhere(maps))})
 
     return with_kd(("sp",), own, kd_temperature=kd_temperature)

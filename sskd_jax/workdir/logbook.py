@@ -141,8 +141,8 @@ class Logbook:
     def environment_index(self, here: Row) -> int:
         """The index of an environment in environments.json, to which a new one is added.
 
-        Prints a line if the run is resumed on another platform, or another number of devices, or
-        with changed code of the user's.
+        Prints a line if the run is resumed on devices of another kind, or another number of them,
+        or with changed code of the user's.
         """
         file, places = self.workdir / ENVIRONMENTS, self.places()
         environments = read_json(file) if file.exists() else []
@@ -153,11 +153,12 @@ class Logbook:
         if places and environments[places[-1]] != UNKNOWN:
             before = environments[places[-1]]
             counts = [len(where["devices"]) for where in (here, before)]
-            if before["platform"] != here["platform"]:
+            kinds = ["{platform} ({devices[0]})".format(**where) for where in (here, before)]
+            if kinds[0] != kinds[1]:
                 console.print(
-                    f"platform  {here['platform']} in place of {before['platform']} before: where "
-                    "dtype=auto, networks compute in float32 on a CPU and in bfloat16 elsewhere, "
-                    "so from here on the run is another one"
+                    f"devices  {kinds[0]} in place of {kinds[1]} before: with dtype=auto, networks "
+                    "compute in float32 on CPUs and older GPUs and in bfloat16 elsewhere, so from "
+                    "here on the run may be another one"
                 )
             elif counts[0] != counts[1]:
                 console.print(

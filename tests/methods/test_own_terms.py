@@ -49,7 +49,7 @@ def summed(equation: Callable[..., Any], pairs: Sequence[Any]) -> Any:
 
 def weighted_relations(distance: float, angle: float) -> Any:
     distance_loss = huber(*map(distances, EMBEDS))
-    return distance * distance_loss + angle * huber(*map(angles, EMBEDS))
+    return distance * distance_loss + angle * huber(*map(angles, EMBEDS, EMBEDS))
 
 
 @pytest.mark.parametrize(

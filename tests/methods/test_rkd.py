@@ -10,7 +10,7 @@ STUDENT, TEACHER = arrays(5, 6), arrays(5, 4, seed=1)
 
 def loss(student, teacher):
     return 25 * huber(distances(student), distances(teacher)) + 50 * huber(
-        angles(student), angles(teacher)
+        angles(student, student), angles(teacher, teacher)
     )
 
 
@@ -25,7 +25,9 @@ def test_the_papers_relations():
         distances(STUDENT), lengths / lengths[lengths > 0].mean(), rtol=1e-4, atol=1e-6
     )
     unit = between / np.maximum(lengths, 1e-12)[..., None]
-    np.testing.assert_allclose(angles(STUDENT), np.einsum("ijd,ikd->ijk", unit, unit), atol=1e-5)
+    expected = np.einsum("ijd,ikd->ijk", unit, unit)
+    np.testing.assert_allclose(angles(STUDENT, STUDENT), expected, atol=1e-5)
+    np.testing.assert_allclose(angles(STUDENT[1:3], STUDENT), expected[1:3], atol=1e-5)
 
 
 def test_what_it_is_blind_to():

@@ -144,14 +144,18 @@ def test_another_number_of_devices_is_told_once_something_was_trained(tmp_path, 
     assert "devices  2 in place of 4 before: from here on" in capsys.readouterr().out
 
 
-def test_another_platform_is_told(tmp_path, capsys):
+@pytest.mark.parametrize("before", [{"platform": "gpu"}, {"devices": ["T4"]}])
+def test_devices_of_another_kind_are_told(before, tmp_path, capsys):
     with open_book(tmp_path) as book:
         book.saved("teacher", 3)
-    environments = json.loads((tmp_path / "environments.json").read_text())
-    (tmp_path / "environments.json").write_text(json.dumps([environments[0] | {"platform": "gpu"}]))
+    file = tmp_path / "environments.json"
+    (here,) = json.loads(file.read_text())
+    was = here | before
+    file.write_text(json.dumps([was]))
     with open_book(tmp_path):
         pass
-    assert "platform  cpu in place of gpu before: where dtype=auto" in capsys.readouterr().out
+    told = f"devices  cpu (cpu) in place of {was['platform']} ({was['devices'][0]}) before: with"
+    assert told in capsys.readouterr().out
 
 
 def test_places_of_environments_that_were_deleted_are_not_given_away(tmp_path):
