@@ -14,7 +14,9 @@ from tiny import small_config, tiny_network
 from configs import cifar
 from sskd_jax import plan, sections, settings
 from sskd_jax.axis import everywhere, share
+from sskd_jax.engine import optim
 from sskd_jax.engine.devices import Mapped
+from sskd_jax.engine.loop import epoch_order
 from sskd_jax.losses import cross_entropy
 from sskd_jax.methods.common import TEACHER, supervised, taught, top, unscored
 from sskd_jax.models.build import Adapted
@@ -458,6 +460,63 @@ def test_an_order_decides_how_many_steps_an_epoch_has():
 def test_a_stage_that_has_no_scores_is_fine():
     (job,) = planned({"student": POINT._replace(scores=unscored)})
     assert job.task.scores == ()
+
+
+def test_the_seed_decides_what_is_drawn_and_nothing_else_does():
+    """Which images are held out, which labels are wrong, the keys of the stages, the order."""
+    found = []
+    for seed in (0, 0, 1):
+        changes = {"data.validation": 0.1, "student.images.noise": 0.5, "seed": seed}
+        loaded, jobs = run_of(methods=("kd",), **changes)
+        keys = [np.asarray(jax.random.key_data(job.frozen.key)) for job in jobs]
+        teacher, student = jobs
+        held_out = loaded.held_out.image.sum((1, 2, 3))
+        orders = [epoch_order(job, 0, 1) for job in jobs]
+        found.append([held_out, student.images.label, *keys, *orders, np.array(student.seed)])
+        assert (keys[0] != keys[1]).any()
+    for one, again, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, again)
+        assert (one != other).any()
+
+
+def test_what_the_config_says_reaches_the_step():
+    changes = {"data.flip": True, "data.pad": 3, "dtype": "bfloat16", "student.epochs": 4}
+    student = {"momentum": 0.7, "nesterov": True, "warmup_epochs": 1.0, "cooldown_epochs": 0.5}
+    changes |= {f"student.{key}": value for key, value in student.items()}
+    config, (*_, job) = small_config(**changes), run_of(**changes)[1]
+    assert (job.task.optics.flip, job.task.optics.pad) == (True, 3)
+    assert {module.dtype for module in job.task.modules.values() if hasattr(module, "dtype")} == {
+        jnp.bfloat16
+    }
+    numbers = {"epochs": 4, "warmup_epochs": 1.0, "cooldown_epochs": 0.5}
+    section = config.student
+    rate, steps = section.learning_rate, job.task.steps_per_epoch
+    for cosine in (False, True):
+        section.cosine = cosine
+        expected = optim.milestone_schedule(rate, [2.0], 0.1, steps, cosine=cosine, **numbers)
+        found = sections.schedule_of(section, steps)
+        np.testing.assert_allclose(*([f(step) for step in range(12)] for f in (found, expected)))
+    params, gradient = (
+        {"student": {"kernel": jnp.ones(3)}},
+        {"student": {"kernel": jnp.arange(3.0)}},
+    )
+    expected = optim.sgd(lambda step: 0.1, momentum=0.7, weight_decay=5e-4, nesterov=True)
+    section.weight_decay = 5e-4
+    found = sections.optimizer_of("student", section, job.task.stage, lambda step: 0.1)
+    states = [one.init(params) for one in (found, expected)]
+    for _ in range(2):
+        updates = []
+        for place, one in enumerate((found, expected)):
+            update, states[place] = one.update(gradient, states[place], params)
+            updates.append(update["student"]["kernel"])
+        np.testing.assert_allclose(*updates)
+
+
+def test_classes_are_counted_among_the_images_of_the_stage():
+    _, (*_, job) = run_of(**{"student.images.imbalance": 10.0})
+    counts = job.task.counts()
+    np.testing.assert_array_equal(counts, np.bincount(job.images.label, minlength=10))
+    assert counts.max() > 2 * counts.min()
 
 
 @pytest.mark.parametrize("epochs", [240, 24])

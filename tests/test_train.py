@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import torch_files
+from etils import epath
 from tiny import LONG_TAILED, TinyNet, small_config, tiny_network
 
 import sskd_jax
@@ -22,7 +23,7 @@ from sskd_jax.engine.devices import run_once
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.exchange.export import export_network
 from sskd_jax.types import UserError
-from sskd_jax.workdir.checkpoint import Checkpoints
+from sskd_jax.workdir.checkpoint import Checkpoints, read_newest
 
 STAGES = ("teacher", "scratch/student", "kd/student", "sskd/head", "sskd/student")
 
@@ -84,6 +85,21 @@ def test_several_seeds_are_runs_of_their_own(tmp_path):
     assert [(config.seed, config.seeds) for config, _ in runs] == [(4, 1), (5, 1)]
     with pytest.raises(UserError, match="seed is 2147483648"):  # before the first one is trained
         train.by_seed(small_config(seed=2**31 - 1, seeds=2), tmp_path)
+
+
+@pytest.mark.slow
+def test_seeds_are_trained_one_after_the_other(tmp_path, capsys):
+    config = small_config(seed=3, seeds=2, until="teacher", **{"teacher.epochs": 1})
+    table = run(config, tmp_path)
+    assert [(row["seed"], row["stage"]) for row in table] == [(3, "teacher"), (4, "teacher")]
+    assert "seed-3" in capsys.readouterr().out
+    weights = []
+    for seed in (3, 4):
+        folder = tmp_path / f"seed-{seed}"
+        assert json.loads((folder / "config.json").read_text())["seed"] == seed
+        params = read_newest(epath.Path(folder / "teacher"))["params"]["teacher"]
+        weights.append(params["conv1"]["kernel"])
+    assert not np.allclose(*weights)
 
 
 def test_every_stage_leaves_its_record(finished):

@@ -15,6 +15,7 @@ from sskd_jax.engine.loop import (
     check_alike,
     check_finite,
     compared_by,
+    epoch_feed,
     epoch_order,
     run_stage,
 )
@@ -33,11 +34,22 @@ def tiny_networks():
 @functools.cache
 def job(**changes: float) -> Job:
     """Two steps of 16 images in each of three epochs, of a student that learns from labels."""
+    made = job_of(**changes)
+    assert made.images.size == 40 and made.task.steps_per_epoch == 2
+    return made
+
+
+@functools.cache
+def diverging() -> Job:
+    """The same in one epoch of many steps, with a rate at which it diverges."""
+    return job_of(epochs=1, learning_rate=1e12, **{"images.share": 0.1})
+
+
+def job_of(**changes: float) -> Job:
     student = {"epochs": 3, "batch_size": 16, "images.share": 0.03, "milestones": ()} | changes
     config = small_config(**{f"student.{key}": value for key, value in student.items()})
     config.methods = ("scratch",)
     (made,) = planned(config)
-    assert made.images.size == 40 and made.task.steps_per_epoch == 2
     return made._replace(name="student")
 
 
@@ -60,6 +72,21 @@ def test_order_depends_on_seed_epoch_and_kind_of_stage_but_not_on_the_method():
     ):
         assert (other != base).any()
     np.testing.assert_array_equal(epoch_order(job()._replace(name="kd/student"), 0, 1), base)
+
+
+def test_crops_on_the_host_depend_on_seed_and_epoch():
+    seeds = []
+
+    class Recorder:
+        size, label = job().images.size, job().images.label
+
+        def epoch(self, order, place, seed, start):
+            seeds.append(seed)
+
+    own = job()._replace(images=Recorder())
+    for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        epoch_feed(own._replace(seed=seed), epoch, 0, jax.devices()[:1])
+    assert seeds[0] == seeds[1] and len(set(seeds)) == 3
 
 
 def with_order(order) -> Job:
@@ -167,6 +194,8 @@ def test_rows_name_what_was_computed(whole):
     assert set(whole[1][0]) == {"stage", "epoch", "step", "learning_rate", *figures}
     # The first score of held-out images is what epochs are compared by, so it comes first.
     assert [name for name in whole[1][0] if name.startswith("test/")] == figures[3:]
+    for row in whole[1]:  # means over the steps
+        assert 0 <= row["train/accuracy"] <= 1 and row["train/loss"] == row["train/ce"]
 
 
 def test_the_best_epoch_is_that_of_the_first_score(whole):
@@ -185,14 +214,18 @@ def test_another_epoch_does_not_stand_for_the_best_one_whose_checkpoint_is_lost(
     assert "student  its best checkpoint is lost: the results name no" in capsys.readouterr().out
 
 
-def test_what_is_not_finite_stops_the_stage_and_leaves_the_last_good_checkpoint(tmp_path):
+def test_what_is_not_finite_stops_the_stage_and_leaves_the_last_good_checkpoint(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sskd_jax.engine.loop.DISPATCH_SECONDS", 0.0)
     message = r"student diverged: not finite in step \d: .*gradient. The checkpoints before"
-    with pytest.raises(UserError, match=message):
-        run_stage(job(learning_rate=1e12), session(tmp_path))
+    with pytest.raises(UserError, match=message):  # with a checkpoint after every step
+        run_stage(diverging(), session(tmp_path)._replace(save_seconds=0.0))
     with Checkpoints(tmp_path / "student") as checkpoints:
         newest = checkpoints.newest()
-    params = newest["params"] if newest else {}
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert 0 < newest["step"] < diverging().task.steps_per_epoch
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(newest["params"]))
+    assert not any(newest["first_nonfinite"].values())
 
 
 def test_the_first_step_in_which_something_was_not_finite_is_named():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from tiny import (
+    OPTICS,
     images,
     make_frozen,
     make_task,
@@ -136,6 +137,37 @@ def test_the_epoch_is_that_of_the_step(counted):
 
 def test_views_differ_from_step_to_step():
     assert train(1, 0, 1, step=0)[1][0]["ce"] != train(1, 0, 1, step=2)[1][0]["ce"]
+
+
+class Dropped(nn.Module):
+    """Logits of an image of which half of the colours are dropped."""
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> Array:
+        kept = nn.Dropout(0.5, deterministic=not train)(image)
+        return nn.Dense(10, name="fc")(kept.mean((1, 2)))
+
+
+def test_what_is_drawn_differs_from_step_to_step(on_one_device):
+    """The batch's key, and dropout; the rate is so small that the network stays the same."""
+
+    def loss(nets, batch):
+        drawn = jax.random.uniform(batch.key)
+        return Losses({"drawn": nets["student"](batch.see(once)).sum() + 0 * drawn}, {"key": drawn})
+
+    stage = Stage(("drawn",), {"student": learns(Dropped())}, loss, unscored)
+    task = make_task(stage, {"drawn": 1e-9}, steps_per_epoch=1, optics=OPTICS.plain())
+    frozen = make_frozen(task)
+    task, _ = sketched(task, frozen)
+    device = jax.devices()[:1]
+    state, many = replicated(start_state(task, frozen), device), replicated(frozen, device)
+    program, same = train_program(task, device), ORDER[:1, None].swapaxes(0, 1)
+    found = []
+    for _ in range(2):
+        state, _ = program(state, many, same, 0, 1)
+        found.append(unreplicate(state.sums))
+    for name in ("key", "drawn"):
+        assert abs(found[0][name] - found[1][name]) > 1e-3, name
 
 
 def test_bfloat16_networks_keep_float32_parameters_statistics_and_losses(on_one_device):

@@ -37,8 +37,17 @@ def test_a_workdir_and_the_files_made_of_it_are_one_network(name, workdir, varia
     assert probability.shape == (4, 7)
     np.testing.assert_allclose(probability.sum(1), 1, rtol=1e-5)
     assert (probability.argmax(1) == expected.argmax(1)).all()
-    assert network.features(IMAGE).shape == (4, 64)
+    last = network.variables["params"]["fc"]
+    products = network.features(IMAGE) @ last["kernel"] + last["bias"]
+    np.testing.assert_allclose(products, expected, rtol=1e-4, atol=1e-4)
     assert network.model == "resnet8" and network.classes == tuple("0123456")
+
+
+def test_files_are_resized_as_those_of_the_run(workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"] |= {"size": 8, "resize": 10}
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert sskd_jax.load(workdir).record["resize"] == 10
 
 
 def test_more_images_than_are_computed_at_once(workdir):

@@ -126,15 +126,21 @@ def test_onnx_without_its_extra_says_what_to_install(workdir, monkeypatch):
 def with_best(tmp_path, variables) -> pathlib.Path:
     """A workdir whose student was best behind the second of its three epochs."""
     better = jax.tree.map(lambda leaf: 2 * leaf, variables)
-    student(tmp_path, "sskd/student", better, step=2, score=0.9, teacher_model="resnet20")
-    save(tmp_path, "sskd/student", variables)
+    about = {"teacher_model": "resnet20", "steps": 15}
+    student(tmp_path, "sskd/student", better, step=10, score=0.9, **about)
+    save(tmp_path, "sskd/student", variables, step=15)
     row = {"stage": "sskd/student", "top1": 0.75, "best_top1": 0.8, "best_epoch": 2}
     (tmp_path / "results.json").write_text(json.dumps([row | {"method": "sskd"}]))
     versions = {"python": "3.11.7", "versions": {"jax": "0.10.2"}, "devices": ["cpu"] * 2}
     (tmp_path / "environments.json").write_text(json.dumps([versions]))
-    times = [{"stage": "sskd/student", "step": 3, "seconds": 1.0, "environment": 0}]
+    times = [{"stage": "sskd/student", "step": 15, "seconds": 1.0, "environment": 0}]
     write_rows(epath.Path(tmp_path / "times.jsonl"), times)
-    rows = [{"stage": "sskd/student", "epoch": step, "step": step} for step in (1, 2, 3)]
+    steps = {"sskd/student": 5, "teacher": 4}
+    rows = [
+        {"stage": stage, "epoch": epoch, "step": steps[stage] * epoch}
+        for stage in steps
+        for epoch in (1, 2, 3)
+    ]
     write_rows(epath.Path(tmp_path / "metrics.jsonl"), rows)
     return tmp_path
 
@@ -155,9 +161,9 @@ def test_a_best_epoch_that_is_not_known_is_one_line(workdir, capsys):
 
 
 def test_a_best_checkpoint_that_is_gone_is_one_line(with_best, capsys):
-    shutil.rmtree(with_best / "sskd/student/2")
+    shutil.rmtree(with_best / "sskd/student/10")
     assert main(["export", str(with_best), "--best"]) == 2
-    assert "sskd/student has no checkpoint of step 2 any more" in capsys.readouterr().err
+    assert "sskd/student has no checkpoint of step 10 any more" in capsys.readouterr().err
 
 
 def test_the_teacher_too(workdir, variables):
@@ -180,6 +186,14 @@ def test_the_model_card_says_what_the_records_say(with_best):
     assert "| teacher | resnet20 |" in body
     assert "| trained with | jax 0.10.2, Python 3.11.7, 2 x cpu |" in body
     assert "sskd-student.pth" in body and str(with_best) not in card
+
+
+def test_the_model_card_says_that_the_best_epoch_was_chosen_on_held_out_images(with_best):
+    config = json.loads((with_best / "config.json").read_text())
+    config["data"]["validation"] = 0.1
+    (with_best / "config.json").write_text(json.dumps(config))
+    export_network(str(with_best), "pth")
+    assert "epoch 2, chosen on held-out training images |" in (with_best / "README.md").read_text()
 
 
 def test_the_model_card_names_a_teacher_of_the_methods_own(with_best):

@@ -48,6 +48,16 @@ def test_every_network_has_a_line_with_its_protocol_time_and_device(tmp_path):
     assert sskd["device"] == "4 x NVIDIA H100" and sskd["jax"] == "0.10"
 
 
+def test_every_seed_of_a_workdir_is_a_run_of_its_own(tmp_path):
+    for seed in (0, 1):
+        finished(tmp_path / "both" / f"seed-{seed}", seed, method="kd")
+    lines = kept(tmp_path / "results", tmp_path / "both")
+    assert [(line["run"], line["seed"]) for line in lines[::2]] == [
+        ("both-0", "0"),
+        ("both-1", "1"),
+    ]
+
+
 def test_the_best_epoch_on_held_out_images_is_another_column(tmp_path):
     run = finished(tmp_path / "one", method="kd", data__validation=0.1)
     *_, line = kept(tmp_path / "results", run)

@@ -108,6 +108,19 @@ def test_how_far_a_lead_must_go(ours, verdict):
     assert significance.finding(scores, Claim("", "x", "y")).verdict == verdict
 
 
+def test_a_lead_in_one_row_of_two_does_not_suffice():
+    """It is above two standard errors, but a run of x is above one of y in half of the cases."""
+    scores = {
+        ("a", "x"): [80.0, 81.0, 82.0],
+        ("a", "y"): [60.0, 61.0, 62.0],
+        ("b", "x"): [70.0, 71.0, 72.0],
+        ("b", "y"): [75.0, 76.0, 77.0],
+    }
+    found = significance.finding(scores, ABOVE)
+    assert found.difference > 2 * found.error and found.improvement.probability == 0.5
+    assert found.verdict == NOT_SEEN
+
+
 @pytest.mark.parametrize(("lead", "verdict"), [(2.2, NOT_SEEN), (3.0, SEEN)])
 def test_how_much_larger_a_lead_must_be(lead, verdict):
     """The standard error of the difference is 1.15."""

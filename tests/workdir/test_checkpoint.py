@@ -113,6 +113,31 @@ def test_damage_is_never_read(folder, damage, tmp_path_factory, capsys):
     assert used == {3, 4}
 
 
+def test_a_damaged_best_checkpoint_is_told_and_another_is_used(folder, capsys):
+    (folder / "1" / "default" / "manifest.ocdbt").unlink()
+    with Checkpoints(folder) as checkpoints:
+        assert same(checkpoints.best(), 4)
+    assert f"{folder / '1'} is damaged" in capsys.readouterr().out
+
+
+def test_a_step_that_is_damaged_again_takes_the_place_of_the_first_one(folder):
+    for _ in range(2):
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(state(5), 0.1)
+        shutil.rmtree(folder / "5" / "default")
+        with Checkpoints(folder) as checkpoints:
+            assert same(checkpoints.newest(), 4)
+    assert (folder / "damaged-5").exists()
+
+
+def test_of_equal_scores_the_last_one_is_the_best(tmp_path):
+    """As the results' best epoch and the dot in their picture."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in enumerate((0.5, 0.9, 0.9, 0.4)):
+            checkpoints.save(state(step), score)
+        assert same(checkpoints.best(), 2)
+
+
 def test_a_checkpoint_that_lost_all_its_files_is_told(folder, capsys):
     shutil.rmtree(folder / "4")
     (folder / "4").mkdir()

@@ -116,6 +116,8 @@ def test_keys_that_change_no_number_may_change(tmp_path):
         **CONFIG,
         "time_limit": 60.0,
         "save_seconds": 1.0,
+        "until": "teacher",
+        "paper": {"kd": 74.92},
         "data": {**CONFIG["data"], "data_dir": "/elsewhere"},
     }
     with book(tmp_path, config):
@@ -170,11 +172,12 @@ def test_a_further_method_brings_the_sections_of_its_own_stages(tmp_path):
 
 
 def test_a_comparison_and_a_single_method_do_not_share_a_workdir(tmp_path):
-    single = {key: value for key, value in compare(kd=0.9).items() if key == "data"}
-    with book(tmp_path, compare(kd=0.9)):
-        trained(tmp_path)
-    with pytest.raises(UserError, match="another config"), book(tmp_path, single | {"seed": 1}):
-        pass
+    single, several = {**CONFIG, "weights": {"kd": 0.9}}, compare(kd=0.9)
+    for name, first, then in (("a", several, single), ("b", single, several)):
+        with book(tmp_path / name, first):
+            trained(tmp_path / name)
+        with pytest.raises(UserError, match="another config"), book(tmp_path / name, then):
+            pass
 
 
 def test_a_workdir_belongs_to_one_process_at_a_time(tmp_path):
