@@ -1,6 +1,8 @@
 """The table of mistakes: what a user types or has on the disk, and the line they are told."""
 
+import html
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -520,3 +522,19 @@ def test_one_line_says_what_is_wrong(typed, text, folder, command, tmp_path):
 
 def test_there_are_enough():
     assert len(MISTAKES) >= 40 and jax.device_count() == 8
+
+
+def test_the_page_shows_these_lines():
+    """docs/faults.md, whose table names the folder DIR and a few flags in short."""
+    page = Path(__file__).resolve().parents[1] / "docs" / "faults.md"
+    _, table = page.read_text().split("## Mistakes")
+    shown = re.findall(r"^\| `(.*?)` \| (.*) \|$", table, re.MULTILINE)
+    short = {"QUICK": QUICK, "CIFAR": CIFAR, "IMAGENET": IMAGENET, "FLOWERS": " ".join(FLOWERS)}
+    told = {tuple(argv): text for argv, text in MISTAKES}
+    assert len(shown) > 100
+    for typed, line in shown:
+        name = re.match("[A-Z]*", typed)[0]
+        command = (short.get(name, "") + typed.removeprefix(name)).replace("DIR", "{folder}")
+        argv = tuple(command.replace("\\|", "|").split()) if typed != "(nothing)" else ()
+        text = told.get(argv) or told[(*argv, *SIZE)]
+        assert text.replace("{folder}", "DIR") in html.unescape(line), typed
