@@ -2,8 +2,8 @@
 
 They are RandAugment's operations and Cutout (Cubuk et al. 2020; DeVries, Taylor 2017) as in the
 released code of MLKD. Each computes as PIL does: with integer levels, which are rounded down, the
-nearest pixel, and black outside the image. An operation is a function (i32[H, W, 3] from 0 to 255,
-strength f32[] from 0 to 1) -> i32[H, W, 3]; the strength runs through the operation's own range.
+nearest pixel, and black outside the image. An operation changes either levels or places; its
+strength f32[], from 0 to 1, runs through the operation's own range.
 """
 
 import jax
@@ -91,47 +91,8 @@ def solarize(image: Array, strength: Array) -> Array:
     return jnp.where(image < within(0, 256, strength), image, 255 - image)
 
 
-def affine(image: Array, row: tuple[Array, ...], column: tuple[Array, ...]) -> Array:
-    """Takes the pixel at (row, column) for (y, x), each a y + b x + c of its centre, or black."""
-    height, width = image.shape[:2]
-    y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
-    rows, columns = (jnp.floor(a * y + b * x + c) for a, b, c in (row, column))
-    is_inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    places = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
-    found = image[tuple(place.astype(jnp.int32) for place in places)]
-    return jnp.where(is_inside[..., None], found, 0)
-
-
-STILL_ROW, STILL_COLUMN = (1, 0, 0), (0, 1, 0)
-
-
-def rotate(image: Array, strength: Array) -> Array:
-    """Rotates about the centre, by up to 30 degrees either way."""
-    angle = jnp.deg2rad(within(-30, 30, strength))
-    cosine, sine = jnp.cos(angle), jnp.sin(angle)
-    y, x = (size / 2 for size in image.shape[:2])
-    row = cosine, sine, y - cosine * y - sine * x
-    column = -sine, cosine, x + sine * y - cosine * x
-    return affine(image, row, column)
-
-
-def shear_x(image: Array, strength: Array) -> Array:
-    return affine(image, STILL_ROW, (within(-0.3, 0.3, strength), 1, 0))
-
-
-def shear_y(image: Array, strength: Array) -> Array:
-    return affine(image, (1, within(-0.3, 0.3, strength), 0), STILL_COLUMN)
-
-
-def translate_x(image: Array, strength: Array) -> Array:
-    return affine(image, STILL_ROW, (0, 1, within(-0.3, 0.3, strength) * image.shape[1]))
-
-
-def translate_y(image: Array, strength: Array) -> Array:
-    return affine(image, (1, 0, within(-0.3, 0.3, strength) * image.shape[0]), STILL_COLUMN)
-
-
-OPERATIONS = (
+# (image i32[H, W, 3] from 0 to 255, strength) -> i32[H, W, 3]
+LEVELS = (
     autocontrast,
     equalize,
     identity,
@@ -141,12 +102,63 @@ OPERATIONS = (
     sharpness,
     posterize,
     solarize,
-    rotate,
-    shear_x,
-    shear_y,
-    translate_x,
-    translate_y,
 )
+
+
+def moved(image: Array, place: Array) -> Array:
+    """Takes the pixel at (row, column) for (y, x), or black.
+
+    Both are a y + b x + c of its centre; `place` f32[2, 3] has their (a, b, c).
+    """
+    height, width = image.shape[:2]
+    y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
+    rows, columns = (jnp.floor(a * y + b * x + c) for a, b, c in place)
+    is_inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    places = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
+    found = image[tuple(place.astype(jnp.int32) for place in places)]
+    return jnp.where(is_inside[..., None], found, 0)
+
+
+def rotate(height: int, width: int, strength: Array) -> Array:
+    """Rotates about the centre, by up to 30 degrees either way."""
+    angle = jnp.deg2rad(within(-30, 30, strength))
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    y, x = height / 2, width / 2
+    row = [cosine, sine, y - cosine * y - sine * x]
+    column = [-sine, cosine, x + sine * y - cosine * x]
+    return jnp.array([row, column])
+
+
+def shear_x(height: int, width: int, strength: Array) -> Array:
+    return jnp.array([[1, 0, 0], [within(-0.3, 0.3, strength), 1, 0]])
+
+
+def shear_y(height: int, width: int, strength: Array) -> Array:
+    return jnp.array([[1, within(-0.3, 0.3, strength), 0], [0, 1, 0]])
+
+
+def translate_x(height: int, width: int, strength: Array) -> Array:
+    return jnp.array([[1, 0, 0], [0, 1, within(-0.3, 0.3, strength) * width]])
+
+
+def translate_y(height: int, width: int, strength: Array) -> Array:
+    return jnp.array([[1, 0, within(-0.3, 0.3, strength) * height], [0, 1, 0]])
+
+
+# (height, width, strength) -> what `moved` takes
+MOVES = (rotate, shear_x, shear_y, translate_x, translate_y)
+OPERATIONS = (*LEVELS, *MOVES)
+
+
+def operated(image: Array, number: Array, strength: Array) -> Array:
+    """An image i32[H, W, 3] after the operation with a number."""
+    is_move = number >= len(LEVELS)
+    level = jnp.where(is_move, LEVELS.index(identity), number)
+    image = jax.lax.switch(level, LEVELS, image, strength)
+    # For a batch of images, all operations are computed for each; but pixels are moved once.
+    still = jnp.array([[1.0, 0, 0], [0, 1, 0]])
+    places = jnp.stack([still, *(move(*image.shape[:2], strength) for move in MOVES)])
+    return moved(image, places[jnp.where(is_move, number - len(LEVELS) + 1, 0)])
 
 
 def cut_out(image: Array, centre: Array, side: Array) -> Array:
@@ -171,8 +183,8 @@ def distort(key: Array, image: Array) -> Array:
     image = image.astype(jnp.int32)
     for drawn in (first, second):
         which, strength = jax.random.split(drawn)
-        operation = jax.random.randint(which, (), 0, len(OPERATIONS))
-        image = jax.lax.switch(operation, OPERATIONS, image, jax.random.uniform(strength))
+        number = jax.random.randint(which, (), 0, len(OPERATIONS))
+        image = operated(image, number, jax.random.uniform(strength))
     share, *centre = jax.random.uniform(square, (3,))
     size = jnp.array(image.shape[:2])
     side = LARGEST_SQUARE * share * size[0]
