@@ -94,8 +94,8 @@ def describe(config: Row, stage: str) -> Row:
     method, setting, stages = recipe(config, stage)
     *before, last = stages
     section, data = config[last], config["data"]
-    given, start = is_given(section), section.get("start_from")
-    started = [f"{last} from {pathlib.Path(start).name}"] if start else []
+    given = is_given(section)
+    started = [f"{last} {text}" for text in told_start(section)]
     return {
         "data": data["name"],
         "teacher": config["teacher"]["model"] if "teacher" in before else "",
@@ -263,14 +263,20 @@ def told_stage(kind: str, section: Row) -> str:
     """How a stage before the network's own was trained, as text."""
     if is_given(section):
         return f"{kind} {pathlib.Path(section['checkpoint']).name}"
-    images = [
-        f"{key} {value:g}"
-        for key, value in section["images"].items()
-        if value != STAGE["images"][key]
-    ]
+    about = [*told_images(section["images"]), *told_start(section)]
+    return ", ".join([f"{kind} {section['epochs']} epochs", *about])
+
+
+def told_images(images: Row) -> list[str]:
+    """What is not the default of a stage's images, as texts such as "share 0.25"."""
+    usual = STAGE["images"]
+    return [f"{key} {images[key]:g}" for key in usual if images[key] != usual[key]]
+
+
+def told_start(section: Row) -> list[str]:
+    """The weights that a stage began with, if given, as a text such as "from a.pth"."""
     start = section.get("start_from")
-    started = [f"from {pathlib.Path(start).name}"] if start else []
-    return ", ".join([f"{kind} {section['epochs']} epochs", *images, *started])
+    return [f"from {pathlib.Path(start).name}"] if start else []
 
 
 def told_selection(validation: float) -> str:

@@ -146,11 +146,7 @@ def everything(known: Mapping[str, Mapping[int, Network]], results: pathlib.Path
 def outline(network: Network) -> tuple[str, ...]:
     """A network's data, images, architectures, method, budget, and the stages before, as text."""
     one = network.protocol
-    images = " ".join(
-        f"{key} {one[key]:g}"
-        for key, usual in protocol.STAGE["images"].items()
-        if one[key] != usual
-    )
+    images = " ".join(protocol.told_images(one))
     networks = " -> ".join(filter(None, (one["teacher"], one["network"])))
     return one["data"], images, networks, network.what, budget([network]), one["before"]
 

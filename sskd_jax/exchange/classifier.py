@@ -150,13 +150,18 @@ def load(
         found = finished.find_network(path, stage)
         record, variables = finished.describe(path, found), finished.load_network(path, found)
         return classifier(record["model"], variables, record)
+    return from_file(path, network, {name: numbers[name] for name in given})
+
+
+def from_file(path: pathlib.Path, network: str | None, given: Mapping[str, Any]) -> Classifier:
+    """As `load`, from a file; `given` are mean, std and size as far as they are."""
     state = torch_bridge.read_state_dict(path)
     beside = finished.record_beside(path)
+    record = dict(given)
     if beside.exists():
         record = read_json(beside)
-    else:
-        record = {"mean": mean, "std": std, "image": size and [size, size, 3], "resize": size}
-        record = {key: value for key, value in record.items() if value}
+    elif size := record.pop("size", None):
+        record |= {"image": [size, size, 3], "resize": size}
     if missing := [key for key in ("mean", "std") if key not in record]:
         raise UserError(
             f"{path} has no {beside.name} beside it, which says how images are normalised: give "
