@@ -168,7 +168,9 @@ def export_network(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = FORMATS[kind](record, variables)
-        write_json(record_beside(path), record)  # first: without it, the file is no export
+        # If this is cut short, no file has another one's record, nor one that is no export.
+        path.unlink(missing_ok=True)
+        write_json(record_beside(path), record)
         write_bytes(path, content)
         card = model_card.write(path, record, model_card.facts(folder, network))
     except OSError as error:

@@ -55,9 +55,11 @@ def test_an_export_that_was_cut_short_begins_anew(moment, workdir, monkeypatch):
     def cut(*_):
         raise Stopped("SIGTERM")
 
+    export_network(str(workdir), "pth")
     monkeypatch.setattr(export, moment, cut)
     with pytest.raises(Stopped):
         export_network(str(workdir), "pth")
+    assert not (workdir / "sskd-student.pth").exists()  # which another record may stand beside
     monkeypatch.undo()
     assert "wrote sskd/student" in export_network(str(workdir), "pth")
 
