@@ -35,15 +35,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
             section |= {"checkpoint": section.get("checkpoint") or args["run"], "start_from": ""}
     config[chosen] |= {"checkpoint": "", "start_from": args["run"]}
     if args["epochs"]:
-        config[chosen] |= scaled(config[chosen], common.whole(args["epochs"], "epochs"))
+        scale(config, chosen, common.whole(args["epochs"], "epochs"))
     return ConfigDict(config | {"until": chosen, "time_limit": common.RUN["time_limit"]})
 
 
-def scaled(stage: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """What changes in a stage's section with the number of epochs; milestones are shares of it."""
-    moving = {key: float(stage.get(key, 0)) for key in ("warmup_epochs", "cooldown_epochs")}
+def scale(config: dict[str, Any], kind: str, epochs: int) -> None:
+    """Gives a stage so many epochs, and scales what else is counted in them; milestones are not."""
+    stage, numbers = config[kind], [setting.get("method", {}) for setting in settings_of(config)]
     factor = epochs / stage["epochs"]
-    return {"epochs": epochs} | {key: factor * value for key, value in moving.items()}
+    stage["epochs"] = epochs
+    for key in ("warmup_epochs", "cooldown_epochs"):
+        stage[key] = factor * stage.get(key, 0.0)
+    for own in numbers:
+        if kind == "student" and "deferred_epochs" in own:
+            own["deferred_epochs"] = round(factor * own["deferred_epochs"])
 
 
 def settings_of(config: dict[str, Any]) -> list[dict[str, Any]]:

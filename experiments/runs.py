@@ -17,7 +17,7 @@ from sskd_jax.workdir.logbook import LOCK
 SHARED = ("teacher", "head")  # stages that are the same for all students of a teacher
 # Prefixes of the config keys of a method's numbers on which its head depends, not just its student.
 OF_THE_HEAD = ("method.head", "method.transformation", "method.task", "method.exemplars")
-DECIDED = ("seed", "seeds", "until")  # config keys that are not typed, as this file sets them
+DECIDED = ("seed", "seeds", "until", "methods")  # config keys that cells and this file set
 DONE, FAILED, RUNNING, LEFT = records.DONE, records.FAILED, "running", "left"
 UNNEEDED = "not needed"
 

@@ -214,7 +214,8 @@ def blamed(job: str, names: Iterable[str]) -> Iterator[None]:
     except Exception as error:  # any, as the code is the user's
         if not own:
             raise
-        files = {sys.modules[name.partition(":")[0]].__file__ for name in own}
+        modules = (sys.modules.get(name.partition(":")[0]) for name in own)
+        files = {module.__file__ for module in modules if module}
         frames = traceback.extract_tb(error.__traceback__)
         places = [f", {one.filename}, line {one.lineno}" for one in frames if one.filename in files]
         where, text = "".join(places[-1:]), (str(error).splitlines() or [""])[0]

@@ -300,6 +300,11 @@ def test_extending_a_run_takes_all_but_the_students_from_it(tmp_path):
     assert (found.student.checkpoint, found.student.start_from) == ("", run)
     assert (found.student.epochs, found.until, found.time_limit) == (5, "student", 0.0)
     assert (found.student.warmup_epochs, found.student.cooldown_epochs) == (1.0, 4.0)
+    (tmp_path / "tail").mkdir()
+    ldam = long_tail.get_config("method=ldam").to_dict()
+    (tmp_path / "tail" / "config.json").write_text(json.dumps(ldam))
+    tail = extend.get_config(f"run={tmp_path / 'tail'},epochs=60")
+    assert tail.settings.ldam.method.deferred_epochs == 48
     assert found.teacher.start_from == "" and found.methods == ("scratch", "kd", "sskd")
     teacher = extend.get_config(f"run={run},stage=teacher")
     assert (teacher.teacher.start_from, teacher.until) == (run, "teacher")

@@ -33,11 +33,15 @@ PILLOW = {
 
 @pytest.mark.parametrize("name", PILLOW)
 def test_an_operation_gives_the_pixels_of_pillow(name):
-    number = [operation.__name__ for operation in OPERATIONS].index(name)
+    number = list(PILLOW).index(name)
     for strength, expected in zip(STRENGTHS, PILLOW[name], strict=True):
         found = np.asarray(jax.jit(operated)(IMAGE.astype(np.int32), number, np.float32(strength)))
         assert found.dtype == np.int32 and found.min() >= 0 and found.max() <= 255
         assert zlib.crc32(found.astype(np.uint8).tobytes()) == expected
+
+
+def test_every_operation_was_recorded():
+    assert list(PILLOW) == [operation.__name__ for operation in OPERATIONS]
 
 
 def test_an_image_of_one_level_stays_finite():

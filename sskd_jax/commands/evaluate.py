@@ -83,7 +83,7 @@ def data_section(source: str, config: str | None) -> ConfigDict:
         except OSError as error:
             raise UserError(f"{config} cannot be read: {error.strerror}") from error
         except Exception as error:  # a config file may raise anything
-            raise UserError(f"{config}: {reason(error, [])}") from error
+            raise UserError(reason(error, [])) from error
     check_run(locate(source))
     file = locate(source) / CONFIG
     if not file.exists():

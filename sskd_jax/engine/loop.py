@@ -285,11 +285,11 @@ def check_fits(stored: Mapping[str, Any], blank: TrainState, folder: epath.Path)
         for tree in (stored, serialization.to_state_dict(blank))
     )
     for path in theirs | ours:
-        before, now = theirs.get(path), ours.get(path)
+        before, now = (shapes.get(path, "not there") for shapes in (theirs, ours))
         if before != now:
             raise UserError(
-                f"{path} has the shape {before} in {folder}, and {now} in this run: the code has "
-                "changed since then; give another --workdir, or delete the folder to train it again"
+                f"{path} is {before} in {folder}, and {now} in this run: the code or the images "
+                "have changed; give another --workdir, or delete the folder to train it again"
             )
 
 

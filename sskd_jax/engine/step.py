@@ -2,8 +2,8 @@
 
 `train_steps` and the functions that it calls are per-device programs over the axis of
 `sskd_jax.axis`. A loss may gather the whole batch (`everywhere`); then each device computes the
-whole loss, and the mean of the devices' gradients is exactly the gradient of that loss: the
-transpose of all_gather sums what every device contributed.
+whole loss, or its mean over the device's own images. The mean of the devices' gradients is exactly
+the gradient of the global loss: the transpose of all_gather sums what every device contributed.
 """
 
 from collections.abc import Callable, Sequence

@@ -168,10 +168,12 @@ def export_network(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = FORMATS[kind](record, variables)
-        # If this is cut short, no file has another one's record, nor one that is no export.
+        # Whenever this is cut short, no file has another one's record, or none at all.
+        new = path.with_name(f".{path.name}.new")
+        write_bytes(new, content)
         path.unlink(missing_ok=True)
         write_json(record_beside(path), record)
-        write_bytes(path, content)
+        new.replace(path)
         card = model_card.write(path, record, model_card.facts(folder, network))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -96,12 +96,10 @@ def taught(
     """
 
     def loss(nets: Nets, batch: Batch) -> Losses:
-        pixels, label = batch.see(once), share(batch.label)
+        pixels = batch.see(once)
         student, teacher = nets["student"](pixels), nets["teacher"](pixels)
-        losses = own(nets, batch, student, teacher)
-        labelled = {"ce": cross_entropy(student.logits, label)}
-        figures = {"accuracy": accuracy(student.logits, label)}
-        return Losses(labelled | losses.terms, figures | losses.figures, losses.memory)
+        known, losses = labelled(student.logits, batch), own(nets, batch, student, teacher)
+        return Losses(known.terms | losses.terms, known.figures | losses.figures, losses.memory)
 
     both = {"student": learns("student", start), "teacher": frozen("teacher")}
     student = Stage(("ce", *terms), both | dict(nets), loss, top("student"), memory)

@@ -133,7 +133,7 @@ def reason(error: BaseException, argv: Sequence[str]) -> str:
         if isinstance(cause, AttributeError) and cause.name == "get_config":
             return "the config file has no function get_config: configs/quickstart.py shows one"
         for frame in traceback.extract_tb(cause.__traceback__):
-            if frame.name == "get_config":
+            if frame.name in ("get_config", "<module>"):
                 return f"{frame.filename}, line {frame.lineno}: {type(cause).__name__}: {cause}"
     # ml_collections passes the first error to the second as an argument.
     while error.args and isinstance(error.args[0], BaseException):

@@ -133,7 +133,11 @@ def test_a_report_is_shown_again(workdir, capsys):
         (["evaluate", "{run}", "--devices=99"], "--devices=99: there are 8"),
         (["evaluate", "{run}", "--devices=0"], "--devices=0: there are 8"),
         (["evaluate", "{run}", "--config=nowhere.py"], "nowhere.py cannot be read"),
-        (["evaluate", "{run}", "--config={empty}/broken.py"], "broken.py: invalid syntax"),
+        (
+            ["evaluate", "{run}", "--config={empty}/broken.py"],
+            "error: invalid syntax (broken.py, line 1)",
+        ),
+        (["evaluate", "{run}", "--config={empty}/raises.py"], "/raises.py, line 1: KeyError: 'x'"),
         (["evaluate", "{run}", "--config={empty}/bare.py"], "bare.py has no function get_config"),
         (["predict", "net.pth", "a.png", "--size=-8"], "size is -8: give a whole number from 8 on"),
         (["prepare", "cifar10", "--source=x", "--held_out=.2"], "leave it out with cifar10"),
@@ -149,7 +153,7 @@ def test_a_report_is_shown_again(workdir, capsys):
 def test_mistakes_are_one_line(argv, message, workdir, tmp_path, capsys):
     for folder in ("several/seed-0", "train"):
         (tmp_path / folder).mkdir(parents=True)
-    for name, text in {"broken": "def get_config(:", "bare": "x = 1"}.items():
+    for name, text in {"broken": "def get_config(:", "bare": "", "raises": "{}['x']"}.items():
         (tmp_path / f"{name}.py").write_text(text)
     code, _, err = said(capsys, *(part.format(run=workdir, empty=tmp_path) for part in argv))
     assert code == 2 and err.count("\n") == 1

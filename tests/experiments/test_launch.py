@@ -290,6 +290,7 @@ def test_hours_are_those_of_the_records_that_are_most_alike(place):
         (["quarter", "--only", "kdd"], "unknown row or column 'kdd'"),
         (["quarter", "--config.student.epoch=3"], "student.epoch"),
         (["quarter", "--config.student.batch_size=0"], "student.batch_size is 0"),
+        (["digits", "--config.methods=('kd',)"], "--config.methods is decided by this command"),
         (["quarter", "--config.until=teacher"], "--config.until is decided by this command"),
         (["quarter", "--epochs=3"], "'--epochs=3' is no flag of this command"),
         (["quarter"], "cifar100_resnet20.pth: give --weights=DIR"),
