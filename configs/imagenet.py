@@ -47,7 +47,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "test_split": "validation",
         "validation": 0.0,  # share of the training images on which the best epoch is chosen
         "size": 224,
-        "resize": 256,  # of the shorter side of a test image, before its centre is cut out
         "scale": (0.08, 1.0),  # of a random crop, as shares of the image's area
         "ratio": (3 / 4, 4 / 3),  # of a random crop, width over height
         "flip": True,
@@ -57,6 +56,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
     }
+    # Of the shorter side of a test image, before its centre is cut out: 256 for 224.
+    config.data.resize = config.data.get_ref("size") * 8 // 7
     # The teacher's checkpoint may be torchvision's .pth.
     config.teacher = {
         "model": teacher,

@@ -375,10 +375,19 @@ def chosen(names: str, one: Callable[[str], ConfigDict]) -> ConfigDict:
 
 
 def own_stages(names: str, student: str) -> Schedules:
-    """How the stages of the named methods besides teacher and student are trained."""
+    """How the stages of the named methods besides teacher and student are trained.
+
+    Raises:
+      UserError: two methods train a stage of one name differently.
+    """
     found: Schedules = {}
     for name in names.split(","):
-        found |= entry_of(name).stages(student)
+        for kind, schedule in entry_of(name).stages(student).items():
+            if found.setdefault(kind, schedule) != schedule:
+                raise UserError(
+                    f"the stage {kind} of {name} is trained otherwise than that of another method "
+                    "in this run: give yours another name, or train them in separate runs"
+                )
     return found
 
 

@@ -19,6 +19,7 @@ from sskd_jax.system.console import fail
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import CONFIG, METRICS, Row, read_json, read_rows
+from sskd_jax.workdir.seeds import check_run
 
 SCORES = ("class_il", "task_il")
 
@@ -95,6 +96,7 @@ def read(workdir: epath.Path) -> dict[tuple[str, str], tuple[np.ndarray, Measure
     Raises:
       UserError: the workdir holds no run on a stream of tasks, or the run is not finished.
     """
+    check_run(workdir)
     if not (workdir / METRICS).exists():
         raise UserError(f"{workdir} holds no {METRICS}: give the workdir of a run")
     rows, found = read_rows(workdir / METRICS), {}

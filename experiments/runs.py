@@ -216,12 +216,24 @@ def chosen(cells: Sequence[plans.Cell], only: Sequence[str]) -> list[plans.Cell]
 
 
 def shard(runs: Mapping[str, Run], text: str) -> dict[str, Run]:
-    """The i-th of n parts of the cells' runs, for the text "i/n", with the runs that they need."""
+    """The i-th of n parts of the cells' runs, for the text "i/n", with the runs that they need.
+
+    The parts have about the same number of operations.
+    """
     part, _, count = text.partition("/")
     if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
         raise UserError(f"--shard={text}: write 1/4 for the first of four parts")
-    own = [run for run in runs.values() if not run.is_shared][int(part) - 1 :: int(count)]
-    names = {name for run in own for name in (*run.needs, run.name)}
+    cost = {
+        name: run.told.get("teraflop") or 1.0 for name, run in runs.items() if not run.is_shared
+    }
+    own: list[list[str]] = [[] for _ in range(int(count))]
+    loads = [0.0] * int(count)
+    for name in sorted(cost, key=lambda name: -cost[name]):
+        lightest = loads.index(min(loads))
+        own[lightest].append(name)
+        loads[lightest] += cost[name]
+    chosen = own[int(part) - 1]
+    names = {*chosen, *(need for name in chosen for need in runs[name].needs)}
     return {name: run for name, run in runs.items() if name in names}
 
 

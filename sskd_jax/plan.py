@@ -139,7 +139,10 @@ def check_shared(kind: str, stage: Stage, origins: Origins, jobs: Mapping[str, J
 
 def check_order(job: Job, devices: int) -> None:
     """Checks that an order other than `shuffled` gives enough images in every epoch."""
-    if job.task.stage.order is not shuffled:
+    order = job.task.stage.order
+    if hasattr(order, "check"):
+        order.check(job.images, job.epochs)
+    if order is not shuffled:
         for epoch in range(job.epochs):
             epoch_order(job, epoch, devices)
 
@@ -165,6 +168,7 @@ def make_job(
         "steps": section.epochs * task.steps_per_epoch,
         "terms": list(stage.terms),
         "images": told_images(images),
+        "classes": list(run.data.classes),
     }
     if start_from := section.get("start_from", ""):
         about["start_from"] = start_from
@@ -190,7 +194,6 @@ def make_job(
         start_from=start_from,
         remarks=remarks_of(config, recipe, kind, name),
         beside={
-            "classes": list(run.data.classes),
             "normalisation": sections.normalisations(config, stage),
         },
     )

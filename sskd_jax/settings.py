@@ -165,10 +165,27 @@ def check(config: ConfigDict) -> list[Recipe]:
         check_keys(f"{name}.", stage, STAGE | given(stage), allowed=("images",))
         check_keys(f"{name}.images.", section(stage, "images", f"{name}."), IMAGES)
         check_schedule(name, stage)
+    for own in recipes:
+        check_tails(config, own)
     for name in networks(recipes):
         if "model" not in section(config, name):
             raise UserError(f"the config lacks {name}.model: give the name of an architecture")
     return recipes
+
+
+def check_tails(config: ConfigDict, recipe: Recipe) -> None:
+    """Refuses long tails in some stages alone of a method that has no teacher.
+
+    The others would learn from the images that the tail lacks.
+    """
+    tails = {kind: config[kind].images.imbalance for kind in recipe.method}
+    *_, last = tails
+    for kind, imbalance in tails.items():
+        if "teacher" not in tails and imbalance != tails[last]:
+            raise UserError(
+                f"{kind}.images.imbalance is {imbalance:g}, and {last}.images.imbalance "
+                f"{tails[last]:g}: give all stages one, as configs/long_tail.py:imbalance=N does"
+            )
 
 
 def check_schedule(name: str, stage: Mapping[str, Any]) -> None:

@@ -205,7 +205,8 @@ class Stage(NamedTuple):
         if there is none.
       memory: (key, facts) -> arrays that are carried from step to step and not optimized.
       order: (rng, images, epoch) -> i64[M'], the images of an epoch in order. `images` has the
-        attributes `size` and `label`; M' is the same in all epochs.
+        attributes `size` and `label`; M' is the same in all epochs. A method `check` of it,
+        (images, number of epochs), raises a `UserError` if they do not suit it.
       tied: (params of the nets that learn or follow) -> the same, in which some that the loss does
         not use are made of others. It is applied to the first weights and after every update.
       shared: whether it is trained once for all methods of a run.

@@ -57,6 +57,27 @@ def test_own_stages_are_scheduled_and_no_others():
     assert set(methods.own_stages("ft,sskd,ab", "vgg8")) == {"paraphraser", "head", "warmup"}
 
 
+def test_stages_of_one_name_are_trained_alike(tmp_path, monkeypatch):
+    (tmp_path / "ours.py").write_text(
+        "from sskd_jax.methods.common import supervised\n"
+        "def again():\n"
+        "    return {'paraphraser': supervised('student'), 'student': supervised('student')}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="the stage paraphraser of ours:again is trained otherwise"):
+        methods.own_stages("ft,ours:again", "vgg8")
+    assert methods.own_stages("ft,sskd", "vgg8") and methods.own_stages("ours:again", "vgg8")
+
+
+def test_test_images_are_resized_with_the_size():
+    config = imagenet.get_config()
+    assert config.data.resize == 256
+    config.data.size = 128
+    assert config.data.resize == 146
+    config.data.resize = 160
+    assert (config.data.size, config.data.resize) == (128, 160)
+
+
 def test_weights_of_a_pair():
     pairs = [
         (pair, name, own)

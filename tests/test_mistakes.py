@@ -364,9 +364,9 @@ MISTAKES = [
     ),
     ((IMAGENET, "--config.data.size=4"), "data.size is 4: give a whole number from 8 on"),
     (
-        (IMAGENET, "--config.data.size=288"),
-        "test images are only resized to data.resize=256 before their centre is cut out: "
-        "give --config.data.resize=288 or more",
+        (IMAGENET, "--config.data.resize=200"),
+        "test images are only resized to data.resize=200 before their centre is cut out: "
+        "give --config.data.resize=224 or more",
     ),
     (
         (IMAGENET, "--config.data.scale=(0.5,0.1)"),

@@ -206,6 +206,7 @@ def test_what_a_job_belongs_to_is_written_beside_its_checkpoints(quickstart):
         "steps": 6,
         "terms": ["ce", "kd", "tf", "ss"],
         "images": f"{len(label)} with labels {checksum(label):08x}",
+        "classes": list("0123456789"),
         "student_model": "tiny",
         "teacher_model": "tiny",
     }

@@ -189,6 +189,19 @@ def test_values_that_cannot_be(changes, message):
         settings.check(config)
 
 
+def test_a_long_tail_is_that_of_all_stages():
+    config = cifar.get_config("method=ssd_lt")
+    config.student.images.imbalance = 100.0
+    with pytest.raises(UserError, match=r"features.images.imbalance is 1, and student.* 100: give"):
+        settings.check(config)
+    for stage in ("features", "scales"):
+        config[stage].images.imbalance = 100.0
+    settings.check(config)
+    taught = cifar.get_config("method=kd")  # by a teacher that may have seen other images
+    taught.student.images.imbalance = 100.0
+    settings.check(taught)
+
+
 def test_weights_of_0_alone_are_refused():
     config = cifar.get_config("method=kd")
     config.weights.update(ce=0.0, kd=0.0)

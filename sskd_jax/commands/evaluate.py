@@ -94,6 +94,17 @@ def data_section(source: str, config: str | None) -> ConfigDict:
     return ConfigDict(read_json(file)["data"])
 
 
+def tell_other_names(ours: Sequence[str], theirs: Sequence[str]) -> None:
+    """Prints a line if a class has other names in the network's and in the dataset's list."""
+    for number, (own, other) in enumerate(zip(ours, theirs, strict=False)):
+        if own != other:
+            console.print(
+                f"classes  number {number} is {own!r} to the network and {other!r} in the data: "
+                "the figures take both for the same"
+            )
+            return
+
+
 def chosen_devices(count: int | None) -> list[jax.Device]:
     """The first `count` devices, or all of them."""
     devices = all_devices()
@@ -125,6 +136,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     numbers = {} if known else {"mean": data.mean, "std": data.std}
     classifier = load(args.source, stage=args.stage, network=args.network, **numbers)
     images = dataset_of(data, args.data, args.data_dir)
+    tell_other_names(classifier.record.get("classes", ()), images.classes)
     devices = chosen_devices(args.devices)
     scores = evaluate(classifier, images, args.split, devices)
     size = getattr(images, args.split).size

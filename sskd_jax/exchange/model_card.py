@@ -186,7 +186,8 @@ def place(environment: Mapping[str, Any]) -> str:
 
 def is_setting(key: str, value: Any) -> bool:
     """Whether an entry of a stage's section belongs in the row about its training."""
-    return key != "model" and not isinstance(value, Mapping) and value not in ("", None)
+    is_empty = value in ("", None, [], ()) or key == "size" and not value
+    return key != "model" and not isinstance(value, Mapping) and not is_empty
 
 
 def percent(value: float) -> float:

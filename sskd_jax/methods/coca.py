@@ -20,6 +20,7 @@ from sskd_jax.methods.der import cross_entropy_of, kept_logits
 from sskd_jax.methods.stream import (
     Drawn,
     Memory,
+    TaskByTask,
     among,
     by_task,
     draw,
@@ -28,7 +29,6 @@ from sskd_jax.methods.stream import (
     mean_of,
     own_columns,
     reservoir,
-    task_by_task,
 )
 from sskd_jax.rules import BelowOne, Count, Flag, Positive, Share
 from sskd_jax.types import Array, Batch, Facts, Losses, Method, Nets, Stage, learns
@@ -226,6 +226,6 @@ def coca(
         loss,
         by_task("student", task_classes),
         memory,
-        task_by_task(task_classes, task_epochs),
+        TaskByTask(task_classes, task_epochs),
     )
     return {"student": stage}

@@ -13,13 +13,13 @@ from sskd_jax.losses import accuracy, cross_entropy
 from sskd_jax.methods.stream import (
     Drawn,
     Memory,
+    TaskByTask,
     by_task,
     draw,
     empty_buffer,
     everywhere_drawn,
     mean_of,
     reservoir,
-    task_by_task,
 )
 from sskd_jax.rules import Count, Flag
 from sskd_jax.types import Array, Batch, Facts, Losses, Method, Nets, Stage, learns
@@ -88,6 +88,6 @@ def der(
         loss,
         by_task("student", task_classes),
         memory if memorises else None,
-        task_by_task(task_classes, task_epochs),
+        TaskByTask(task_classes, task_epochs),
     )
     return {"student": stage}

@@ -4,7 +4,7 @@ A task consists of some consecutive classes; the tasks are trained one after the
 some epochs. Shapes: N images, K classes, R images that are drawn from the buffer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,29 +20,29 @@ from sskd_jax.views import once
 Memory = dict[str, Array]
 
 
-def task_by_task(
-    task_classes: int, task_epochs: int
-) -> Callable[[np.random.Generator, Any, int], np.ndarray]:
+class TaskByTask(NamedTuple):
     """The order in which an epoch visits the images of its task alone.
 
     Every epoch has as many images as the smallest task; of larger tasks, it takes a random part.
-
-    Raises:
-      UserError: there are more epochs than the tasks have.
     """
 
-    def order(rng: np.random.Generator, images: Any, epoch: int) -> np.ndarray:
-        task_of = images.label // task_classes
-        sizes = np.bincount(task_of)
-        task = epoch // task_epochs
-        if task >= sizes.size:
-            raise UserError(
-                f"epoch {epoch + 1} comes behind the last of {sizes.size} tasks of {task_epochs} "
-                f"epochs each: use --config.student.epochs={sizes.size * task_epochs}"
-            )
-        return rng.permutation(np.flatnonzero(task_of == task))[: sizes.min()]
+    task_classes: int
+    task_epochs: int
 
-    return order
+    def __call__(self, rng: np.random.Generator, images: Any, epoch: int) -> np.ndarray:
+        task_of = images.label // self.task_classes
+        of_the_task = np.flatnonzero(task_of == epoch // self.task_epochs)
+        return rng.permutation(of_the_task)[: np.bincount(task_of).min()]
+
+    def check(self, images: Any, epochs: int) -> None:
+        """Raises a `UserError` if there are not as many epochs as all tasks have."""
+        tasks = images.label.max() // self.task_classes + 1
+        if epochs != tasks * self.task_epochs:
+            raise UserError(
+                f"student.epochs is {epochs}, and {tasks} tasks of {self.task_epochs} epochs each "
+                f"have {tasks * self.task_epochs}: use --config.student.epochs="
+                f"{tasks * self.task_epochs}, or configs/continual.py:epochs=N for N of each task"
+            )
 
 
 def among(logits: Array, columns: Array) -> Array:

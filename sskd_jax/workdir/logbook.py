@@ -70,7 +70,8 @@ def united(stored: Row, config: Row) -> Row:
 def differences(stored: Row, config: Row) -> list[str]:
     """What differs between two configs of a workdir, in words, except for `HARMLESS` keys.
 
-    Methods that only one of the two has, and the sections of their stages, are ignored.
+    Methods that only one of the two has, and the sections of their stages, are ignored. A dtype may
+    be named that was "auto" before, to keep it on another device.
     """
     parts = shared_parts(stored, config), shared_parts(config, stored)
     old, new = map(flatten, parts)
@@ -80,6 +81,7 @@ def differences(stored: Row, config: Row) -> list[str]:
         if old.get(key) != new.get(key)
         and (old.get(key) or new.get(key))  # a key that one of them lacks may be empty in the other
         and not key.startswith(HARMLESS)
+        and not (key == "dtype" and "auto" in (old.get(key), new.get(key)))
     ]
 
 
@@ -158,7 +160,8 @@ class Logbook:
                 console.print(
                     f"devices  {kinds[0]} in place of {kinds[1]} before: with dtype=auto, networks "
                     "compute in float32 on CPUs and older GPUs and in bfloat16 elsewhere, so from "
-                    "here on the run may be another one"
+                    "here on the run may be another one; --config.dtype=float32 or bfloat16 keeps "
+                    "to what it was"
                 )
             elif counts[0] != counts[1]:
                 console.print(

@@ -11,7 +11,7 @@ from sskd_jax.workdir.files import STAGE, read_json, write_json
 from sskd_jax.workdir.seeds import check_one
 
 FORMAT = 2  # the version of the checkpoints' format: a state holds its nets by name
-LATER = ("images",)  # keys of stage.json that earlier versions with this format did not write
+UNKNOWN = ("images", "classes")  # keys of stage.json that may be absent or empty
 
 
 def kind_of(stage: str) -> str:
@@ -57,11 +57,20 @@ def check_description(folder: epath.Path, about: dict[str, Any], advice: str) ->
     """
     written = description(folder)
     for key, value in about.items():
-        if written.get(key) != value and (key in written or key not in LATER):
+        before = written.get(key)
+        if before != value and (before or key not in UNKNOWN):
+            told, now = first_difference(before, value)
             raise UserError(
-                f"{folder} was trained with {key} {written.get(key)}, and this run has {value}: "
-                f"{advice}"
+                f"{folder} was trained with {key} {told}, and this run has {now}: {advice}"
             )
+
+
+def first_difference(before: Any, now: Any) -> tuple[Any, Any]:
+    """Both values; of lists of one length, the first entries that differ, with their place."""
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = zip(before, now, strict=True)
+        return next((f"{a} (number {i})", b) for i, (a, b) in enumerate(pairs) if a != b)
+    return before, now
 
 
 def check_format(folder: epath.Path, written: dict[str, Any]) -> None:

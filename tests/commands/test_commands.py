@@ -75,6 +75,18 @@ def test_evaluation_is_the_same_on_any_number_of_devices(workdir, capsys):
     assert f"top1 {100 * top1:.2f} %" in lines[0]
 
 
+def test_other_names_of_classes_are_told(workdir, capsys):
+    file = workdir / "student/stage.json"
+    about = json.loads(file.read_text())
+    names = list(map(str, range(10)))
+    for own in (names, ["zero", *names[1:]]):
+        file.write_text(json.dumps(about | {"classes": own}))
+        out = said(capsys, "evaluate", workdir)[1]
+        told = "classes  number 0 is 'zero' to the network and '0' in the data" in out
+        assert told == (own != names)
+    file.write_text(json.dumps(about))
+
+
 def test_a_file_is_measured_on_the_data_of_a_config(workdir, capsys):
     assert said(capsys, "export", workdir, "--out", workdir / "net.pth")[0] == 0
     code, out, _ = said(

@@ -61,7 +61,7 @@ def test_mistakes_are_told(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="kd/student has no tasks: give a run of configs/continual"):
         continual.read(locate(str(tmp_path)))
-    for name, text in {"nowhere": "nowhere holds no metrics.jsonl", "http://x": "http://x"}.items():
+    for name, text in {"nowhere": "there is no ", "http://x": "http://x"}.items():
         with pytest.raises(SystemExit, match="2"):
             continual.main([str(tmp_path / name) if "/" not in name else name])
         told = capsys.readouterr().err

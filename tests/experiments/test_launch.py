@@ -129,7 +129,8 @@ def test_every_run_has_one_seed(place):
 def test_parts_of_a_table(place):
     found = planned(place)
     parts = [runs.shard(found, f"{i}/3") for i in (1, 2, 3)]
-    assert names(parts[1]) == ["teacher 0", "kd 0", "kd 1"]
+    assert names(parts[1]) == ["teacher 0", "head 1", "sskd 1"]  # the heaviest ones are apart
+    assert names(parts[2]) == ["scratch 0", "teacher 0", "kd 0", "scratch 1", "kd 1"]
     students = [name for part in parts for name, run in part.items() if not run.is_shared]
     assert sorted(students) == sorted(name for name, run in found.items() if not run.is_shared)
     assert [cell.column for cell in runs.chosen(CELLS, ["kd"])] == ["kd"]

@@ -125,6 +125,8 @@ def test_folders_of_this_machine_are_not_kept(tmp_path):
     shutil.rmtree(folder)
     kept(tmp_path / "results", run)
     assert read_json(folder / "results.json")[0]["start_from"] == "before"
+    again = [row | {"top1": row["top1"] + 1e-6} for row in started]  # measured by another device
+    (run / "results.json").write_text(json.dumps(again))
     kept(tmp_path / "results", run)  # again
 
 

@@ -20,7 +20,7 @@ class Labelled:
 
 def test_one_task_after_the_other():
     images = Labelled(np.repeat(np.arange(6), (5, 4, 7, 3, 6, 6)))
-    order = stream.task_by_task(task_classes=2, task_epochs=3)
+    order = stream.TaskByTask(task_classes=2, task_epochs=3)
     seen = []
     for epoch in range(9):
         chosen = order(np.random.default_rng(epoch), images, epoch)
@@ -28,8 +28,10 @@ def test_one_task_after_the_other():
         assert set(images.label[chosen] // 2) == {epoch // 3}
         seen.append(tuple(chosen))
     assert len(set(seen)) == 9
-    with pytest.raises(UserError, match="behind the last of 3 tasks of 3 epochs each: use .*=9"):
-        order(np.random.default_rng(0), images, 9)
+    order.check(images, 9)
+    for epochs in (8, 10):
+        with pytest.raises(UserError, match=f"is {epochs}, and 3 tasks of 3 epochs .*epochs=9, or"):
+            order.check(images, epochs)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 8])

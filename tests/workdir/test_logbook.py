@@ -125,6 +125,17 @@ def test_keys_that_change_no_number_may_change(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config))
 
 
+def test_a_dtype_may_be_named_but_not_changed(tmp_path):
+    for dtype in ("auto", "float32", "auto"):
+        with book(tmp_path, {**CONFIG, "dtype": dtype}):
+            trained(tmp_path) if not (tmp_path / "teacher").exists() else None
+    with book(tmp_path, {**CONFIG, "dtype": "float32"}):
+        pass
+    message = "dtype was float32, is bfloat16"
+    with pytest.raises(UserError, match=message), book(tmp_path, {**CONFIG, "dtype": "bfloat16"}):
+        pass
+
+
 def test_a_key_that_came_later_may_be_empty(tmp_path):
     with book(tmp_path):
         trained(tmp_path)
