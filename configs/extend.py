@@ -40,15 +40,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def scale(config: dict[str, Any], kind: str, epochs: int) -> None:
-    """Gives a stage so many epochs, and scales what else is counted in them; milestones are not."""
-    stage, numbers = config[kind], [setting.get("method", {}) for setting in settings_of(config)]
+    """Gives a stage so many epochs, and scales what else is counted in them; milestones are not.
+
+    In the student's stage, these are also numbers of the methods, such as DKD's `warmup_epochs`.
+    """
+    stage = config[kind]
     factor = epochs / stage["epochs"]
     stage["epochs"] = epochs
     for key in ("warmup_epochs", "cooldown_epochs"):
         stage[key] = factor * stage.get(key, 0.0)
-    for own in numbers:
-        if kind == "student" and "deferred_epochs" in own:
-            own["deferred_epochs"] = round(factor * own["deferred_epochs"])
+    for setting in settings_of(config) if kind == "student" else ():
+        numbers = setting.get("method", {})
+        counted = [key for key in numbers if key.endswith("_epochs") and numbers[key]]
+        numbers |= {key: max(1, round(factor * numbers[key])) for key in counted}
 
 
 def settings_of(config: dict[str, Any]) -> list[dict[str, Any]]:

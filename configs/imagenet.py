@@ -78,7 +78,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "branches": {"epochs": 100, "milestones": (0.3, 0.6, 0.9)},
         "features": long,  # SSD-LT's: a whole network, like the student
     }
-    for name in methods.own_stages(names, student):
+    for name in methods.kinds_of(names, student):
         config[name] = stage(args["batch"], **own.get(name, {"epochs": 12, "milestones": ()}))
     config.student = {"model": student, **common.OWN_PIXELS, **stage(args["batch"], **long)}
     if args["dataset"] == "imagenet2012":

@@ -374,6 +374,12 @@ def chosen(names: str, one: Callable[[str], ConfigDict]) -> ConfigDict:
     return ConfigDict({"methods": tuple(map(key_of, split)), "settings": settings})
 
 
+def kinds_of(names: str, student: str) -> list[str]:
+    """The names of the named methods' stages besides teacher and student."""
+    stages = [entry_of(name).stages(student) for name in names.split(",")]
+    return list(dict.fromkeys(kind for own in stages for kind in own))
+
+
 def own_stages(names: str, student: str) -> Schedules:
     """How the stages of the named methods besides teacher and student are trained.
 

@@ -215,17 +215,21 @@ def chosen(cells: Sequence[plans.Cell], only: Sequence[str]) -> list[plans.Cell]
     return found
 
 
+def seen_images(run: Run) -> float:
+    """A run's cost in epochs, by its config alone: machines may count operations differently."""
+    epochs = run.told["epochs"]
+    return run.told["views"] * run.told["share"] * (epochs if isinstance(epochs, int) else 1)
+
+
 def shard(runs: Mapping[str, Run], text: str) -> dict[str, Run]:
     """The i-th of n parts of the cells' runs, for the text "i/n", with the runs that they need.
 
-    The parts have about the same number of operations.
+    The students of the parts see about as many images, each as often as it has views.
     """
     part, _, count = text.partition("/")
     if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
         raise UserError(f"--shard={text}: write 1/4 for the first of four parts")
-    cost = {
-        name: run.told.get("teraflop") or 1.0 for name, run in runs.items() if not run.is_shared
-    }
+    cost = {name: seen_images(run) for name, run in runs.items() if not run.is_shared}
     own: list[list[str]] = [[] for _ in range(int(count))]
     loads = [0.0] * int(count)
     for name in sorted(cost, key=lambda name: -cost[name]):

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs import methods
 from experiments.bench import command
 from experiments.bench.timing import ROUNDS
-from experiments.bench.workload import Row, Steps, make_jobs, synthetic_run
+from experiments.bench.workload import CLASSES, Row, Steps, make_jobs, synthetic_run
 from sskd_jax.engine.loop import Job
 from sskd_jax.methods import METHODS
 
@@ -32,7 +32,11 @@ def method_config(config: ConfigDict, name: str) -> ConfigDict:
     """The config with another method, and with sections for those of its stages that it lacks."""
     teacher, student = config.teacher.model, config.student.model
     chosen = {"methods": (name,), "settings": {name: methods.method(name, pair=(teacher, student))}}
-    return ConfigDict(methods.own_stages(name, student) | config.to_dict() | chosen)
+    found = ConfigDict(methods.own_stages(name, student) | config.to_dict() | chosen)
+    stream = found.settings[name].method
+    if "task_epochs" in stream:  # as many as all tasks have
+        found.student.epochs = -(-CLASSES.value // stream.task_classes) * stream.task_epochs
+    return found
 
 
 def method_jobs(config: ConfigDict, name: str, devices: Sequence[jax.Device]) -> list[Job]:

@@ -55,11 +55,12 @@ def hold_out(
       UserError: the share, in (0, 1), leaves nothing of a class to train on.
     """
     held_out = stratified(split.label, share, seed)
+    kept = set(np.unique(split.label[~held_out]))
     for label, count in zip(*np.unique(split.label, return_counts=True), strict=True):
-        if label not in split.label[~held_out]:
+        if label not in kept:
             raise UserError(
-                f"holding out {share} of the training images leaves a class without any, number "
-                f"{label} of {count}: hold out {'none' if count == 1 else 'fewer'}"
+                f"holding out {share} of the training images leaves a class without any: hold out "
+                f"{'none' if count == 1 else 'fewer'} (class {label} has {count})"
             )
     return split.take(~held_out), split.take(held_out)
 

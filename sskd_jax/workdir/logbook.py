@@ -81,7 +81,7 @@ def differences(stored: Row, config: Row) -> list[str]:
         if old.get(key) != new.get(key)
         and (old.get(key) or new.get(key))  # a key that one of them lacks may be empty in the other
         and not key.startswith(HARMLESS)
-        and not (key == "dtype" and "auto" in (old.get(key), new.get(key)))
+        and not (key == "dtype" and old.get(key) == "auto")
     ]
 
 

@@ -11,7 +11,7 @@ from sskd_jax.workdir.files import STAGE, read_json, write_json
 from sskd_jax.workdir.seeds import check_one
 
 FORMAT = 2  # the version of the checkpoints' format: a state holds its nets by name
-UNKNOWN = ("images", "classes")  # keys of stage.json that may be absent or empty
+UNKNOWN = ("images", "classes")  # what may be unknown: earlier versions did not write it
 
 
 def kind_of(stage: str) -> str:
@@ -57,12 +57,17 @@ def check_description(folder: epath.Path, about: dict[str, Any], advice: str) ->
     """
     written = description(folder)
     for key, value in about.items():
-        before = written.get(key)
-        if before != value and (before or key not in UNKNOWN):
-            told, now = first_difference(before, value)
+        if differs(written, key, value):
+            told, now = first_difference(written.get(key), value)
             raise UserError(
                 f"{folder} was trained with {key} {told}, and this run has {now}: {advice}"
             )
+
+
+def differs(written: dict[str, Any], key: str, value: Any) -> bool:
+    """Whether a description has another value for a key, or none where it is always known."""
+    before = written.get(key)
+    return before != value and (key not in UNKNOWN or bool(before and value))
 
 
 def first_difference(before: Any, now: Any) -> tuple[Any, Any]:
@@ -156,4 +161,4 @@ def load_folder(folder: epath.Path) -> dict[str, Any]:
 def fits(folder: epath.Path, about: dict[str, Any]) -> bool:
     """Whether `about` is a part of a folder's stage.json."""
     written = read_json(folder / STAGE)
-    return all(written.get(key) == value for key, value in about.items())
+    return not any(differs(written, key, value) for key, value in about.items())

@@ -211,6 +211,19 @@ def test_a_checkpoint_that_saw_other_pixels_is_refused(plain, tmp_path):
     assert job.beside["normalisation"] == seen["normalisation"]
 
 
+def test_a_checkpoint_for_classes_of_other_names_is_refused(plain, tmp_path):
+    other = [*map(str, range(9)), "nine"]
+    finish(tmp_path / "run", plain["teacher"], classes=other)
+    path = file(tmp_path)
+    path.with_name(path.name + ".json").write_text(json.dumps({"classes": other}))
+    for place in (tmp_path / "run", path):
+        message = r"was trained with classes nine \(number 9\), and this run has 9: give "
+        with pytest.raises(UserError, match=message):
+            load_given(job_of(**{"teacher.checkpoint": str(place)}))
+    finish(tmp_path / "unknown", plain["teacher"], classes=[])
+    load_given(job_of(**{"teacher.checkpoint": str(tmp_path / "unknown")}))
+
+
 def test_a_checkpoint_that_saw_images_of_another_size_asks_which_it_shall_see(plain, tmp_path):
     stored = finish(tmp_path / "data", plain["teacher"], image=[16, 16, 3])
     own = {"normalisation": {"teacher": {"image": [16, 16, 3]}}}

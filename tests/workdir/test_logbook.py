@@ -126,14 +126,15 @@ def test_keys_that_change_no_number_may_change(tmp_path):
 
 
 def test_a_dtype_may_be_named_but_not_changed(tmp_path):
-    for dtype in ("auto", "float32", "auto"):
+    with book(tmp_path, {**CONFIG, "dtype": "auto"}):
+        trained(tmp_path)
+    for dtype in ("auto", "float32", "float32"):
         with book(tmp_path, {**CONFIG, "dtype": dtype}):
-            trained(tmp_path) if not (tmp_path / "teacher").exists() else None
-    with book(tmp_path, {**CONFIG, "dtype": "float32"}):
-        pass
-    message = "dtype was float32, is bfloat16"
-    with pytest.raises(UserError, match=message), book(tmp_path, {**CONFIG, "dtype": "bfloat16"}):
-        pass
+            pass
+    for dtype in ("auto", "bfloat16"):
+        message = f"dtype was float32, is {dtype}"
+        with pytest.raises(UserError, match=message), book(tmp_path, {**CONFIG, "dtype": dtype}):
+            pass
 
 
 def test_a_key_that_came_later_may_be_empty(tmp_path):

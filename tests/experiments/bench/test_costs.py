@@ -48,6 +48,11 @@ def test_state_counts_what_own_stages_learned_and_no_teacher(config):
     assert costs.own_parameters(paraphraser) > size / 4 > 0
 
 
+def test_a_stream_has_the_epochs_of_its_tasks(config):
+    (student,) = costs.method_jobs(config, "der", jax.devices()[:1])
+    assert student.epochs == 5 * 50
+
+
 def test_the_config_of_another_method_has_its_stages(config):
     typed = cifar.get_config("method=sskd")
     typed.head.epochs = 7
