@@ -304,18 +304,10 @@ VARIANTS = {
     ),
 }
 ENTRIES = METHODS | VARIANTS
+STREAMS = ("der", "coca")
 NAMES = tuple(ENTRIES)
 # HSSAKD's section "teacher" names its peer, which is trained with its student.
-WITHOUT_TEACHER = (
-    "scratch",
-    "hssakd",
-    "ssd_lt",
-    "logit_adjustment",
-    "ldam",
-    "decoupled",
-    "der",
-    "coca",
-)
+WITHOUT_TEACHER = ("scratch", "hssakd", "ssd_lt", "logit_adjustment", "ldam", "decoupled", *STREAMS)
 
 
 def entry_of(name: str) -> Entry:

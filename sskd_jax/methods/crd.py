@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sskd_jax.axis import everywhere, mean_over_devices, share
+from sskd_jax.axis import everywhere, share
 from sskd_jax.layers.heads import Linear
 from sskd_jax.losses import normalized, product
 from sskd_jax.methods.common import with_kd
@@ -68,7 +68,7 @@ def all_scores(
 def normaliser(found: dict[str, Array], memory: Memory) -> Array:
     """[2]: M times the mean of the first batch's scores, with each network as the anchor."""
     means = jnp.stack([lax.stop_gradient(found[name]).mean() for name in NETWORKS])
-    now = memory["student"].shape[0] * mean_over_devices(means)
+    now = memory["student"].shape[0] * everywhere(means[None]).mean(0)
     return jnp.where(memory["normaliser"] > 0, memory["normaliser"], now)
 
 
