@@ -78,6 +78,19 @@ def test_test_images_are_resized_with_the_size():
     assert (config.data.size, config.data.resize) == (128, 160)
 
 
+def test_the_paraphraser_learns_at_the_references_rate():
+    """.01 behind RepDistiller's resnets and WRNs, and the student's rate behind all others."""
+    students = {"resnet8x4": 0.01, "wrn_16_2": 0.01, "vgg8": 0.05, "ResNet50": 0.05}
+    students |= {"ShuffleV1": 0.01, "MobileNetV2": 0.01}
+    for student, rate in students.items():
+        assert methods.paraphraser(student)["paraphraser"]["learning_rate"] == rate, student
+
+
+def test_mlkd_weighs_labels_alike_with_and_without_standardized_logits_on_imagenet():
+    found = [methods.imagenet_method(name).weights.ce for name in ("mlkd", "mlkd+ls")]
+    assert found == [0.5, 0.5]
+
+
 def test_weights_of_a_pair():
     pairs = [
         (pair, name, own)
