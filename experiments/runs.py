@@ -230,14 +230,14 @@ def shard(runs: Mapping[str, Run], text: str) -> dict[str, Run]:
     if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
         raise UserError(f"--shard={text}: write 1/4 for the first of four parts")
     cost = {name: seen_images(run) for name, run in runs.items() if not run.is_shared}
-    own: list[list[str]] = [[] for _ in range(int(count))]
+    shares: list[list[str]] = [[] for _ in range(int(count))]
     loads = [0.0] * int(count)
-    for name in sorted(cost, key=lambda name: -cost[name]):
+    for name in sorted(cost, key=cost.__getitem__, reverse=True):
         lightest = loads.index(min(loads))
-        own[lightest].append(name)
+        shares[lightest].append(name)
         loads[lightest] += cost[name]
-    chosen = own[int(part) - 1]
-    names = {*chosen, *(need for name in chosen for need in runs[name].needs)}
+    own = shares[int(part) - 1]
+    names = {*own, *(need for name in own for need in runs[name].needs)}
     return {name: run for name, run in runs.items() if name in names}
 
 

@@ -466,7 +466,8 @@ def folder(tmp_path_factory) -> Path:
 
 def damaged_datasets(folder: Path) -> None:
     """A tiny CIFAR-100 as tfds keeps it, of which a file is missing, cut short or no JSON."""
-    prepare.prepare_cifar("cifar100", cifar100(folder), str(folder / "part"))
+    whole = str(folder / "part")
+    prepare.prepare_cifar("cifar100", cifar100(folder), whole, prepare.FORMATS[0])
     shutil.copytree(dataset(folder / "flowers"), folder / "shorn")
     next(folder.glob("shorn/**/flowers-train*")).unlink()
     for name in ("shard", "info", "cifar"):

@@ -75,7 +75,7 @@ def prepared(args: argparse.Namespace, source: pathlib.Path) -> str:
             if getattr(args, flag) is not None:
                 raise UserError(f"--{flag} is of an imagefolder: leave it out with {args.kind}")
         return prepare_cifar(args.kind, source, args.data_dir, args.file_format)
-    name = args.name or "imagefolder"
+    name = "imagefolder" if args.name is None else args.name
     return prepare_folder(
         name, source, args.data_dir, args.held_out, args.file_format, args.train_list
     )

@@ -20,9 +20,7 @@ FORMATS = ("array_record", "tfrecord")
 BATCH = 256  # of configs/imagenet.py
 
 
-def prepare_cifar(
-    name: str, source: pathlib.Path, data_dir: str | None, file_format: str = FORMATS[0]
-) -> str:
+def prepare_cifar(name: str, source: pathlib.Path, data_dir: str | None, file_format: str) -> str:
     """Writes cifar10 or cifar100 from the official files, unless it is there already.
 
     Returns:

@@ -14,7 +14,7 @@ from sskd_jax.system.paths import locate
 from sskd_jax.types import Params, UserError
 from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.files import CONFIG, STAGE, read_json
-from sskd_jax.workdir.stages import candidates, find_stage, first_difference, load_folder
+from sskd_jax.workdir.stages import candidates, compare, find_stage, load_folder
 
 # What a stage's description says of images, which may have been others in another run.
 OF_IMAGES = ("image", "images", "steps")
@@ -43,21 +43,12 @@ def load_given(job: Job) -> Params:
     record = record_beside(path)
     if record.exists():
         about = read_json(record)
-        check_class_names(path, about.get("classes"), job.about["classes"])
+        advice = "give a network that was trained on this dataset"
+        compare(path, about, {"classes": job.about["classes"]}, advice)
         check_pixels(job, path, {job.kind: about})
     else:
         check_pixels(job, path, {})
     return {net: load_net(job, path, net) for net in learned}
-
-
-def check_class_names(path: epath.Path, theirs: list[str] | None, ours: list[str]) -> None:
-    """Refuses a file of a network whose classes have other names; they may be unknown."""
-    if theirs and ours and theirs != ours:
-        told, now = first_difference(theirs, ours)
-        raise UserError(
-            f"{path} was trained with classes {told}, and this run has {now}: give a network that "
-            "was trained on this dataset"
-        )
 
 
 def as_trained(config: Mapping[str, Any], kinds: Iterable[str]) -> dict[str, Any]:

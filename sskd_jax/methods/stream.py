@@ -37,11 +37,12 @@ class TaskByTask(NamedTuple):
     def check(self, images: Any, epochs: int) -> None:
         """Raises a `UserError` if there are not as many epochs as all tasks have."""
         tasks = images.label.max() // self.task_classes + 1
-        if epochs != tasks * self.task_epochs:
+        wanted = tasks * self.task_epochs
+        if epochs != wanted:
             raise UserError(
                 f"student.epochs is {epochs}, and {tasks} tasks of {self.task_epochs} epochs each "
-                f"have {tasks * self.task_epochs}: use --config.student.epochs="
-                f"{tasks * self.task_epochs}, or configs/continual.py:epochs=N for N of each task"
+                f"have {wanted}: use --config.student.epochs={wanted}, or "
+                "configs/continual.py:epochs=N for N of each task"
             )
 
 

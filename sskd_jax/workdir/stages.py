@@ -55,12 +55,16 @@ def check_description(folder: epath.Path, about: dict[str, Any], advice: str) ->
     Raises:
       UserError: the checkpoints belong to something else, or this version can't read them.
     """
-    written = description(folder)
+    compare(folder, description(folder), about, advice)
+
+
+def compare(path: epath.Path, written: dict[str, Any], about: dict[str, Any], advice: str) -> None:
+    """Raises a `UserError` if `about` is no part of what is written of the weights in a path."""
     for key, value in about.items():
         if differs(written, key, value):
             told, now = first_difference(written.get(key), value)
             raise UserError(
-                f"{folder} was trained with {key} {told}, and this run has {now}: {advice}"
+                f"{path} was trained with {key} {told}, and this run has {now}: {advice}"
             )
 
 
