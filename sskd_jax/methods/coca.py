@@ -6,6 +6,7 @@ both, K classes, D width of the invariant features.
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +17,19 @@ from sskd_jax.axis import everywhere, share
 from sskd_jax.layers.heads import Linear
 from sskd_jax.layers.norm import BatchNorm
 from sskd_jax.losses import accuracy, cross_entropy, normalized, product
-from sskd_jax.methods.der import cross_entropy_of, kept_logits
 from sskd_jax.methods.stream import (
-    Drawn,
-    Memory,
     TaskByTask,
     among,
-    by_task,
-    draw,
-    empty_buffer,
-    everywhere_drawn,
+    cross_entropy_over,
+    logit_distance,
     mean_of,
     own_columns,
+    recall,
     reservoir,
+    stream_method,
 )
 from sskd_jax.rules import BelowOne, Count, Flag, Positive, Share
-from sskd_jax.types import Array, Batch, Facts, Losses, Method, Nets, Stage, learns
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, learns
 from sskd_jax.views import once
 
 ROTATIONS = 4
@@ -55,6 +53,19 @@ class Head(nn.Module):
         return Linear(self.features, name="6")(x)
 
 
+class Seen(NamedTuple):
+    """What the networks say of images: logits [r, K], and features [r, D] of unit length."""
+
+    logits: Array
+    feature: Array
+
+
+def seen(nets: Nets, pixels: Array) -> Seen:
+    """What the networks say of this device's share of pixels [r, H, W, C]."""
+    student = nets["student"](pixels)
+    return Seen(student.logits, normalized(nets["invariant"](student.embed)))
+
+
 def ensembled(feature: Array, logits: Array, counts: Array, omega: float) -> Array:
     """Logits [R, K] averaged repeatedly over rows with similar features [R, D].
 
@@ -66,6 +77,20 @@ def ensembled(feature: Array, logits: Array, counts: Array, omega: float) -> Arr
     is_seen = counts[None] | (itself > 0)
     affinity = jax.nn.softmax(jnp.where(is_seen, similarity, -jnp.inf))
     return (1 - omega) * jnp.linalg.solve(itself - omega * affinity, logits)
+
+
+def corrected(stored: Array, now: Seen, counts: Array, omega: float, gamma: float) -> Array:
+    """The target [R, K] for stored images: their stored logits, corrected by similar images."""
+    similar = ensembled(now.feature, now.logits, counts, omega)
+    return (1 - gamma) * stored + gamma * lax.stop_gradient(similar)
+
+
+def within_tasks(new: Array, stored: Array, label: Array, task_classes: int) -> tuple[Array, Array]:
+    """Logits of new images among their task's classes, of stored ones among those so far."""
+    classes = new.shape[1]
+    own = own_columns(label, classes, task_classes)
+    so_far = jnp.arange(classes) // task_classes <= label.max() // task_classes
+    return among(new, own), among(stored, so_far[None])
 
 
 def supervised_contrast(
@@ -127,6 +152,33 @@ def random_turns(key: Array, count: int, size: int, ways: int) -> tuple[Array, A
     return corner, jax.random.permutation(way_key, count) % ways
 
 
+class Turned(NamedTuple):
+    """Images that were turned at random.
+
+    Attributes:
+      way: i32[n], how each was turned.
+      guess: f32[n, ways], the logits that predict it.
+      feature: f32[n, D] of the turned images.
+    """
+
+    way: Array
+    guess: Array
+    feature: Array
+
+
+def turn(nets: Nets, batch: Batch, pixels: Array, count: int, ways: int) -> Turned:
+    """Turns `count` images, of which this device has its share of new ones, then of stored ones."""
+    new, own = batch.label.size, batch.image.shape[0]
+    key = jax.random.fold_in(batch.key, 4)
+    corner, way = random_turns(key, count, pixels.shape[1], ways)
+    corners, own_ways = (jnp.concatenate(share((x[:new], x[new:]))) for x in (corner, way))
+    spin = partial(spun, stretched=ways > ROTATIONS)
+    turned = nets["student"](jax.vmap(spin)(pixels, corners, own_ways)).embed
+    found = nets["rotation"](turned), normalized(nets["invariant"](turned))
+    guess, feature = (jnp.concatenate(everywhere((x[:own], x[own:]))) for x in found)
+    return Turned(way, guess, feature)
+
+
 def coca(
     *,
     task_classes: Count,
@@ -158,65 +210,34 @@ def coca(
     """
     ways = ROTATIONS * (PARTS if stretched else 1)
 
-    def told(nets: Nets, pixels: Array) -> tuple[Array, Array]:
-        """Logits [r, K] and features [r, D] of this device's share of pixels [r, H, W, C]."""
-        student = nets["student"](pixels)
-        return student.logits, normalized(nets["invariant"](student.embed))
-
-    def again(nets: Nets, batch: Batch, number: int) -> tuple[Drawn, Array, Array]:
-        """Images drawn from the buffer, and their current logits [R, K] and features [R, D]."""
-        drawn = draw(jax.random.fold_in(batch.key, number), batch, replay_size)
-        return drawn, *everywhere_drawn(told(nets, drawn.pixels), drawn)
-
-    def told_turned(
-        nets: Nets, batch: Batch, pixels: Array, counts: Array
-    ) -> tuple[Array, Array, Array]:
-        """(way [n], its predicted logits [n, ways], features [n, D]) of pixels turned at random."""
-        key, new = jax.random.fold_in(batch.key, 4), batch.label.size
-        corner, way = random_turns(key, counts.size, pixels.shape[1], ways)
-        # The share of the new images, then that of the stored ones, as the pixels are arranged.
-        corners, own_ways = (jnp.concatenate(share((x[:new], x[new:]))) for x in (corner, way))
-        spin = partial(spun, stretched=stretched)
-        turned = nets["student"](jax.vmap(spin)(pixels, corners, own_ways)).embed
-        found = nets["rotation"](turned), normalized(nets["invariant"](turned))
-        own = batch.image.shape[0]
-        guess, feature = (jnp.concatenate(everywhere((x[:own], x[own:]))) for x in found)
-        return way, guess, feature
-
     def loss(nets: Nets, batch: Batch) -> Losses:
-        pixels, label = batch.see(once), batch.label
-        logits, feature = everywhere(told(nets, pixels))
-        kept, logits1, feature1 = again(nets, batch, 1)
-        recalled, logits2, feature2 = again(nets, batch, 2)
-
-        similar = lax.stop_gradient(ensembled(feature1, logits1, kept.counts, omega))
-        target = (1 - gamma) * kept.logits + gamma * similar
-        chosen, chosen2 = logits, logits2
+        pixels, label, look = batch.see(once), batch.label, partial(seen, nets)
+        new = everywhere(look(pixels))
+        kept, kept_now = recall(batch, 1, replay_size, look)
+        replayed, replayed_now = recall(batch, 2, replay_size, look)
+        target = corrected(kept.logits, kept_now, kept.counts, omega, gamma)
+        chosen, chosen_again = new.logits, replayed_now.logits
         if boundaries:
-            columns = own_columns(label, logits.shape[1], task_classes)
-            so_far = jnp.arange(logits.shape[1]) // task_classes <= label.max() // task_classes
-            chosen, chosen2 = among(logits, columns), among(logits2, so_far[None])
+            chosen, chosen_again = within_tasks(chosen, chosen_again, label, task_classes)
 
-        counts = jnp.concatenate([jnp.ones_like(label, bool), recalled.counts])
-        both = jnp.concatenate([pixels, recalled.pixels])
-        way, guess, other = told_turned(nets, batch, both, counts)
-        labels = jnp.concatenate([label, recalled.label])
-        one = jnp.concatenate([feature, feature2])
+        # Both auxiliary tasks take the new images and the replayed ones.
+        labels = jnp.concatenate([label, replayed.label])
+        counts = jnp.concatenate([jnp.ones_like(label, bool), replayed.counts])
+        feature = jnp.concatenate([new.feature, replayed_now.feature])
+        both = jnp.concatenate([pixels, replayed.pixels])
+        turned = turn(nets, batch, both, labels.size, ways)
         terms = {
             "ce": cross_entropy(chosen, label),
-            "distil": kept_logits(logits1, target, kept.counts),
-            "replay": cross_entropy_of(chosen2, recalled.label, recalled.counts),
-            "supcon": supervised_contrast(one, other, labels, counts, temperature),
-            "rot": cross_entropy_of(guess, way, counts),
+            "distil": logit_distance(kept_now.logits, target, kept.counts),
+            "replay": cross_entropy_over(chosen_again, replayed.label, replayed.counts),
+            "supcon": supervised_contrast(feature, turned.feature, labels, counts, temperature),
+            "rot": cross_entropy_over(turned.guess, turned.way, counts),
         }
         key = jax.random.fold_in(batch.key, 3)
-        memory = reservoir(key, batch.memory, logits, batch)
-        return Losses(terms, {"accuracy": accuracy(logits, label)}, memory)
+        memory = reservoir(key, batch.memory, new.logits, batch)
+        return Losses(terms, {"accuracy": accuracy(new.logits, label)}, memory)
 
-    def memory(key: Array, facts: Facts) -> Memory:
-        return empty_buffer(facts, buffer_size)
-
-    stage = Stage(
+    return stream_method(
         ("ce", "distil", "replay", "supcon", "rot"),
         {
             "student": learns("student"),
@@ -224,8 +245,6 @@ def coca(
             "rotation": learns(Head(ways)),
         },
         loss,
-        by_task("student", task_classes),
-        memory,
         TaskByTask(task_classes, task_epochs),
+        buffer_size,
     )
-    return {"student": stage}

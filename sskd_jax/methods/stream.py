@@ -1,20 +1,21 @@
-"""What methods for streams of tasks share: the order, scores by task, and a buffer of images.
+"""What methods for streams of tasks share: the order, scores, terms, and a buffer of images.
 
 A task consists of some consecutive classes; the tasks are trained one after the other, each for
 some epochs. Shapes: N images, K classes, R images that are drawn from the buffer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from sskd_jax.axis import everywhere, share
 from sskd_jax.methods.common import Scores, classification_scores
-from sskd_jax.types import Array, Batch, Facts, Nets, UserError
+from sskd_jax.types import Array, Batch, Facts, Losses, Method, Net, Nets, Stage, UserError
 from sskd_jax.views import once
 
 Memory = dict[str, Array]
@@ -57,15 +58,15 @@ def own_columns(label: Array, num_classes: int, task_classes: int) -> Array:
     return columns == label[:, None] // task_classes
 
 
-def by_task(net: str, task_classes: int) -> Scores:
-    """The accuracy of a net over all images and over those of every task.
+def by_task(task_classes: int) -> Scores:
+    """The student's accuracy over all images and over those of every task.
 
     `class_il` chooses among all classes, as top1 does, and `task_il` among those of the image's
     task.
     """
 
     def scores(nets: Nets, batch: Batch) -> Mapping[str, Any]:
-        logits, label = everywhere(nets[net](batch.see(once)).logits), batch.label
+        logits, label = everywhere(nets["student"](batch.see(once)).logits), batch.label
         found = classification_scores(logits, label)
         count = logits.shape[1]
         told = among(logits, own_columns(label, count, task_classes)).argmax(1) == label
@@ -169,18 +170,49 @@ def draw(key: Array, batch: Batch, count: int) -> Drawn:
     )
 
 
-def everywhere_drawn(outputs: Any, drawn: Drawn) -> Any:
-    """A net's outputs for the pixels of drawn images, gathered from all devices: [R, ...].
+def recall(batch: Batch, number: int, count: int, net: Callable[[Array], Any]) -> tuple[Drawn, Any]:
+    """`count` images from the buffer, and what a net says of them now, on all devices: [R, ...].
+
+    Draws with different numbers in one step are independent.
 
     Raises:
       UserError: the number of devices does not divide R.
     """
-    whole, count = everywhere(outputs), drawn.label.size
-    if any(leaf.shape[0] != count for leaf in jax.tree.leaves(whole)):
+    drawn = draw(jax.random.fold_in(batch.key, number), batch, count)
+    now = everywhere(net(drawn.pixels))
+    if any(leaf.shape[0] != count for leaf in jax.tree.leaves(now)):
         raise UserError(f"the devices do not divide replay_size={count}: use a multiple")
-    return whole
+    return drawn, now
 
 
 def mean_of(rows: Array, counts: Array) -> Array:
     """The mean over those rows [R] that count bool[R]; 0 if none does."""
     return jnp.sum(jnp.where(counts, rows, 0)) / jnp.maximum(counts.sum(), 1)
+
+
+def logit_distance(logits: Array, target: Array, counts: Array) -> Array:
+    """Mean squared difference of logits [R, K] from `target`, over the rows that count bool[R]."""
+    return mean_of(jnp.mean(jnp.square(logits - target), 1), counts)
+
+
+def cross_entropy_over(logits: Array, label: Array, counts: Array) -> Array:
+    """Cross-entropy of logits [R, K] with labels [R], over the rows that count bool[R]."""
+    rows = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return mean_of(rows, counts)
+
+
+def stream_method(
+    terms: Sequence[str],
+    nets: Mapping[str, Net],
+    loss: Callable[[Nets, Batch], Losses],
+    order: TaskByTask,
+    buffer_size: int,
+) -> Method:
+    """A student that learns task by task, beside a buffer of `buffer_size` images; 0 for none."""
+
+    def memory(key: Array, facts: Facts) -> Memory:
+        return empty_buffer(facts, buffer_size)
+
+    scores = by_task(order.task_classes)
+    stage = Stage(tuple(terms), nets, loss, scores, memory if buffer_size else None, order)
+    return {"student": stage}

@@ -14,7 +14,7 @@ from configs.methods import METHODS as ENTRIES
 from sskd_jax.engine.task import Frozen
 from sskd_jax.losses import cross_entropy
 from sskd_jax.methods import METHODS, coca, der, stream
-from sskd_jax.methods.der import cross_entropy_of, kept_logits
+from sskd_jax.methods.stream import cross_entropy_over, logit_distance
 from sskd_jax.models import MODELS
 from sskd_jax.types import Array
 
@@ -168,8 +168,8 @@ def test_the_terms(golden, boundaries):
         both = np.ones(32, bool)
         return {
             "ce": cross_entropy(chosen, label),
-            "distil": kept_logits(given["z1"], target, ALL),
-            "replay": cross_entropy_of(chosen2, label2, ALL),
+            "distil": logit_distance(given["z1"], target, ALL),
+            "replay": cross_entropy_over(chosen2, label2, ALL),
             "supcon": coca.supervised_contrast(rows, given["vt"], labels, both, 0.07),
             "rot": cross_entropy(given["e"], gold["in/rotation"]),
         }

@@ -9,7 +9,7 @@ from pairs import arrays, configured, given_batch, outputs
 
 from sskd_jax.losses import cross_entropy
 from sskd_jax.methods import METHODS, stream
-from sskd_jax.methods.der import cross_entropy_of, kept_logits
+from sskd_jax.methods.stream import cross_entropy_over, logit_distance
 from sskd_jax.types import Array, Facts
 
 NUMBERS = {"task_classes": 2, "task_epochs": 1, "buffer_size": 16, "replay_size": 8}
@@ -24,8 +24,8 @@ def test_the_terms(shared):
     def loss(z: Array, z1: Array, z2: Array) -> tuple[Array, list[Array]]:
         terms = [
             cross_entropy(z, label),
-            kept_logits(z1, given["in/h"], ALL),
-            cross_entropy_of(z2, label2, ALL),
+            logit_distance(z1, given["in/h"], ALL),
+            cross_entropy_over(z2, label2, ALL),
         ]
         return terms[0] + 0.2 * terms[1] + 0.5 * terms[2], terms
 
@@ -44,8 +44,8 @@ def test_rows_that_do_not_count():
     logits, counts = jnp.arange(8.0).reshape(4, 2), jnp.array([True, False, True, False])
     target = jnp.zeros((4, 2))
     expected = np.mean([(0 + 1) / 2, (16 + 25) / 2])
-    np.testing.assert_allclose(kept_logits(logits, target, counts), expected)
-    assert kept_logits(logits, target, jnp.zeros(4, bool)) == 0
+    np.testing.assert_allclose(logit_distance(logits, target, counts), expected)
+    assert logit_distance(logits, target, jnp.zeros(4, bool)) == 0
 
 
 @pytest.mark.parametrize(

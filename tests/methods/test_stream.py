@@ -8,7 +8,7 @@ from golden import Golden
 from pairs import given_batch, given_nets, outputs
 
 from sskd_jax.methods import stream
-from sskd_jax.types import Facts, UserError
+from sskd_jax.types import Batch, Facts, UserError
 
 
 class Labelled:
@@ -75,10 +75,14 @@ def test_an_image_is_stored_with_its_label_and_logits():
     np.testing.assert_array_equal(buffer["logits"], np.tile(label[:, None], (1, 4)))
 
 
-def drawn(count: int, filled: int, size: int = 16) -> stream.Drawn:
+def with_buffer(filled: int, size: int = 16) -> Batch:
+    """Four images with the label 99, beside a buffer."""
     batch = given_batch(np.full(4, 99, np.int32), memory=buffer_of(filled, size))
-    batch = batch._replace(see=lambda view, image: image)
-    return stream.draw(jax.random.key(0), batch, count)
+    return batch._replace(key=jax.random.key(0), see=lambda view, image: image)
+
+
+def drawn(count: int, filled: int, size: int = 16) -> stream.Drawn:
+    return stream.draw(jax.random.key(0), with_buffer(filled, size), count)
 
 
 def test_images_are_drawn_without_replacement():
@@ -104,7 +108,16 @@ def test_more_than_the_buffer_holds_is_a_mistake():
 
 def test_the_devices_must_divide_what_is_drawn():
     with pytest.raises(UserError, match="the devices do not divide replay_size=8"):
-        stream.everywhere_drawn(jnp.zeros((6, 2)), drawn(8, 3))
+        stream.recall(with_buffer(3), 1, 8, lambda pixels: pixels[:6])
+
+
+def test_draws_with_different_numbers_are_independent():
+    batch = with_buffer(16)
+    (one, now), (other, _) = (
+        stream.recall(batch, number, 8, lambda pixels: pixels) for number in (1, 2)
+    )
+    assert (one.label != other.label).any()
+    np.testing.assert_array_equal(now, one.pixels)
 
 
 def test_scores_by_task(shared):
@@ -112,7 +125,7 @@ def test_scores_by_task(shared):
     gold = Golden(shared / "golden").under("coca.npz", "metrics/mask")
     label = gold["label"].astype(np.int32)
     logits = np.where(np.isfinite(gold["logits"]), gold["logits"], 100)
-    scores = stream.by_task("student", task_classes=2)
+    scores = stream.by_task(task_classes=2)
     found = scores(given_nets(student=outputs(logits)), given_batch(label))
     assert not found["top1"].any()
     np.testing.assert_array_equal(found["task_il"], gold["task_il_pred"] == label)
