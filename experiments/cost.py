@@ -115,14 +115,18 @@ def stage_cost(config: Row, kind: str, stage: Stage) -> float:
         if network:
             size = size_of(config, network)
             per_row = forward(config[network]["model"], part, size, classes)
-            per_image += passes(net) * counts[name] * per_row
+            per_image += passes(net, stage) * counts[name] * per_row
     steps = images_of_epoch(config, section, stage) // section["batch_size"]
     return section["epochs"] * steps * section["batch_size"] * per_image
 
 
-def passes(net: Net) -> int:
-    """The cost of a call of a net in training, in forward passes: a backward pass counts as two."""
-    return 3 if net.learns else 1
+def passes(net: Net, stage: Stage) -> int:
+    """The cost of a call of a net in training, in forward passes.
+
+    A backward pass counts as two. DOT has two of them, one for each of its momenta.
+    """
+    backward = 2 if stage.momentum_offset else 1
+    return 1 + 2 * backward if net.learns else 1
 
 
 def images_of_epoch(config: Row, section: Row, stage: Stage) -> int:

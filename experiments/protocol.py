@@ -224,10 +224,11 @@ def decisive(section: Row) -> Row:
         pixels = {key: section[key] for key in common.OWN_PIXELS if section.get(key)}
         file = pathlib.Path(section["checkpoint"]).name
         return {"model": section["model"], "file": file} | pixels
-    default = flatten(STAGE)
+    default, own = flatten(STAGE), flatten(section)
+    own["start_from"] = pathlib.Path(own.get("start_from", "")).name
     return {
         key: value
-        for key, value in flatten(section).items()
+        for key, value in own.items()
         if key != "checkpoint" and plain(value) != plain(default.get(key))
     }
 

@@ -149,17 +149,21 @@ def keep_failed(
       reason: why the run failed, in one line.
     """
     networks = {stage: protocol.describe(config, stage)}
+    reason = without_folders(reason)
     told = {"status": FAILED, "reason": reason, "seed": config["seed"], "networks": networks}
     names = [name for name in FILES if (workdir / name).is_file()]
     put(workdir, names, folder, told)
 
 
 def content_of(file: pathlib.Path) -> bytes:
-    """A file's content for a record: in JSON, a path such as /data/weights/a.pth becomes a.pth."""
+    """A file's content for a record, without folders if it is JSON."""
     content = file.read_bytes()
-    if file.suffix != ".json":
-        return content
-    return re.sub(rb"(?<![\w.:/])/(?:[^/\s\"',]+/)*", b"", content)
+    return without_folders(content.decode()).encode() if file.suffix == ".json" else content
+
+
+def without_folders(text: str) -> str:
+    """A text in which a path such as /data/weights/a.pth has become a.pth."""
+    return re.sub(r"(?<![\w.:/])/(?:[^/\s\"',]+/)*", "", text)
 
 
 def put(workdir: pathlib.Path, names: Iterable[str], folder: pathlib.Path, told: Row) -> None:

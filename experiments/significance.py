@@ -10,7 +10,7 @@ import numpy as np
 from experiments.plans import Claim
 
 DRAWS = 2000  # of the bootstrap
-SEEN, NOT_SEEN, NOT_RUN = "seen here", "not seen", "not run"
+SEEN, NOT_SEEN, ONE_SEED, NOT_RUN = "seen here", "not seen", "of one seed", "not run"
 
 Scores = Mapping[tuple[str, str], Sequence[float]]  # per cent by row and column, one per seed
 
@@ -113,7 +113,7 @@ class Finding(NamedTuple):
     """What the scores say of a claim.
 
     Attributes:
-      verdict: `SEEN`, `NOT_SEEN` or `NOT_RUN`.
+      verdict: `SEEN`, `NOT_SEEN`, `ONE_SEED` if a column has no more, or `NOT_RUN`.
       difference: the lead of the better column in points, or the difference between two leads.
       error: the standard error of the difference.
       improvement: of the better column over the worse; None if the claim compares two leads.
@@ -139,7 +139,8 @@ def finding(scores: Scores, claim: Claim) -> Finding:
     names = [claim.row, claim.than] if claim.than else [claim.row] if claim.row else rows_of(scores)
     leads = [lead for row in names if (lead := lead_in(scores, row, claim))]
     if not leads or claim.than and len(leads) < 2:
-        return Finding(NOT_RUN)
+        ran = [scores.get((row, claim.better)) and scores.get((row, claim.worse)) for row in names]
+        return Finding(ONE_SEED if (all if claim.than else any)(ran) else NOT_RUN)
     n = min(lead.n for lead in leads)
     error = math.hypot(*(lead.error for lead in leads))
     if claim.than:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from experiments import charts, continual, plans, protocol, significance
+from experiments import charts, continual, plans, protocol, records, significance
 from experiments.page import Aside, Caption, Chart, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Table
 from experiments.records import DONE, Network
@@ -113,7 +113,8 @@ def main_field(table: Table, one: Filled, places: Mapping[tuple[str, str], Fille
         return Field("failed" if one.failures else "not run", faint=True)
     found, hint = shade(one, places.get((one.cell.row, table.yardstick)))
     is_few = one.last.n < len(table.seeds)
-    return Field(significance.told(one.last), found, hint, faint=one.last.n == 1 or is_few)
+    told = "; ".join(filter(None, (significance.told(one.last), failed(one))))
+    return Field(told, found, hint, faint=one.last.n == 1 or is_few)
 
 
 def details(table: Table, filled: Sequence[Filled], teachers: Sequence[Filled]) -> Grid:
@@ -130,27 +131,50 @@ def details(table: Table, filled: Sequence[Filled], teachers: Sequence[Filled]) 
 
 def detail(one: Filled, method: str, paper: float | None, yardstick: Filled | None) -> list[Field]:
     """The line of a cell in the grid of `details`."""
-    reason = one.failures[0].reason if one.failures else ""
     found, hint = shade(one, yardstick) if method != "teacher" else (None, "")
     n = one.last.n if one.last else 0
     return [
         Field(one.cell.row),
         Field(method),
         Field("" if paper is None else f"{paper:.2f}"),
-        Field(str(one.last) if one.last else "failed", found, hint or reason, faint=n < 2),
+        Field(str(one.last) if one.last else "failed", found, hint, faint=n < 2),
         Field(str(one.best) if one.best else "", faint=n < 2),
         Field(str(one.held_out) if one.held_out else "", faint=n < 2),
         Field(str(n)),
         Field(budget(one.networks)),
-        Field(logs(one.networks) or reason),
+        Field(logs(one)),
     ]
 
 
-def logs(networks: Sequence[Network]) -> str:
-    """Links to the metrics.jsonl of every network, each named by its seed; "" if it was given."""
-    if is_given(networks):
+def failed(one: Filled) -> str:
+    """How many runs of a cell failed, as text; "" if none did."""
+    return f"{len(one.failures)} failed" if one.failures else ""
+
+
+def logs(one: Filled) -> str:
+    """Links to the metrics.jsonl of every network, each named by its seed; "" if it was given.
+
+    Behind them stands what differs between the seeds beside the seed, and why other runs failed.
+    """
+    if is_given(one.networks):
         return ""
-    return ", ".join(f"[{one.seed}]({one.run}/{METRICS})" for one in networks)
+    links = ", ".join(f"[{own.seed}]({own.run}/{METRICS})" for own in one.networks)
+    reasons = ", ".join(dict.fromkeys(own.reason for own in one.failures))
+    told = (links, *differing(one.networks), f"{failed(one)}: {reasons}" if reasons else "")
+    return "; ".join(filter(None, told))
+
+
+def differing(networks: Sequence[Network]) -> list[str]:
+    """What differs between the trainings of networks of one experiment, such as "2 devices"."""
+    places = [place for network in networks for place in network.environments]
+    values = {
+        "devices": map(records.device, places),
+        "versions of JAX": (place["versions"]["jax"] for place in places),
+        "revisions": (place.get("git_revision") for place in places),
+        "versions of own code": (str(place.get("own_code")) for place in places),
+    }
+    counts = {name: len(set(own)) for name, own in values.items()}
+    return [f"{count} {name}" for name, count in counts.items() if count > 1]
 
 
 def budget(networks: Sequence[Network]) -> str:

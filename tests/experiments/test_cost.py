@@ -13,7 +13,9 @@ from experiments import cost, protocol
 from sskd_jax.models.build import Adapted
 from sskd_jax.models.resnet import ResNet
 
-KD, SSKD, SCRATCH = (f"configs/cifar.py:method={name}" for name in ("kd", "sskd", "scratch"))
+KD, SSKD, SCRATCH, DOT = (
+    f"configs/cifar.py:method={name}" for name in ("kd", "sskd", "scratch", "dot")
+)
 
 
 def described(name: str, changes: Mapping[str, Any] = {}) -> dict:
@@ -45,6 +47,8 @@ def test_views_and_costs():
     assert described(SCRATCH)["teraflop"] == pytest.approx(seen * 3 * student / 1e12, abs=1e-3)
     kd = seen * (3 * student + teacher) / 1e12
     assert described(KD)["teraflop"] == pytest.approx(kd, abs=1e-3)
+    dot = seen * (5 * student + teacher) / 1e12  # goes back twice
+    assert described(DOT)["teraflop"] == pytest.approx(dot, abs=1e-3)
     head = 4 * 60 * (50_000 // 64) * 64 * teacher / 1e12
     assert described(SSKD)["teraflop"] == pytest.approx(4 * kd + head, abs=2e-3)
     half = described(KD, {"student.images.share": 0.5})["teraflop"]

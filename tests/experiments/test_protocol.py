@@ -50,6 +50,17 @@ def test_what_decides_something_parts_experiments(change):
     assert experiment(KD, **change) != experiment(KD)
 
 
+def test_the_folder_of_a_file_decides_nothing():
+    for key in ("student__start_from", "teacher__checkpoint"):
+        one, other = (experiment(KD, **{key: f"{folder}/x.pth"}) for folder in ("/a", "b/c"))
+        assert one == other
+
+
+def test_given_teachers_with_other_pixels_part_experiments():
+    given = {"teacher__checkpoint": "weights/wrn_40_2.pth"}
+    assert experiment(KD, **given, teacher__mean=(0.5, 0.5, 0.5)) != experiment(KD, **given)
+
+
 def test_methods_differ_and_a_comparison_is_the_same_as_each_alone():
     both = "configs/cifar.py:method=scratch,kd,sskd"
     alone = [experiment(name) for name in (SCRATCH, KD, SSKD)]

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments import page, plans, protocol, record, records, report, runs
+from experiments import page, plans, protocol, record, records, report, runs, tables
 from experiments.page import Download, Field, Grid
 from experiments.plans import Cell, Claim, Table
 from tests.experiments.finished import finished
@@ -19,9 +19,20 @@ TOY = Table(
     "Three epochs.",
     tuple(
         Cell(PAIR, method, CONFIG + method, SCHEDULE, paper)
-        for method, paper in (("scratch", None), ("kd", 70.0), ("at+kd", None), ("sskd", 78.0))
+        for method, paper in (
+            ("scratch", None),
+            ("kd", 70.0),
+            ("at+kd", None),
+            ("dkd", None),
+            ("sskd", 78.0),
+        )
+    )
+    + (Cell(PAIR, "kd, longer", CONFIG + "kd", {**SCHEDULE, "student.epochs": 4}),),
+    claims=(
+        Claim("SSKD is above KD", "sskd", "kd"),
+        Claim("AT is above KD", "at+kd", "kd"),
+        Claim("SSKD is above longer KD", "sskd", "kd, longer"),
     ),
-    claims=(Claim("SSKD is above KD", "sskd", "kd"), Claim("AT is above KD", "at+kd", "kd")),
     scores=("top5", "few"),
 )
 SCORES = {
@@ -34,7 +45,7 @@ SCORES = {
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """Records of all methods but one, of which a seed is there, and a failed run."""
+    """Records of the methods, of one with a single seed, and of two runs that failed."""
     folder = tmp_path_factory.mktemp("toy")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plans, "TABLES", {"toy": TOY})
@@ -43,10 +54,15 @@ def toy(tmp_path_factory):
             for method, scores in SCORES.items()
             for seed, top1 in enumerate(scores)
         ]
+        workdirs += [
+            finished(folder / f"longer-{seed}", seed, top1, method="kd", student__epochs=4)
+            for seed, top1 in enumerate((0.80, 0.81, 0.82))
+        ]
         record.keep_runs(workdirs, folder / "results")
-        config = protocol.as_json(protocol.load(CONFIG + "at+kd", {**SCHEDULE, "seed": 1}))
-        failed = folder / "results" / "at-1"
-        record.keep_failed(folder / "nowhere", failed, config, "student", "it diverged")
+        for method in ("at+kd", "dkd"):
+            config = protocol.as_json(protocol.load(CONFIG + method, {**SCHEDULE, "seed": 1}))
+            failed = folder / "results" / f"{method}-1"
+            record.keep_failed(folder / "nowhere", failed, config, "student", "/my/it diverged")
         readme = folder / "README.md"
         readme.write_text("# Mine\n<!-- table toy -->\nold\n<!-- end -->\nend\n")
         contents = report.contents(folder / "results", readme)
@@ -80,9 +96,11 @@ def test_a_sweep_is_told_apart(tmp_path):
 
 def test_the_verdict_comes_first_and_says_n(toy):
     first = " ".join(toy.README_md.split("\n\n")[1].split())
-    assert first.startswith("Of 2 claims, 1 seen here, 0 not seen, 1 not run.")
-    assert "“A toy <table>”, SSKD is 5.00 ± 0.82 points above KD (n = 3 seeds, 1 pair" in first
-    assert first.endswith("20 trained networks recorded, 1 failed.")
+    assert first.startswith("Of 3 claims, 1 seen here, 1 not seen, 1 of one seed, 0 not run.")
+    where = "In “A toy <table>”, SSKD is"
+    assert f"{where} 5.00 ± 0.82 points above KD (seen here; n = 3 seeds, 1 pair of" in first
+    assert f"{where} 5.00 ± 0.82 points below KD, longer (not seen; n = 3" in first
+    assert first.endswith("26 trained networks recorded, 2 failed.")
 
 
 def test_a_table_has_paper_last_best_and_n(toy):
@@ -91,7 +109,17 @@ def test_a_table_has_paper_last_best_and_n(toy):
     )
     assert f"| {PAIR} | at+kd |  | 90.00 | 91.00 |  | 1 |" in toy.README_md
     assert "[0](kd-0/metrics.jsonl), [1](kd-1/metrics.jsonl)" in toy.README_md
-    assert f"| {PAIR} | 61.00 ± 1.00 (3) | 71.00 ± 1.00 (3) | 90.00 (1) |" in toy.README_md
+    all_seeds = "61.00 ± 1.00 (3) | 71.00 ± 1.00 (3)"
+    assert f"| {PAIR} | {all_seeds} | 90.00 (1); 1 failed | failed |" in toy.README_md
+    assert "[0](at+kd-0/metrics.jsonl); 1 failed: it diverged |" in toy.README_md
+
+
+def test_seeds_of_different_code_and_devices_are_told():
+    place = {"platform": "gpu", "devices": ["H100"], "versions": {"jax": "0.10"}}
+    other = place | {"devices": ["H200"], "own_code": {"my_code": 7}, "git_revision": "b"}
+    one, two = (types.SimpleNamespace(environments=[place, *more]) for more in ((), (place, other)))
+    found = ["2 devices", "2 revisions", "2 versions of own code"]
+    assert tables.differing([one, two]) == found and tables.differing([one, one]) == []
 
 
 def test_cells_are_shaded_by_standard_errors(toy):

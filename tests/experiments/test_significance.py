@@ -7,7 +7,7 @@ import pytest
 
 from experiments import significance
 from experiments.plans import Claim
-from experiments.significance import NOT_RUN, NOT_SEEN, SEEN
+from experiments.significance import NOT_RUN, NOT_SEEN, ONE_SEED, SEEN
 
 
 def test_a_summary_and_its_error():
@@ -89,10 +89,13 @@ def test_how_often_one_of_two_equal_methods_is_seen_above_the_other(seeds, share
 
 def test_one_seed_is_no_result():
     scores = {("a", "x"): [75.0], ("a", "y"): [70.0], ("b", "x"): [75.0, 76.0]}
-    assert significance.finding(scores, ABOVE) == significance.Finding(NOT_RUN)
+    assert significance.finding(scores, ABOVE) == significance.Finding(ONE_SEED)
+    assert significance.finding(scores, BY_MORE) == significance.Finding(NOT_RUN)
+    assert significance.finding(scores, Claim("", "x", "z")) == significance.Finding(NOT_RUN)
     scores |= {("a", "x"): [75.0, 76.0], ("a", "y"): [70.0, 71.0]}
     assert significance.finding(scores, ABOVE).verdict == SEEN
     assert significance.finding(scores, BY_MORE).verdict == NOT_RUN
+    assert significance.finding(scores | {("b", "y"): [70.0]}, BY_MORE).verdict == ONE_SEED
 
 
 @pytest.mark.parametrize(
