@@ -42,11 +42,16 @@ def parse(argv: Sequence[str]) -> list[str]:
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
-        # A config file that could not be loaded raises when it is used, here by `in`.
-        if CONFIG.value is None or "seed" not in CONFIG.value:
+        if not flags.FLAGS["config"].present:
             raise UserError(
                 "give --config=configs/quickstart.py (minutes on a CPU) or "
                 "--config=configs/cifar.py"
+            )
+        # A config file that could not be loaded raises when it is used, here by `in`.
+        if CONFIG.value is None or "seed" not in CONFIG.value:
+            raise UserError(
+                "get_config of the config file returns no config with a seed: "
+                "configs/quickstart.py shows one"
             )
         if len(rest) > 1:
             raise UserError(f"{rest[1]!r} is not a flag: write --config.KEY=VALUE")

@@ -1,9 +1,6 @@
 """Plans a run: all stages of all methods are traced and checked before anything is trained."""
 
-import contextlib
-import sys
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,7 +23,7 @@ from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.layers.norm import folded
 from sskd_jax.models.build import Adapted
 from sskd_jax.settings import Recipe
-from sskd_jax.types import Params, Stage, UserError, choose, shuffled
+from sskd_jax.types import Params, Stage, UserError, blamed, choose, shuffled
 from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.files import Row
 
@@ -91,7 +88,7 @@ def plan(run: Run, recipes: Sequence[Recipe]) -> list[Job]:
                 origins = origins_of(stage, names)
                 check_shared(kind, stage, origins, jobs)
                 job = make_job(run, recipe, kind, name, origins, jobs)
-                with blamed(name, [recipe.name]):
+                with blamed(f"{name} with", [recipe.name]):
                     check_order(job, run.devices)
                 jobs[name] = job
             names[kind] = name
@@ -156,7 +153,7 @@ def make_job(
     networks = sections.networks_of(config, stage)
     blank = {net: blank_variables(jobs, *origin) for net, origin in origins.items()}
     resident = images.resident(labelled=stage.memory is not None)
-    with blamed(name, [recipe.name, *networks.values()]):
+    with blamed(f"{name} with", [recipe.name, *networks.values()]):
         task = make_task(run, recipe, kind, images)
         frozen = Frozen(stage_key(config.seed, kind), **resident, nets={})
         frozen, start = supplied(task, frozen, blank)
@@ -204,27 +201,6 @@ def told_images(images: Split | Stream) -> str:
     if isinstance(images, Stream):
         return str(images.size)
     return f"{images.size} with labels {checksum(images.label):08x}"
-
-
-@contextlib.contextmanager
-def blamed(job: str, names: Iterable[str]) -> Iterator[None]:
-    """A context that turns an error in a user's code, such as "my_code:Net", into a `UserError`."""
-    own = [name for name in names if ":" in name]
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # any, as the code is the user's
-        if not own:
-            raise
-        modules = (sys.modules.get(name.partition(":")[0]) for name in own)
-        files = {module.__file__ for module in modules if module}
-        frames = traceback.extract_tb(error.__traceback__)
-        places = [f", {one.filename}, line {one.lineno}" for one in frames if one.filename in files]
-        where, text = "".join(places[-1:]), (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"{job} with {' and '.join(own)}{where}: {type(error).__name__}: {text}"
-        ) from error
 
 
 def make_task(run: Run, recipe: Recipe, kind: str, images: Split | Stream) -> Task:

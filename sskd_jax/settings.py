@@ -23,7 +23,7 @@ from sskd_jax.rules import (
     number,
     whole,
 )
-from sskd_jax.types import Method, UserError, choose, find
+from sskd_jax.types import Method, UserError, blamed, choose, find
 
 
 class Recipe(NamedTuple):
@@ -291,7 +291,8 @@ def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
     name = numbers.pop("name", None)
     factory = find(METHODS, name, "method")
     check_keys(f"{where}method.", numbers, numbers_of(factory))
-    method = factory(**numbers)
+    with blamed("the method", [name]):
+        method = factory(**numbers)
     *_, last = method.values()
     check_keys(f"{where}weights.", weights, dict.fromkeys(last.terms, NOT_NEGATIVE))
     if not any(weights.values()):

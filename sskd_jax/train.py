@@ -25,7 +25,7 @@ from sskd_jax.system.paths import locate
 from sskd_jax.system.quiet import silence_checkpoint_errors
 from sskd_jax.types import Params
 from sskd_jax.workdir import report, seeds
-from sskd_jax.workdir.logbook import Logbook, NoLogbook
+from sskd_jax.workdir.logbook import Logbook, NoLogbook, as_stored, begun, check_config
 from sskd_jax.workdir.stages import check_formats
 
 
@@ -61,12 +61,15 @@ def by_seed(config: ConfigDict, folder: epath.Path) -> list[tuple[ConfigDict, ep
 
     Raises:
       UserError: a config is invalid, or the folder has the run of one seed and several are wanted,
-        or the reverse.
+        or the reverse, or seeds of another config.
     """
-    settings.check(config)
+    known = config_as_trained(config, settings.check(config))
     seeds.check_free(folder, config.seeds > 1)
     if config.seeds == 1:
         return [(config, folder)]
+    for place in seeds.folders(folder):
+        if stored := begun(place):
+            check_config(place, stored, as_stored(known) | {"seed": stored["seed"]})
     runs = []
     for seed in range(config.seed, config.seed + config.seeds):
         own = config.copy_and_resolve_references()
@@ -82,7 +85,7 @@ def run_seed(
     """Trains with one seed, in its workdir; returns the rows of its results."""
     recipes, loaded = settings.check(config), load(config, devices)
     check_formats(folder)
-    known = as_trained(config.to_dict(), {kind for recipe in recipes for kind in recipe.method})
+    known = config_as_trained(config, recipes)
     with Logbook(folder, known, devices) if chief() else NoLogbook() as book:
         session = Session(folder, devices, book, interruption, config.save_seconds)
         jobs = up_to(config.until, plan(loaded, recipes))
@@ -91,6 +94,11 @@ def run_seed(
         if chief():
             report.finish(book, rows)
     return rows
+
+
+def config_as_trained(config: ConfigDict, recipes: Sequence[settings.Recipe]) -> Row:
+    """The config to store; see `as_trained`."""
+    return as_trained(config.to_dict(), {kind for recipe in recipes for kind in recipe.method})
 
 
 def train_all(jobs: Sequence[Job], session: Session) -> list[tuple[Job, Trained]]:

@@ -9,9 +9,12 @@ images; H, W, C height, width and channels of an image or a feature map; D embed
 classes.
 """
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -259,3 +262,24 @@ def find(registry: Mapping[str, Any], name: str, what: str) -> Any:
         raise
     except Exception as error:  # the module is the user's, and may raise anything
         raise UserError(f"the {what} {name!r}: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def blamed(what: str, names: Iterable[str]) -> Iterator[None]:
+    """A context that turns an error in a user's code, such as "my_code:Net", into a `UserError`."""
+    own = [name for name in names if ":" in name]
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # any, as the code is the user's
+        if not own:
+            raise
+        modules = (sys.modules.get(name.partition(":")[0]) for name in own)
+        files = {module.__file__ for module in modules if module}
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f", {one.filename}, line {one.lineno}" for one in frames if one.filename in files]
+        where, text = "".join(places[-1:]), (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{what} {' and '.join(own)}{where}: {type(error).__name__}: {text}"
+        ) from error

@@ -19,6 +19,14 @@ def command(*flags: str) -> subprocess.CompletedProcess:
     "flags,message",
     [
         ((), "give --config=configs/quickstart.py"),
+        (("--config=configs/common.py",), "the config file has no function get_config"),
+        (
+            (
+                "--config=configs/cifar.py:method=scratch,at+kd",
+                "--config.settings.at+kd.weights.at=500",
+            ),
+            "in brackets: type \"--config.settings['at+kd'].weights.at=500\"",
+        ),
         (("--config=configs/nope.py",), "No such file or directory: 'configs/nope.py'"),
         (("--config=configs/cifar.py:method=ssdk",), "unknown method 'ssdk': did you mean 'sskd'"),
         (

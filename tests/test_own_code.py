@@ -163,6 +163,15 @@ def test_a_number_without_a_type_is_asked_for_it(my_code, number, tmp_path):
         settings.check(config)
 
 
+def test_a_mistake_in_a_methods_factory_is_told_with_its_line(my_code, tmp_path):
+    text = (tmp_path / "my_code.py").read_text()
+    config = cifar.get_config("method=my_code:near,student=my_code:Tiny")
+    sys.modules.pop("my_code")
+    (tmp_path / "my_code.py").write_text(text.replace("kd_temperature=kd", "temperature=kd"))
+    with pytest.raises(UserError, match="the method my_code:near, .*my_code.py, line .*TypeError"):
+        settings.check(config)
+
+
 def test_a_number_without_a_default_is_asked_for(my_code, tmp_path):
     (tmp_path / "bare.py").write_text("def method(*, width: int): ...")
     with pytest.raises(UserError, match="give its number width a default"):

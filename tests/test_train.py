@@ -87,6 +87,19 @@ def test_several_seeds_are_runs_of_their_own(tmp_path):
         train.by_seed(small_config(seed=2**31 - 1, seeds=2), tmp_path)
 
 
+def test_seeds_of_another_config_are_refused(tmp_path):
+    """Before anything is trained, and even if this run has not that seed: its table would."""
+    config = small_config(seed=3, seeds=2, until="teacher", **{"teacher.epochs": 1})
+    seed = tmp_path / "seed-7"
+    (seed / "teacher" / "3").mkdir(parents=True)
+    (seed / "teacher" / "stage.json").write_text("{}")
+    (seed / "config.json").write_text(json.dumps(config.to_dict() | {"seed": 7}))
+    train.by_seed(config, epath.Path(tmp_path))
+    config.student.learning_rate = 0.7
+    with pytest.raises(UserError, match="seed-7 holds a run with another config .student.learning"):
+        train.by_seed(config, epath.Path(tmp_path))
+
+
 @pytest.mark.slow
 def test_seeds_are_trained_one_after_the_other(tmp_path, capsys):
     config = small_config(seed=3, seeds=2, until="teacher", **{"teacher.epochs": 1})

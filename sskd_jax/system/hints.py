@@ -115,6 +115,16 @@ def of_another_type(error: flags.IllegalFlagValueError, argv: Sequence[str]) -> 
     return str(error)
 
 
+def in_brackets(argv: Sequence[str]) -> str:
+    """What to type for the first key with a name such as at+kd, which is no plain word; or ""."""
+    for argument in argv:
+        flag, _, value = argument.lstrip("-").partition("=")
+        if "+" in flag and "'" not in flag:
+            parts = [f"['{part}']" if "+" in part else f".{part}" for part in flag.split(".")]
+            return f'"--{"".join(parts).lstrip(".")}={value}"'
+    return ""
+
+
 def reason(error: BaseException, argv: Sequence[str]) -> str:
     """The user's mistake in words; config_flags wraps it in further errors.
 
@@ -143,6 +153,8 @@ def reason(error: BaseException, argv: Sequence[str]) -> str:
     if isinstance(error, KeyError):
         name, value = typed(argv, str(error.args[0]).split("'")[1])
         return f"unknown config key {name!r}{what_to_type(config_of(argv), name, value)}"
+    if bracketed := in_brackets(argv):
+        return f"a name with + stands in brackets: type {bracketed}"
     text, flag = str(error), getattr(error, "flagname", None)  # set by absl for an unknown flag
     likely = flag and likely_keys(config_of(argv), flag)
     if flag and (likely or "did you mean" not in text.lower()):

@@ -31,4 +31,4 @@ def read_config(argument: str) -> Any:
     get_config = runpy.run_path(path).get("get_config")
     if get_config is None:
         raise UserError(f"{path} has no function get_config: configs/quickstart.py shows one")
-    return get_config(arguments or None)
+    return get_config(arguments) if arguments else get_config()

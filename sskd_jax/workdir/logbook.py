@@ -4,9 +4,9 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import IO
+from typing import IO, Any
 
 import jax
 from etils import epath
@@ -39,6 +39,11 @@ HARMLESS = ("seeds", "time_limit", "until", "save_seconds", "data.data_dir", "pa
 
 
 flatten = partial(flatten_dict, sep=".")  # {"a": {"b": 1}} -> {"a.b": 1}: keys as they are typed
+
+
+def as_stored(config: Mapping[str, Any]) -> Row:
+    """A config as it is read from its JSON file: with lists for tuples."""
+    return json.loads(json.dumps(config))
 
 
 def shared_parts(config: Row, other: Row) -> Row:
@@ -85,6 +90,33 @@ def differences(stored: Row, config: Row) -> list[str]:
     ]
 
 
+def begun(workdir: epath.Path) -> Row | None:
+    """The config of the run in a workdir; None if it has no checkpoint yet."""
+    saved = any(map(has_checkpoints, stage_folders(workdir)))
+    return read_json(workdir / CONFIG) if saved and (workdir / CONFIG).exists() else None
+
+
+def check_config(workdir: epath.Path, stored: Row, config: Row) -> None:
+    """Raises a `UserError` if the config of a workdir's run differs in more than `HARMLESS` keys.
+
+    Args:
+      workdir: of the run.
+      stored: the config that `begun` returns.
+      config: of the run that is to go on there, with lists for tuples, as in JSON.
+    """
+    if ("settings" in stored) != ("settings" in config):
+        what = "a comparison of methods" if "settings" in stored else "the run of one method alone"
+        raise UserError(
+            f"{workdir} holds {what}, to which no other can be added like this: give another "
+            f"--workdir, and --config.teacher.checkpoint={workdir} to take its teacher along"
+        )
+    if changed := differences(stored, config):
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(changed)}): "
+            "give the old values, or another --workdir"
+        )
+
+
 class Logbook:
     """The files of one workdir, which belongs to this process until the `with` ends.
 
@@ -105,8 +137,7 @@ class Logbook:
                 workdir.mkdir(parents=True, exist_ok=True)
                 self.lock = on_failure.enter_context(lock(workdir))
                 check_folder(workdir / TENSORBOARD)
-                as_stored = json.loads(json.dumps(config))  # with lists for tuples
-                write_json(workdir / CONFIG, self.merged_config(as_stored))
+                write_json(workdir / CONFIG, self.merged_config(as_stored(config)))
                 self.environment = self.environment_index(environment(devices, config))
             except OSError as error:
                 reason = error.strerror or error  # a bucket's has no `strerror`
@@ -128,16 +159,10 @@ class Logbook:
         Raises:
           UserError: the workdir holds a run whose config differs in more than `HARMLESS` keys.
         """
-        file = self.workdir / CONFIG
-        saved = any(map(has_checkpoints, stage_folders(self.workdir)))
-        if not file.exists() or not saved:
+        stored = begun(self.workdir)
+        if stored is None:
             return config
-        stored = read_json(file)
-        if changed := differences(stored, config):
-            raise UserError(
-                f"{self.workdir} holds a run with another config ({'; '.join(changed)}): "
-                "give the old values, or another --workdir"
-            )
+        check_config(self.workdir, stored, config)
         return united(stored, config)
 
     def environment_index(self, here: Row) -> int:

@@ -110,7 +110,7 @@ def show(workdir: epath.Path) -> None:
             row = row | {"minutes": minutes(times, row["stage"])}
             networks.setdefault((row["stage"], row.get("net")), []).append(row)
     several = f", mean ± standard deviation of {len(files)} seeds" * (len(files) > 1)
-    cells = [result_cells(rows) for rows in networks.values()]
+    cells = [result_cells(rows, len(files)) for rows in networks.values()]
     table(f"Accuracy on the test images, %{several}", RESULT_COLUMNS, cells)
     others = [other_cells(rows) for rows in networks.values()]
     if others := [cells for cells in others if any(cells[1:])]:
@@ -141,14 +141,14 @@ def other_cells(rows: Sequence[Row]) -> list[str]:
     return [row_name(rows[0]), *scores]
 
 
-def result_cells(rows: Sequence[Row]) -> list[str]:
-    """The cells of a network's row, by `RESULT_COLUMNS`, from its rows of all seeds."""
+def result_cells(rows: Sequence[Row], seeds: int) -> list[str]:
+    """The cells of a network's row, by `RESULT_COLUMNS`, from its rows of some seeds."""
     first, several = rows[0], len(rows) > 1
     last, top5, best = (
         percent([row.get(score) for row in rows]) for score in ("top1", "top5", "best_top1")
     )
     return [
-        row_name(first),
+        row_name(first) + f" ({len(rows)} of them)" * (len(rows) < seeds),
         first["network"],
         last,
         "" if several else top5,  # so that a line has at most 80 characters

@@ -69,7 +69,7 @@ def test_an_unknown_flag_and_an_unknown_key(tmp_path):
 def test_a_value_of_another_type(key, value, hint, tmp_path):
     file = tmp_path / "config.py"
     student = {"epochs": 40, "rate": 0.5, "cosine": False, "images": {"share": 1.0}}
-    file.write_text(f"def get_config(_):\n    return {{'student': {student}}}\n")
+    file.write_text(f"def get_config():\n    return {{'student': {student}}}\n")
     flag = f"--config.student.{key}={value}"
     error = flags.IllegalFlagValueError(f"flag {flag}: wrong: type")
     error.__context__ = ValueError("wrong: type")
@@ -79,7 +79,7 @@ def test_a_value_of_another_type(key, value, hint, tmp_path):
 
 def test_a_key_goes_before_what_absl_suggests(tmp_path):
     file = tmp_path / "config.py"
-    file.write_text("def get_config(_):\n    return {'student': {'model': 'resnet8'}}\n")
+    file.write_text("def get_config():\n    return {'student': {'model': 'resnet8'}}\n")
     error = flags.UnrecognizedFlagError("student", suggestions=["stderrthreshold"])
     said = hints.reason(error, ["main.py", f"--config={file}", "--student=resnet20"])
     assert said == "unknown flag 'student': type --config.student.model=resnet20"

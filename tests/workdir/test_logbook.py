@@ -185,10 +185,12 @@ def test_a_further_method_brings_the_sections_of_its_own_stages(tmp_path):
 
 def test_a_comparison_and_a_single_method_do_not_share_a_workdir(tmp_path):
     single, several = {**CONFIG, "weights": {"kd": 0.9}}, compare(kd=0.9)
-    for name, first, then in (("a", several, single), ("b", single, several)):
+    told = {"a comparison of methods": (several, single), "one method alone": (single, several)}
+    for name, (first, then) in told.items():
         with book(tmp_path / name, first):
             trained(tmp_path / name)
-        with pytest.raises(UserError, match="another config"), book(tmp_path / name, then):
+        message = f"holds .*{name}, to which .* --config.teacher.checkpoint={tmp_path / name} to"
+        with pytest.raises(UserError, match=message), book(tmp_path / name, then):
             pass
 
 
