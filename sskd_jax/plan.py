@@ -17,7 +17,7 @@ from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
 from sskd_jax.engine.begin import Sketch, sketch
 from sskd_jax.engine.evaluate import batch_scores
-from sskd_jax.engine.loop import Job, epoch_order, variables
+from sskd_jax.engine.loop import Job, epoch_order
 from sskd_jax.engine.order import stage_key
 from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.layers.norm import folded
@@ -265,7 +265,7 @@ def published_for(config: ConfigDict) -> Mapping[str, float]:
 
 def blank_variables(jobs: Mapping[str, Job], job: str, net: str) -> Params:
     """Zeros in the shapes of the variables that a job leaves for a net."""
-    shapes = variables(jobs[job].sketch.state)
+    shapes = jobs[job].sketch.state.variables
     shapes = choose(shapes, net, f"net of the stage {jobs[job].kind}")
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -317,7 +317,7 @@ def score_names(task: Task, found: Sketch, frozen: Frozen) -> tuple[str, ...]:
     shape, index = frozen.image.shape[1:], np.zeros(2, np.int32)
     examples = frozen._replace(image=np.zeros((2, *shape), np.uint8), label=index)
     program = partial(batch_scores, traced)
-    jax.eval_shape(program, variables(found.state), examples, index, index == 0)
+    jax.eval_shape(program, found.state.variables, examples, index, index == 0)
     return tuple(names)
 
 

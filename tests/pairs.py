@@ -207,9 +207,7 @@ def begin(
     everything = task._replace(stage=stage._replace(nets=all_learn))
     state = initial_state(everything, jax.random.key(4), frozen, start)
     still = {
-        name: {"params": state.params[name], "batch_stats": state.batch_stats[name]}
-        for name, net in nets.items()
-        if not (net.learns or net.follows)
+        name: state.variables[name] for name, net in nets.items() if not (net.learns or net.follows)
     }
     params, batch_stats = (
         {name: own for name, own in tree.items() if name not in still}

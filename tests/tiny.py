@@ -16,7 +16,7 @@ from configs import quickstart
 from sskd_jax import plan, sections, settings
 from sskd_jax.engine.begin import Sketch, begin, sketch
 from sskd_jax.engine.devices import run_once
-from sskd_jax.engine.loop import Job, variables
+from sskd_jax.engine.loop import Job
 from sskd_jax.engine.step import initial_state
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.methods import METHODS
@@ -106,7 +106,7 @@ def make_frozen(task: Task, count: int = 48) -> Frozen:
     program = partial(begin, everything, frozen.image.shape[1:])
     state = run_once(program, jax.random.key(2), frozen.label, frozen.nets, {})
     still = [name for name, net in stage.nets.items() if not (net.learns or net.follows)]
-    return frozen._replace(nets={name: variables(state)[name] for name in still})
+    return frozen._replace(nets={name: state.variables[name] for name in still})
 
 
 def sketched(task: Task, frozen: Frozen, start: Params | None = None) -> tuple[Task, Sketch]:

@@ -41,7 +41,7 @@ from experiments.bench.workload import (
 from experiments.cost import forward_operations, passes
 from sskd_jax.engine.devices import Mapped, replicated
 from sskd_jax.engine.evaluate import evaluation
-from sskd_jax.engine.loop import Job, variables
+from sskd_jax.engine.loop import Job
 from sskd_jax.engine.step import train_step
 from sskd_jax.types import Batch, Losses, Nets, UserError
 from sskd_jax.workdir.logbook import NoLogbook
@@ -165,7 +165,7 @@ def evaluation_row(steps: Steps) -> Row:
     job, devices = steps.job, steps.devices
     evaluate = evaluation(job.task, devices, job.batch_size)
     frozen = steps.frozen._replace(**replicated(job.held_out.resident(), devices))
-    once = partial(evaluate, variables(steps.state), frozen, job.held_out)
+    once = partial(evaluate, steps.state.variables, frozen, job.held_out)
     once()
     return timing_row("evaluation", timed(once), IMAGES.value)
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from sskd_jax import plan, settings
 from sskd_jax.data.sources import Dataset, Split
 from sskd_jax.engine.devices import Mapped, replicated
-from sskd_jax.engine.loop import Job, epoch_order, first_state, variables
+from sskd_jax.engine.loop import Job, epoch_order, first_state
 from sskd_jax.engine.step import train_program
 from sskd_jax.plan import Run
 from sskd_jax.workdir.files import Row
@@ -58,7 +58,7 @@ def make_jobs(run: Run) -> list[Job]:
     finished, jobs = {}, []
     for job in plan.plan(run, [recipe._replace(prefix="")]):
         jobs.append(plan.supply(job, finished))
-        finished[job.name] = arbitrary(variables(job.sketch.state))
+        finished[job.name] = arbitrary(job.sketch.state.variables)
     return jobs
 
 

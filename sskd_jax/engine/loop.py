@@ -238,9 +238,9 @@ def run_stage(job: Job, session: Session) -> Trained:
         last, best = load(Checkpoints.newest), load(Checkpoints.best)
     if any(max_over_processes(not session.book.is_best(job.name, int(best.step)))):
         console.print(f"{job.name}  its best checkpoint is lost: the results name no best epoch")
-        return Trained(variables(last), best=None, best_epoch=None)
+        return Trained(last.variables, best=None, best_epoch=None)
     best_epoch = int(best.step) // job.task.steps_per_epoch
-    return Trained(variables(last), variables(best), best_epoch)
+    return Trained(last.variables, best.variables, best_epoch)
 
 
 def is_begun(job: Job, session: Session) -> bool:
@@ -293,14 +293,6 @@ def check_fits(stored: Mapping[str, Any], blank: TrainState, folder: epath.Path)
             )
 
 
-def variables(state: TrainState) -> Params:
-    """{"params", "batch_stats"} of the nets in a state, by net."""
-    return {
-        net: {"params": params, "batch_stats": state.batch_stats[net]}
-        for net, params in state.params.items()
-    }
-
-
 def measure(
     job: Job, trained: Sequence[Params], split: Split | Stream, session: Session
 ) -> list[dict[str, float]]:
@@ -343,7 +335,7 @@ def train(
             if step < (epoch + 1) * steps:
                 stop(job, step, state, checkpoints, session)
             progress.evaluating()
-            scores = evaluate(variables(state), held_out, job.held_out)
+            scores = evaluate(state.variables, held_out, job.held_out)
             figures = epoch_figures(job, state, scores)
             rate = {"learning_rate": float(run_once(job.learning_rate, step - 1))}
             place = {"stage": job.name, "epoch": epoch + 1, "step": step}

@@ -60,16 +60,12 @@ def train_step(
     dropout = jax.random.fold_in(jax.random.fold_in(batch.key, ONCE), device_index())
 
     def loss(learned: Params) -> tuple[Any, tuple[Params, Any, dict[str, Array]]]:
-        params = state.params | learned
-        variables = {
-            name: {"params": params[name], "batch_stats": state.batch_stats[name]}
-            for name in params
-        }
-        functions, stats = net_functions(task, {**frozen.nets, **variables}, dropout)
+        moved = state._replace(params=state.params | learned)
+        functions, stats = net_functions(task, {**frozen.nets, **moved.variables}, dropout)
         losses = task.stage.loss(functions, batch)
         parts = objective(task, losses)
         values = {"loss": sum(jax.tree.leaves(parts)), **losses.terms, **losses.figures}
-        return parts, ({name: stats[name] for name in params}, losses.memory, values)
+        return parts, ({name: stats[name] for name in moved.params}, losses.memory, values)
 
     grads, (batch_stats, memory, values) = gradients(loss, learned)
     grads, values = mean_over_devices((grads, values))

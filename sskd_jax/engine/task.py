@@ -75,6 +75,14 @@ class TrainState(NamedTuple):
     sums: dict[str, Array]
     first_nonfinite: dict[str, Array]
 
+    @property
+    def variables(self) -> Params:
+        """{"params", "batch_stats"} of the nets that learn or follow, by net."""
+        return {
+            net: {"params": params, "batch_stats": self.batch_stats[net]}
+            for net, params in self.params.items()
+        }
+
 
 class Health(NamedTuple):
     """What tells, after a dispatch, that training must not go on.

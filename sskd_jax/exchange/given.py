@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sskd_jax.engine.loop import Job, first_state, variables
+from sskd_jax.engine.loop import Job, first_state
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.exchange.finished import record_beside
 from sskd_jax.system.paths import locate
@@ -298,7 +298,7 @@ def started(job: Job, start: Start | None) -> Job:
     """A supplied job with the weights of its start, if it has one; the rest stays as without it."""
     if start is None:
         return job
-    fresh = variables(first_state(job))
+    fresh = first_state(job).variables
     nets = {
         net: unflatten_dict(flatten_dict(fresh[net]) | dict(leaves))
         for net, leaves in start.leaves.items()

@@ -11,7 +11,6 @@ from tiny import make_frozen, make_task, sketched, sskd_task, start_state
 from sskd_jax.data.sources import Split
 from sskd_jax.engine.devices import replicated
 from sskd_jax.engine.evaluate import evaluation, padded_batches
-from sskd_jax.engine.loop import variables as variables_of
 from sskd_jax.methods.common import classification_scores, supervised, unscored
 from sskd_jax.methods.long_tail import calibration_error
 from sskd_jax.methods.sskd import contrastive_scores
@@ -27,7 +26,7 @@ def beginning():
     task = sskd_task()
     frozen = make_frozen(task, SIZE)
     task, _ = sketched(task, frozen)
-    variables = variables_of(start_state(task, frozen))
+    variables = start_state(task, frozen).variables
     return task, variables, frozen, Split(frozen.image, frozen.label)
 
 
@@ -125,7 +124,7 @@ def scored(scores) -> tuple:
     frozen = make_frozen(task, SIZE)
     task, found = sketched(task, frozen)
     blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), found.state)
-    return task, variables_of(blank), frozen
+    return task, blank.variables, frozen
 
 
 def over_all(scores) -> dict[str, float]:

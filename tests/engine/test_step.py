@@ -20,7 +20,6 @@ from tiny import (
 
 from sskd_jax.axis import everywhere
 from sskd_jax.engine.devices import RUN_OFTEN, Mapped, compiler_options, replicated, unreplicate
-from sskd_jax.engine.loop import variables as variables_of
 from sskd_jax.engine.step import initial_state, train_program
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.methods.common import supervised, unscored
@@ -241,7 +240,7 @@ def test_what_the_loss_does_not_depend_on_is_found_without_computing_it(partly):
 
 def test_it_is_found_of_a_net_that_goes_on_from_an_earlier_stage_too(partly):
     task, before, _ = partly
-    start = variables_of(before)
+    start = before.variables
     assert sketched(task, make_frozen(task), start)[0].reached == {"parts": REACHED}
 
 
@@ -321,16 +320,16 @@ def test_a_net_begins_alike_whatever_stands_beside_it():
     """Random weights depend on a net's name and the seed, so all methods' students are one."""
     alone = make_task(supervised("student"))
     frozen = Frozen(jax.random.PRNGKey(1), **images(), nets={})
-    student = variables_of(start_state(alone, frozen))["student"]
-    jax.tree.map(np.testing.assert_array_equal, student, variables_of(beginning()[0])["student"])
+    student = start_state(alone, frozen).variables["student"]
+    jax.tree.map(np.testing.assert_array_equal, student, beginning()[0].variables["student"])
 
 
 def test_a_net_that_goes_on_from_an_earlier_stage_begins_as_it_was_left():
     task = make_task(supervised("student"))
     frozen = Frozen(jax.random.PRNGKey(1), **images(), nets={})
-    left = jax.tree.map(lambda leaf: leaf + 1, variables_of(beginning()[0])["student"])
+    left = jax.tree.map(lambda leaf: leaf + 1, beginning()[0].variables["student"])
     state = initial_state(task, jax.random.key(0), frozen, {"student": left})
-    jax.tree.map(np.testing.assert_array_equal, variables_of(state)["student"], left)
+    jax.tree.map(np.testing.assert_array_equal, state.variables["student"], left)
 
 
 @pytest.mark.parametrize(

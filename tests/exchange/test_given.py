@@ -10,7 +10,7 @@ import pytest
 import torch_files
 from tiny import planned, small_config, tiny_network
 
-from sskd_jax.engine.loop import Job, first_state, variables
+from sskd_jax.engine.loop import Job, first_state
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.exchange.given import as_trained, load_given, load_start, started
 from sskd_jax.types import UserError
@@ -51,7 +51,7 @@ def finish(workdir: Path, job: Job, **about: object) -> dict:
     describe(workdir / job.name, job.about | dict(job.beside) | about)
     with Checkpoints(workdir / job.name) as checkpoints:
         checkpoints.save(state, 0.5)
-    return variables(state)
+    return state.variables
 
 
 def assert_equal(ours: object, theirs: object) -> None:
@@ -62,7 +62,7 @@ def first(job: Job, path: Path) -> tuple[dict, str, dict]:
     """(variables of step 0 by net, the line, the record) of a job that starts from a path."""
     start = load_start(job._replace(start_from=str(path)))
     begun = started(job._replace(start_from=str(path)), start)
-    return variables(first_state(begun)), start.line, begun.beside["start"]
+    return first_state(begun).variables, start.line, begun.beside["start"]
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
@@ -83,7 +83,7 @@ def test_another_number_of_classes_gets_the_classifier_that_it_would_have(plain,
     path, job = file(tmp_path, classes=7), plain["teacher"]
     found, line, _ = first(job, path)
     expected = torch_bridge.from_state_dict("tiny", torch_files.weights("tiny", 7))
-    without = variables(first_state(job))["teacher"]
+    without = first_state(job).variables["teacher"]
     expected["params"]["fc"] = without["params"]["fc"]
     assert_equal(found["teacher"], expected)
     assert "its classifier is fresh, as that tells 7 classes apart and this dataset has 10" in line
@@ -103,7 +103,7 @@ def test_nets_that_a_start_lacks_begin_anew(plain, tmp_path):
     stored = finish(tmp_path, plain["scratch/student"])
     found, line, _ = first(plain["sskd/student"], tmp_path / "scratch/student")
     assert_equal(found["student"], stored["student"])
-    assert_equal(found["head"], variables(first_state(plain["sskd/student"]))["head"])
+    assert_equal(found["head"], first_state(plain["sskd/student"]).variables["head"])
     assert line.endswith("; begins anew: head")
 
 

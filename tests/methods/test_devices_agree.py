@@ -47,11 +47,7 @@ def step_and_scores(start: Beginning) -> Iterator[tuple[TrainState, Any]]:
     state = state._replace(step=np.int32(EPOCH * task.steps_per_epoch))
 
     def program(state: TrainState, frozen: Frozen, index: jax.Array, mask: jax.Array) -> Any:
-        variables = {
-            name: {"params": own, "batch_stats": state.batch_stats[name]}
-            for name, own in state.params.items()
-        }
-        scores = batch_scores(task, variables, frozen, index, mask)
+        scores = batch_scores(task, state.variables, frozen, index, mask)
         return train_step(task, state, frozen, index), scores
 
     def compiled(devices: int) -> tuple[Any, Any]:

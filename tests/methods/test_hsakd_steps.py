@@ -219,10 +219,7 @@ def predicted(steps: Steps, net: str, variables: Params, train: set[str]) -> lis
 
 def variables_of(steps: Steps, state: TrainState) -> Params:
     """Of all nets; those that are frozen stay as they were."""
-    return steps.variables | {
-        name: {"params": own, "batch_stats": state.batch_stats[name]}
-        for name, own in state.params.items()
-    }
+    return steps.variables | state.variables
 
 
 def test_they_begin_with_the_recorded_predictions(steps):

@@ -47,10 +47,7 @@ def compute(start: Beginning) -> Found:
         batch = make_batch(task, state, frozen, INDEX)
 
         def objective(params: Params) -> tuple[jax.Array, Any]:
-            own = {
-                name: {"params": tree, "batch_stats": state.batch_stats[name]}
-                for name, tree in params.items()
-            }
+            own = state._replace(params=params).variables
             nets, _ = net_functions(task, {**frozen.nets, **own}, batch.key)
             losses = task.stage.loss(nets, batch)
             scores = task.stage.scores(nets, batch._replace(mask=np.ones(INDEX.size, bool)))
