@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sskd_jax.system import early
 
@@ -82,14 +82,14 @@ def default_workdir() -> str:
     return str(pathlib.Path("runs", ",".join(filter(None, [pathlib.Path(file).stem, arguments]))))
 
 
-def main(argv: Sequence[str], work: Callable[..., object] | None = None) -> None:
-    """Runs `work`, by default `train.run`, on the config and the workdir that the flags give."""
+def main(argv: Sequence[str]) -> None:
+    """Trains what the config says in the workdir that the flags give."""
     logging.set_verbosity(logging.FATAL)  # libraries log errors that they also raise
     try:
         with distributed.membership() if DISTRIBUTED.value else contextlib.nullcontext():
             from sskd_jax import train
 
-            (work or train.run)(CONFIG.value, WORKDIR.value or default_workdir())
+            train.run(CONFIG.value, WORKDIR.value or default_workdir())
     except mistakes() as error:
         fail(str(error))
     except Stopped as stop:

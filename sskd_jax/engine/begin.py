@@ -1,15 +1,14 @@
 """The first state of a stage, and what a trace of its loss shows before anything is computed."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Var
+from jax.extend.core import Jaxpr, JaxprEqn, Var
 
-from sskd_jax.engine.optim import depends_on
 from sskd_jax.engine.task import (
     ONCE,
     Frozen,
@@ -192,3 +191,30 @@ def sketch(task: Task, frozen: Frozen, start: Params) -> Sketch:
     reached = jax.tree.unflatten(jax.tree.structure(state), found)
     nets = task.stage.nets
     return Sketch(state, {name: reached.params[name] for name in nets if nets[name].learns})
+
+
+def depends_on(jaxpr: Jaxpr, outputs: Iterable[Any]) -> set[Var]:
+    """The variables of a program from which at least one of its `outputs` is computed."""
+    needed = {var for var in outputs if isinstance(var, Var)}
+    for equation in reversed(jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            needed.update(inputs_needed(equation, needed))
+    return needed
+
+
+def inputs_needed(equation: JaxprEqn, needed: set[Var]) -> set[Var]:
+    """The inputs of an equation from which those of its outputs that are `needed` come.
+
+    Dependencies inside a jitted function are followed; of any other equation, every output depends
+    on every input. No gradient passes through `stop_gradient`, so it needs no input.
+    """
+    inputs = equation.invars
+    if equation.primitive.name == "stop_gradient":
+        inputs = []
+    if equation.primitive.name == "jit":
+        inner = equation.params["jaxpr"].jaxpr
+        pairs = zip(equation.outvars, inner.outvars, strict=True)
+        inside = depends_on(inner, [within for outer, within in pairs if outer in needed])
+        pairs = zip(equation.invars, inner.invars, strict=True)
+        inputs = [outer for outer, within in pairs if within in inside]
+    return {var for var in inputs if isinstance(var, Var)}

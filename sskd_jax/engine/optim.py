@@ -1,13 +1,12 @@
-"""SGD as in PyTorch, the schedule of the learning rate, and what a loss depends on."""
+"""SGD as in PyTorch, and the schedule of the learning rate."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import Jaxpr, JaxprEqn, Var
 
 
 def milestone_schedule(
@@ -99,30 +98,3 @@ def two_momenta(
         return updates, Momenta(state.count + 1, (first, second))
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def depends_on(jaxpr: Jaxpr, outputs: Iterable[Any]) -> set[Var]:
-    """The variables of a program from which at least one of its `outputs` is computed."""
-    needed = {var for var in outputs if isinstance(var, Var)}
-    for equation in reversed(jaxpr.eqns):
-        if needed.intersection(equation.outvars):
-            needed.update(inputs_needed(equation, needed))
-    return needed
-
-
-def inputs_needed(equation: JaxprEqn, needed: set[Var]) -> set[Var]:
-    """The inputs of an equation from which those of its outputs that are `needed` come.
-
-    Dependencies inside a jitted function are followed; of any other equation, every output depends
-    on every input. No gradient passes through `stop_gradient`, so it needs no input.
-    """
-    inputs = equation.invars
-    if equation.primitive.name == "stop_gradient":
-        inputs = []
-    if equation.primitive.name == "jit":
-        inner = equation.params["jaxpr"].jaxpr
-        pairs = zip(equation.outvars, inner.outvars, strict=True)
-        inside = depends_on(inner, [within for outer, within in pairs if outer in needed])
-        pairs = zip(equation.invars, inner.invars, strict=True)
-        inputs = [outer for outer, within in pairs if within in inside]
-    return {var for var in inputs if isinstance(var, Var)}

@@ -117,6 +117,33 @@ def check_config(workdir: epath.Path, stored: Row, config: Row) -> None:
         )
 
 
+def tell_changes(before: Row, here: Row) -> None:
+    """Prints a line for what makes a resumed run another one than it was.
+
+    It may be resumed on devices of another kind, or another number of them, or with changed code of
+    the user's.
+    """
+    counts = [len(where["devices"]) for where in (here, before)]
+    kinds = ["{platform} ({devices[0]})".format(**where) for where in (here, before)]
+    if kinds[0] != kinds[1]:
+        console.print(
+            f"devices  {kinds[0]} in place of {kinds[1]} before: with dtype=auto, networks "
+            "compute in float32 on CPUs and older GPUs and in bfloat16 elsewhere, so from here on "
+            "the run may be another one; --config.dtype=float32 or bfloat16 keeps to what it was"
+        )
+    elif counts[0] != counts[1]:
+        console.print(
+            f"devices  {counts[0]} in place of {counts[1]} before: from here on the run is the "
+            "same up to rounding, not bit for bit"
+        )
+    own, earlier = (where.get("own_code", {}) for where in (here, before))
+    if changed := [name for name in own if own[name] != earlier.get(name, own[name])]:
+        console.print(
+            f"code  {', '.join(changed)} changed since this run began: from here on it may be "
+            "another one; give another --workdir to train it anew"
+        )
+
+
 class Logbook:
     """The files of one workdir, which belongs to this process until the `with` ends.
 
@@ -166,11 +193,7 @@ class Logbook:
         return united(stored, config)
 
     def environment_index(self, here: Row) -> int:
-        """The index of an environment in environments.json, to which a new one is added.
-
-        Prints a line if the run is resumed on devices of another kind, or another number of them,
-        or with changed code of the user's.
-        """
+        """The index of an environment in environments.json, to which a new one is added."""
         file, places = self.workdir / ENVIRONMENTS, self.places()
         environments = read_json(file) if file.exists() else []
         environments += [UNKNOWN] * (max(places, default=-1) + 1 - len(environments))
@@ -178,27 +201,7 @@ class Logbook:
             write_json(file, [*environments, here])
             environments.append(here)
         if places and environments[places[-1]] != UNKNOWN:
-            before = environments[places[-1]]
-            counts = [len(where["devices"]) for where in (here, before)]
-            kinds = ["{platform} ({devices[0]})".format(**where) for where in (here, before)]
-            if kinds[0] != kinds[1]:
-                console.print(
-                    f"devices  {kinds[0]} in place of {kinds[1]} before: with dtype=auto, networks "
-                    "compute in float32 on CPUs and older GPUs and in bfloat16 elsewhere, so from "
-                    "here on the run may be another one; --config.dtype=float32 or bfloat16 keeps "
-                    "to what it was"
-                )
-            elif counts[0] != counts[1]:
-                console.print(
-                    f"devices  {counts[0]} in place of {counts[1]} before: from here on the run "
-                    "is the same up to rounding, not bit for bit"
-                )
-            own, earlier = (where.get("own_code", {}) for where in (here, before))
-            if changed := [name for name in own if own[name] != earlier.get(name, own[name])]:
-                console.print(
-                    f"code  {', '.join(changed)} changed since this run began: from here on it may "
-                    "be another one; give another --workdir to train it anew"
-                )
+            tell_changes(environments[places[-1]], here)
         return environments.index(here)
 
     def places(self) -> list[int]:

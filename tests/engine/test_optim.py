@@ -7,7 +7,7 @@ import optax
 import pytest
 from golden import Golden, assert_near
 
-from sskd_jax.engine.optim import depends_on, milestone_schedule, sgd
+from sskd_jax.engine.optim import milestone_schedule, sgd
 from sskd_jax.engine.step import apply_updates
 
 RNG = np.random.default_rng(0)
@@ -148,43 +148,6 @@ def test_what_is_reached_may_be_said_of_a_whole_branch(reached):
     ones = jax.tree.map(jnp.ones_like, START)
     moved = apply_updates(START, ones, reached)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b + 1), moved, START)
-
-
-def test_what_a_result_is_computed_from():
-    def function(used, returned, unused, scalar):
-        elsewhere = jnp.sin(unused) + scalar
-        return jax.jit(jnp.cos)(used), returned, elsewhere.shape[0]
-
-    vector = jax.ShapeDtypeStruct((2,), jnp.float32)
-    number = jax.ShapeDtypeStruct((), jnp.float32)
-    program = jax.make_jaxpr(function)(vector, vector, vector, number).jaxpr
-    used, returned, unused, scalar = program.invars
-    cosine, same, _ = program.outvars
-    assert used in depends_on(program, [cosine])
-    assert not {returned, unused, scalar} & depends_on(program, [cosine])
-    assert depends_on(program, [same]) == {returned}
-
-
-def test_a_jitted_function_is_looked_into():
-    inner = jax.jit(lambda used, unused: (jnp.sin(used), unused + 1))
-
-    def function(used, unused):
-        return inner(used, unused)[0]
-
-    program = jax.make_jaxpr(function)(1.0, 2.0).jaxpr
-    used, unused = program.invars
-    needed = depends_on(program, program.outvars)
-    assert used in needed and unused not in needed
-
-
-def test_what_stands_in_front_of_a_stopped_gradient_is_not_reached():
-    def function(stopped, used):
-        return jax.lax.stop_gradient(jnp.sin(stopped)) * used
-
-    program = jax.make_jaxpr(function)(1.0, 2.0).jaxpr
-    stopped, used = program.invars
-    needed = depends_on(program, program.outvars)
-    assert used in needed and stopped not in needed
 
 
 def test_along_a_cosine_every_epoch_has_its_rate():
