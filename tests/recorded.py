@@ -21,6 +21,8 @@ from sskd_jax.engine import optim
 from sskd_jax.engine.devices import replicated, unreplicate
 from sskd_jax.engine.step import train_program
 from sskd_jax.engine.task import Frozen, Task, TrainState
+from sskd_jax.exchange import torch_bridge
+from sskd_jax.exchange.torch_bridge import LEAVES
 from sskd_jax.types import Params, Stage
 from sskd_jax.views import Optics
 
@@ -28,15 +30,8 @@ from sskd_jax.views import Optics
 OPTIMISED = {"xla_backend_optimization_level": 1}
 # The recorded images are already normalised: divided by 255 and by this std, they stay as they are.
 OPTICS = Optics(flip=False, pad=0, mean=(0.0,) * 3, std=(1 / 255,) * 3)
-LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}  # axes of [C], [in, out] and HWIO
-TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+TO_TORCH = torch_bridge.TO_TORCH | {1: (0,)}
+TO_FLAX = torch_bridge.TO_FLAX | {1: (0,)}
 
 Rename = Callable[[str], str]  # "net.layer1.0.conv1.weight" -> the recording's name
 
@@ -74,13 +69,17 @@ def norms(tree: Mapping[str, Params], rename: Rename, names: Sequence[str]) -> n
 
 
 def make_task(
-    stage: Stage, modules: Mapping[str, Any], weights: Mapping[str, float], **rates: float
+    stage: Stage,
+    modules: Mapping[str, Any],
+    weights: Mapping[str, float],
+    num_classes: int = 10,
+    **rates: float,
 ) -> Task:
     """The task of a stage; an epoch is one step, so that the state's sums are those of a step."""
     learning_rate = rates.pop("learning_rate")
     optimizer = optim.sgd(optim.milestone_schedule(learning_rate, (), 0.1, 1), **rates)
     modules = {name: net.module for name, net in stage.nets.items()} | modules
-    return Task(stage, modules, weights, optimizer, OPTICS, num_classes=10, steps_per_epoch=1)
+    return Task(stage, modules, weights, optimizer, OPTICS, num_classes, steps_per_epoch=1)
 
 
 def shapes_of(task: Task, inputs: Mapping[str, Any]) -> Params:

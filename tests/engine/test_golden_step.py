@@ -9,13 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
-from recorded import OPTICS, assert_recorded, is_recorded, take_steps
+from recorded import (
+    assert_recorded,
+    by_name,
+    first_gradients,
+    first_state,
+    is_recorded,
+    make_task,
+    take_steps,
+)
 
-from sskd_jax.engine import optim
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.methods import METHODS
@@ -66,15 +71,18 @@ class Steps(NamedTuple):
     losses: list[dict[str, float]]
 
 
-def make_task(teacher: str, student: str, rate: float) -> Task:
-    """The student's stage of SSKD; an epoch is a step, so that the sums are those of a step."""
-    stage = METHODS["sskd"](**NUMBERS)["student"]
+def student_task(teacher: str, student: str, rate: float) -> Task:
+    """The student's stage of SSKD."""
     networks = {"student": student, "teacher": teacher}
-    modules = {name: net.module for name, net in stage.nets.items()}
-    modules |= {name: MODELS[model](num_classes=100) for name, model in networks.items()}
-    schedule = optim.milestone_schedule(rate, (), 0.1, 1)
-    optimizer = optim.sgd(schedule, momentum=0.9, weight_decay=WEIGHT_DECAY)
-    return Task(stage, modules, WEIGHTS, optimizer, OPTICS, num_classes=100, steps_per_epoch=1)
+    return make_task(
+        METHODS["sskd"](**NUMBERS)["student"],
+        {name: MODELS[model](num_classes=100) for name, model in networks.items()},
+        WEIGHTS,
+        num_classes=100,
+        learning_rate=rate,
+        momentum=0.9,
+        weight_decay=WEIGHT_DECAY,
+    )
 
 
 def recorded_variables(golden: Golden, model: str, seed: int) -> tuple[Params, Params]:
@@ -91,21 +99,6 @@ def make_frozen(golden: Golden, teacher: str, seed: int, label: np.ndarray) -> F
     return Frozen(key, image, label.astype(np.int32), nets)
 
 
-def make_state(golden: Golden, task: Task, student: str, seed: int) -> TrainState:
-    network, projection = recorded_variables(golden, student, seed)
-    params = {"student": network["params"], "head": projection["params"]}
-    sums = ("loss", *task.stage.terms, "accuracy", "contrastive")
-    return TrainState(
-        step=np.int32(0),
-        params=params,
-        batch_stats={"student": network["batch_stats"], "head": {}},
-        opt_state=task.optimizer.init(params),
-        memory={},
-        sums=dict.fromkeys(sums, np.float32(0)),
-        first_nonfinite=dict.fromkeys((*sums, "gradient"), np.int32(0)),
-    )
-
-
 PAIRS = [
     ("wrn_40_2", "wrn_16_2"),
     pytest.param(("vgg13", "MobileNetV2"), marks=pytest.mark.slow),
@@ -117,31 +110,19 @@ def steps(request, shared) -> Steps:
     (teacher, student), golden = request.param, Golden(shared / "golden")
     seed = SEEDS[request.param]
     gold = golden.arrays(f"step_{teacher}_{student}.npz")
-    task = make_task(teacher, student, float(gold["lr"]))
+    task = student_task(teacher, student, float(gold["lr"]))
     frozen = make_frozen(golden, teacher, seed, gold["label"])
-    before = make_state(golden, task, student, seed + 1)
+    learned = zip(("student", "head"), recorded_variables(golden, student, seed + 1), strict=True)
+    before = first_state(task, dict(learned), {}, ["accuracy", "contrastive"])
     states = take_steps(task, frozen, before, len(gold["losses"]))
     losses = [state.sums for state in states]
     return Steps(gold, task, frozen, before, states[0], states[-1], losses)
 
 
-def by_torch_name(params: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Parameters, or anything of their structure, by the names of the recording."""
-    names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-    prefix = {"student": "backbone", "head": "proj_head"}
-    return {
-        ".".join([prefix[net], *path, names[leaf]]): np.asarray(value)
-        for (net, *path, leaf), value in flatten_dict(params).items()
-    }
-
-
-def first_gradients(steps: Steps) -> dict[str, np.ndarray]:
-    """The optimizer's memory after one step holds the gradient and the weight decay."""
-    memory = by_torch_name(optax.tree_utils.tree_get(steps.first.opt_state, "trace"))
-    return {
-        name: memory[name] - WEIGHT_DECAY * value
-        for name, value in by_torch_name(steps.before.params).items()
-    }
+def torch_name(name: str) -> str:
+    """The recording's name of a parameter."""
+    net, _, rest = name.partition(".")
+    return {"student": "backbone", "head": "proj_head"}[net] + f".{rest}"
 
 
 def recorded(gold: dict[str, np.ndarray], kind: str) -> dict[str, float]:
@@ -153,10 +134,9 @@ def recorded(gold: dict[str, np.ndarray], kind: str) -> dict[str, float]:
     }
 
 
-def unlike(
-    actual: dict[str, np.ndarray], expected: dict[str, float]
-) -> dict[str, tuple[float, float]]:
-    """Those whose norm is another one."""
+def unlike(params: Params, expected: dict[str, float]) -> dict[str, tuple[float, float]]:
+    """Those of parameters, or anything of their structure, whose norm is another one."""
+    actual = by_name(params, torch_name)
     norms = {name: np.linalg.norm(actual[name]) for name in expected}
     return {
         name: (norms[name], value)
@@ -180,19 +160,19 @@ def test_in_float32_losses_differ_by_rounding(steps):
 def test_first_gradients(steps):
     expected = recorded(steps.gold, "grad0_l2")
     assert {"proj_head.0.weight", "proj_head.2.bias"} < set(expected)
-    assert not unlike(first_gradients(steps), expected)
+    assert not unlike(first_gradients(steps.before, steps.first, WEIGHT_DECAY), expected)
 
 
 def test_parameters_after_the_last_step(steps):
-    expected, actual = recorded(steps.gold, "param_l2"), by_torch_name(steps.after.params)
-    assert set(expected) == set(actual)
-    assert not unlike(actual, expected)
+    expected = recorded(steps.gold, "param_l2")
+    assert set(expected) == set(by_name(steps.after.params, torch_name))
+    assert not unlike(steps.after.params, expected)
 
 
 def test_they_would_notice_a_lost_step(steps):
     expected = recorded(steps.gold, "param_l2")
     for state in (steps.before, steps.first):
-        assert unlike(by_torch_name(state.params), expected)
+        assert unlike(state.params, expected)
 
 
 def logits(steps: Steps, net: str, variables: Params, **mode: Any) -> np.ndarray:
@@ -204,8 +184,7 @@ def logits(steps: Steps, net: str, variables: Params, **mode: Any) -> np.ndarray
 
 
 def test_evaluation_after_the_last_step(steps):
-    params, stats = (tree["student"] for tree in (steps.after.params, steps.after.batch_stats))
-    found = logits(steps, "student", {"params": params, "batch_stats": stats})
+    found = logits(steps, "student", steps.after.variables["student"])
     difference = np.abs(found - steps.gold["eval_logits_after"]).max()
     assert difference <= steps.gold["eval_logits_after_tol"]
 
@@ -216,7 +195,6 @@ def test_the_teacher_is_the_recorded_one(steps):
 
 
 def test_the_student_starts_as_the_recorded_one(steps):
-    params, stats = (tree["student"] for tree in (steps.before.params, steps.before.batch_stats))
-    variables = {"params": params, "batch_stats": stats}
+    variables = steps.before.variables["student"]
     found = logits(steps, "student", variables, train=True, mutable=["batch_stats"])
     assert_near(found, steps.gold["student_logits0"], 1e-4)

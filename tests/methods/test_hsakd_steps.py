@@ -6,13 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 import pytest
-from flax.traverse_util import flatten_dict
 from golden import Golden, assert_near
-from recorded import OPTICS, is_recorded, take_steps
+from recorded import by_name, first_gradients, is_recorded, make_task, take_steps
 
-from sskd_jax.engine import optim
 from sskd_jax.engine.step import initial_state
 from sskd_jax.engine.task import Frozen, Task, TrainState
 from sskd_jax.exchange import torch_bridge
@@ -100,16 +97,22 @@ def recorded_variables(golden: Golden, specs: dict, case: Case) -> Params:
     return found
 
 
-def make_task(case: Case, rate: float) -> Task:
-    """An epoch is a step, so that the sums are those of a step."""
+def task_of(case: Case, rate: float) -> Task:
     stage = METHODS[case.method](temperature=3.0)[case.stage]
     modules = {}
     for net, (model, *_) in case.networks.items():
         modules[net] = MODELS[model](num_classes=100)
         modules[f"{net}_branches"] = modules[net].branches
-    optimizer = optim.sgd(lambda step: rate, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True)
-    weights = dict.fromkeys(stage.terms, 1.0)
-    return Task(stage, modules, weights, optimizer, OPTICS, num_classes=100, steps_per_epoch=1)
+    return make_task(
+        stage,
+        modules,
+        dict.fromkeys(stage.terms, 1.0),
+        num_classes=100,
+        learning_rate=rate,
+        momentum=0.9,
+        weight_decay=WEIGHT_DECAY,
+        nesterov=True,
+    )
 
 
 def recording(golden: Golden, name: str) -> dict[str, np.ndarray]:
@@ -133,7 +136,7 @@ def steps(request, shared) -> Steps:
     case, golden = CASES[request.param], Golden(shared / "golden")
     specs = json.loads((golden.folder / "hsakd.json").read_text())
     gold = recording(golden, request.param)
-    task = make_task(case, float(gold["lr"]))
+    task = task_of(case, float(gold["lr"]))
     variables = recorded_variables(golden, specs, case)
     learned = {name: own for name, own in variables.items() if task.stage.nets[name].learns}
     still = {name: own for name, own in variables.items() if name not in learned}
@@ -151,10 +154,12 @@ def by_torch_name(steps: Steps, tree: Params) -> dict[str, np.ndarray]:
         for net, (_, _, prefix, _) in steps.case.networks.items()
         for part, own in PARTS.items()
     }
-    return {
-        prefixes[net] + ".".join([*path, torch_bridge.LEAVES[leaf]]): np.asarray(value)
-        for (net, *path, leaf), value in flatten_dict(tree).items()
-    }
+
+    def torch_name(name: str) -> str:
+        net, _, rest = name.partition(".")
+        return prefixes[net] + rest
+
+    return by_name(tree, torch_name)
 
 
 def unlike(steps: Steps, kind: str, tree: Params) -> list[str]:
@@ -175,9 +180,7 @@ def test_losses_of_every_step(steps):
 
 
 def test_first_gradients(steps):
-    """The optimizer's buffer holds them after one step, with the weights' decay."""
-    buffer = optax.tree_utils.tree_get(steps.states[0].opt_state, "trace")
-    gradients = jax.tree.map(lambda g, p: g - WEIGHT_DECAY * p, buffer, steps.before.params)
+    gradients = first_gradients(steps.before, steps.states[0], WEIGHT_DECAY)
     assert set(steps.gold["grad0_l2/names"]) == set(by_torch_name(steps, gradients))
     assert not unlike(steps, "grad0_l2", gradients)
 
