@@ -31,8 +31,8 @@ TASK_CLASSES = {"cifar10": "2", "cifar100": "10", "tiny_imagenet": "20"}
 # The weights (distil, replay), by the size of the buffer.
 CIFAR_WEIGHTS = {200: (0.1, 0.5), 500: (0.2, 0.5), 5120: (0.1, 1.0)}
 TINY_WEIGHTS = {200: (0.1, 1.0), 500: (0.1, 0.5), 5120: (0.1, 0.5)}
-# The weight of `distil` if no labels are replayed, for any buffer; CIFAR-100 has that of CIFAR-10.
-DISTIL_ALONE = {"cifar10": 0.3, "cifar100": 0.3, "tiny_imagenet": 0.1}
+# The weight of `distil` if no labels are replayed, where it is another one, for any buffer.
+DISTIL_ALONE = {"cifar10": 0.3}
 COLOURS = {  # mean and std, if they are not those of the other configs
     "cifar100": {"mean": (0.5071, 0.4866, 0.4409), "std": (0.2009, 0.1984, 0.2023)},
     "tiny_imagenet": {"mean": (0.4802, 0.4480, 0.3975), "std": (0.2770, 0.2691, 0.2821)},
@@ -62,7 +62,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     names = args["method"].split(",")
     known = TINY_WEIGHTS if dataset == "tiny_imagenet" else CIFAR_WEIGHTS
     weights = known.get(stream["buffer_size"], known[200])
-    alone = DISTIL_ALONE[dataset]
+    alone = DISTIL_ALONE.get(dataset, weights[0])
     settings = {name: compared(name, stream, weights, alone) for name in names}
     for setting in settings.values():
         if "stretched" in setting.method:

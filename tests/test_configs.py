@@ -314,11 +314,27 @@ def test_streams_of_tasks():
     assert config.student.epochs == 10 * 3 and config.student.momentum == 0
     weights = {name: dict(recipe.weights) for name, recipe in recipes.items()}
     assert weights["finetune"] == {"ce": 1.0} and weights["er"] == {"ce": 1.0, "replay": 0.5}
-    assert weights["der"] == {"ce": 1.0, "distil": 0.3}
+    assert weights["der"] == {"ce": 1.0, "distil": 0.2}
     assert weights["derpp"] == {"ce": 1.0, "distil": 0.2, "replay": 0.5}
     assert weights["coca"] == weights["coca_free"] == weights["derpp"] | {"supcon": 0.3, "rot": 0.3}
     assert continual.get_config("dataset=cifar100,task_classes=5").student.epochs == 20 * 50
     assert continual.get_config().student.epochs == 5 * 50
+
+
+@pytest.mark.parametrize(
+    ("dataset", "released"),
+    [  # per buffer: alpha and beta of DER++ and CoCa, and alpha of DER
+        ("cifar10", {200: (0.1, 0.5, 0.3), 500: (0.2, 0.5, 0.3), 5120: (0.1, 1.0, 0.3)}),
+        ("cifar100", {200: (0.1, 0.5, 0.1), 500: (0.2, 0.5, 0.2), 5120: (0.1, 1.0, 0.1)}),
+        ("tiny_imagenet", {200: (0.1, 1.0, 0.1), 500: (0.1, 0.5, 0.1), 5120: (0.1, 0.5, 0.1)}),
+    ],
+)
+def test_streams_have_the_released_weights(dataset, released):
+    for buffer, weights in released.items():
+        config = continual.get_config(f"dataset={dataset},buffer={buffer},method=derpp,coca,der")
+        derpp, coca, der = (config.settings[name].weights for name in config.methods)
+        assert (derpp.distil, derpp.replay, der.distil) == weights
+        assert (coca.distil, coca.replay) == weights[:2]
 
 
 def test_extending_a_run_takes_all_but_the_students_from_it(tmp_path):
