@@ -25,6 +25,8 @@ ARGUMENTS = {
     "dataset": "cifar100",
 }
 
+EPOCHS = 240  # of teacher and student
+
 COLOURS = {  # by dataset; CIFAR-100's for any other
     "cifar100": {"mean": (0.5071, 0.4866, 0.4409), "std": (0.2675, 0.2565, 0.2761)},
     "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2615)},
@@ -64,4 +66,5 @@ def build(args: dict[str, str]) -> ConfigDict:
 def schedule(model: str) -> dict[str, object]:
     """How a network, the teacher or the student, is trained."""
     rate = common.learning_rate(model)
-    return common.sgd(epochs=240, milestones=(150 / 240, 180 / 240, 210 / 240), learning_rate=rate)
+    milestones = (150 / EPOCHS, 180 / EPOCHS, 210 / EPOCHS)
+    return common.sgd(epochs=EPOCHS, milestones=milestones, learning_rate=rate)

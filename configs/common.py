@@ -1,5 +1,8 @@
 """What the config files share: arguments, the training of a stage, and the keys of every run."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from sskd_jax.models import MODELS
 from sskd_jax.types import UserError, choose, find
 
@@ -97,3 +100,16 @@ def sgd(
             "imbalance": 1.0,  # number of images of the first class over that of the last one
         },
     }
+
+
+def scale_counted(config: Mapping[str, Any], before: int, epochs: Any) -> None:
+    """Scales what methods count in the student's epochs, such as DKD's `warmup_epochs`.
+
+    The student had `before` epochs and has `epochs`, which may be a reference to a field of the
+    config; then the numbers follow it. They are rounded up. The epochs of a task stay as they are.
+    """
+    for setting in config["settings"].values() if "settings" in config else [config]:
+        numbers = setting["method"]
+        for name, number in list(numbers.items()):
+            if name.endswith("_epochs") and name != "task_epochs":
+                numbers[name] = -(-number * epochs // before)

@@ -45,14 +45,12 @@ def scale(config: dict[str, Any], kind: str, epochs: int) -> None:
     In the student's stage, these are also numbers of the methods, such as DKD's `warmup_epochs`.
     """
     stage = config[kind]
-    factor = epochs / stage["epochs"]
+    before = stage["epochs"]
     stage["epochs"] = epochs
     for key in ("warmup_epochs", "cooldown_epochs"):
-        stage[key] = factor * stage.get(key, 0.0)
-    for setting in settings_of(config) if kind == "student" else ():
-        numbers = setting.get("method", {})
-        counted = [key for key in numbers if key.endswith("_epochs") and numbers[key]]
-        numbers |= {key: max(1, round(factor * numbers[key])) for key in counted}
+        stage[key] = stage.get(key, 0.0) * epochs / before
+    if kind == "student":
+        common.scale_counted(config, before, epochs)
 
 
 def settings_of(config: dict[str, Any]) -> list[dict[str, Any]]:

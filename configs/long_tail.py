@@ -38,6 +38,7 @@ class Source(NamedTuple):
     Attributes:
       config: the config file that has its data section.
       method: name of a method -> its numbers and weights.
+      counted: the epochs for which its numbers of epochs are: LDAM defers four fifths of them.
       student, epochs, imbalance: the defaults of these arguments, as they are typed.
       network: arguments of `sgd` for the training of a network.
       stages: what differs for shorter stages, by name.
@@ -45,6 +46,7 @@ class Source(NamedTuple):
 
     config: ModuleType
     method: Callable[[str], ConfigDict]
+    counted: int
     student: str
     epochs: str
     imbalance: str
@@ -52,10 +54,11 @@ class Source(NamedTuple):
     stages: Mapping[str, Mapping[str, Any]] = {}
 
 
-CIFAR = Source(cifar, methods.method, "resnet32", "200", "100", {"batch_size": 128})
+CIFAR = Source(cifar, methods.method, 200, "resnet32", "200", "100", {"batch_size": 128})
 IMAGENET_LT = Source(  # its images have the long tail when they are prepared, so imbalance is 1
     imagenet,
     methods.imagenet_method,
+    90,
     "resnet50",
     "135",
     "1",
@@ -85,9 +88,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config[name] = network(epochs, source) if name == "features" else schedule | changes
     for name in ("student", *own):
         config[name].images = {"share": 1.0, "noise": 0.0, "imbalance": float(imbalance)}
-    for setting in config.settings.values():
-        if "deferred_epochs" in setting.method:  # the last fifth of the epochs, however many
-            setting.method.deferred_epochs = config.student.get_ref("epochs") * 4 // 5
+    common.scale_counted(config, source.counted, config.student.get_ref("epochs"))
     return config
 
 

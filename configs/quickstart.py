@@ -10,7 +10,7 @@ because with a single seed, chance may outweigh the differences between the meth
 
 from ml_collections import ConfigDict
 
-from configs import common, methods
+from configs import cifar, common, methods
 
 STUDENT = "resnet8"
 
@@ -41,4 +41,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
         epochs=40, milestones=(0.6, 0.75, 0.9), learning_rate=0.05, batch_size=32, share=0.1
     )
     config.student = {"model": STUDENT, **common.OWN_PIXELS, **student}
+    common.scale_counted(config, cifar.EPOCHS, config.student.get_ref("epochs"))
     return config

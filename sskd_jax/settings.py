@@ -34,12 +34,14 @@ class Recipe(NamedTuple):
       name: in the registry.
       method: its stages.
       weights: of the terms of its last stage; those of the others count 1.
+      numbers: with which its factory was called.
     """
 
     prefix: str
     name: str
     method: Method
     weights: Mapping[str, float]
+    numbers: Mapping[str, Any] = {}
 
     def weights_of(self, kind: str) -> Mapping[str, float]:
         """The weights of the terms of one of its stages."""
@@ -167,6 +169,7 @@ def check(config: ConfigDict) -> list[Recipe]:
         check_schedule(name, stage)
     for own in recipes:
         check_tails(config, own)
+        check_counted(config, own)
     for name in networks(recipes):
         if "model" not in section(config, name):
             raise UserError(f"the config lacks {name}.model: give the name of an architecture")
@@ -185,6 +188,24 @@ def check_tails(config: ConfigDict, recipe: Recipe) -> None:
             raise UserError(
                 f"{kind}.images.imbalance is {imbalance:g}, and {last}.images.imbalance "
                 f"{tails[last]:g}: give all stages one, as configs/long_tail.py:imbalance=N does"
+            )
+
+
+def check_counted(config: ConfigDict, recipe: Recipe) -> None:
+    """Refuses a number of a method that counts more epochs than the method's last stage has.
+
+    Streams of tasks check the epochs of a task themselves.
+    """
+    *_, last = recipe.method
+    epochs = config[last].epochs
+    usual = 90 if "size" in config.data else 240  # in configs/imagenet.py, in configs/cifar.py
+    for name, counted in recipe.numbers.items():
+        if name.endswith("_epochs") and name != "task_epochs" and counted > epochs:
+            key = f"{place(recipe.prefix)}method.{name}"
+            scaled = min(epochs, -(-counted * epochs // usual))
+            raise UserError(
+                f"{key} is {counted}, and {last}.epochs only {epochs}: give "
+                f"--config.{key}={scaled}, which is scaled from {usual} epochs, or more epochs"
             )
 
 
@@ -283,9 +304,14 @@ def rule_of(hint: Any) -> Rule | None:
     return next(rules, BY_TYPE.get(hint))
 
 
+def place(prefix: str) -> str:
+    """Where the setting of a method begins in the config: "settings.kd." for the prefix "kd/"."""
+    return prefix and f"settings.{prefix[:-1]}."
+
+
 def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
     """The recipe of one setting; `prefix` is as in `settings`."""
-    where = prefix and f"settings.{prefix[:-1]}."
+    where = place(prefix)
     numbers = section(setting, "method", where).to_dict()
     weights = section(setting, "weights", where).to_dict()
     name = numbers.pop("name", None)
@@ -298,4 +324,4 @@ def recipe(prefix: str, setting: Mapping[str, Any]) -> Recipe:
     if not any(weights.values()):
         terms = ", ".join(f"{where}weights.{term}" for term in weights)
         raise UserError(f"nothing would be learned, as these are 0: {terms}")
-    return Recipe(prefix, name, method, weights)
+    return Recipe(prefix, name, method, weights, numbers)

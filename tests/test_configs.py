@@ -271,6 +271,20 @@ def test_the_fast_schedule_is_one_cycle_of_larger_batches():
     settings.check(config)
 
 
+@pytest.mark.parametrize("epochs", [15, 60])
+def test_short_schedules_scale_what_methods_count_in_epochs(epochs):
+    """DKD's warm-up is a twelfth of the epochs, and CTKD's ramp half of that, rounded up."""
+    fast = cifar_fast.get_config("epochs=90,method=dkd,ctkd,kd")
+    quick = quickstart.get_config()
+    for config in (fast, quick):
+        config.student.epochs = epochs
+        found = config.settings
+        warmup, ramp = found.dkd.method.warmup_epochs, found.ctkd.method.ramp_epochs
+        assert (warmup, ramp) == {15: (2, 1), 60: (5, 3)}[epochs]
+    assert quick.settings.coca.method.task_epochs == 50
+    assert cifar_fast.get_config("epochs=120,method=reviewkd").method.warmup_epochs == 10
+
+
 def test_the_long_tail_compares_methods_under_one_augmentation():
     config = long_tail.get_config("epochs=20,imbalance=10")
     recipes = {recipe.prefix[:-1]: recipe for recipe in settings.check(config)}

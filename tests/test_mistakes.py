@@ -123,6 +123,11 @@ MISTAKES = [
     (("--config={folder}/no_head.py",), "the config lacks the section head"),
     (("--config={folder}/no_seed_value.py",), "seed is None: give a whole number"),
     (("--config={folder}/text_milestones.py",), "head.milestones is '35'"),
+    (
+        (CIFAR + ":method=ldam", "--config.student.epochs=60"),
+        "method.deferred_epochs is 160, and student.epochs only 60: give --config.method."
+        "deferred_epochs=40, which is scaled from 240 epochs, or more epochs",
+    ),
     # numbers
     ((QUICK, "--config.student.epochs=0"), "student.epochs is 0: give a whole number from 1 on"),
     (

@@ -160,6 +160,10 @@ def test_what_a_run_of_its_own_may_leave_out():
             r"student.warmup_epochs is 12 and student.cooldown_epochs is 48, and student.epochs .*"
             r"give --config.student.warmup_epochs=4 --config.student.cooldown_epochs=16, or more",
         ),
+        (
+            {"methods": ("ctkd",), "student.epochs": 8, "settings.ctkd.method.ramp_epochs": 9},
+            r"settings.ctkd.method.ramp_epochs is 9, .* only 8: .*ctkd.method.ramp_epochs=1, which",
+        ),
         ({"student.image": ConfigDict({"share": 0.5})}, "unknown config key 'student.image': did"),
         ({"data.sizes": ConfigDict({"train": 32})}, "unknown config key 'data.sizes'"),
         ({"methods": (1, 2)}, r"methods is \(1, 2\): give different names"),
