@@ -44,14 +44,7 @@ def build(args: dict[str, str]) -> ConfigDict:
     one = partial(methods.method, preset=args["weights"], pair=(teacher, student))
     config = methods.chosen(names, one)
     config.update(common.RUN)
-    config.data = {
-        "name": args["dataset"],  # cifar100 or cifar10
-        "data_dir": "",  # empty: TFDS_DATA_DIR, or else where tfds keeps its datasets
-        "validation": 0.0,  # share of the training images on which the best epoch is chosen
-        "flip": True,
-        "pad": 4,
-        **COLOURS.get(args["dataset"], COLOURS["cifar100"]),
-    }
+    config.data = data(args["dataset"])
     # The teacher's checkpoint may also be a .pth file.
     config.teacher = {"model": teacher, **common.OWN_PIXELS, **schedule(teacher)}
     config.update(methods.own_stages(names, student))
@@ -61,6 +54,20 @@ def build(args: dict[str, str]) -> ConfigDict:
     if args["dataset"] == "cifar100":
         config.paper = paper(names, args["dataset"], teacher, student)
     return config
+
+
+def data(dataset: str) -> ConfigDict:
+    """The section of the data, cifar100 or cifar10."""
+    return ConfigDict(
+        {
+            "name": dataset,
+            "data_dir": "",  # empty: TFDS_DATA_DIR, or else where tfds keeps its datasets
+            "validation": 0.0,  # share of the training images on which the best epoch is chosen
+            "flip": True,
+            "pad": 4,
+            **COLOURS.get(dataset, COLOURS["cifar100"]),
+        }
+    )
 
 
 def schedule(model: str) -> dict[str, object]:

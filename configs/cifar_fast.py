@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         milestones=(),
         warmup_epochs=0.2 * epochs,
         cooldown_epochs=0.8 * epochs,
-        learning_rate=config.student.learning_rate * batch / 64,
+        learning_rate=config.student.learning_rate * batch / config.student.batch_size,
     )
     common.scale_counted(config, cifar.EPOCHS, config.student.get_ref("epochs"))
     return config

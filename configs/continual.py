@@ -70,7 +70,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict({"methods": tuple(names), "settings": settings})
     config.update(common.RUN)
     source = imagenet if dataset == "tiny_imagenet" else cifar
-    config.data = source.get_config(f"dataset={dataset}").data
+    config.data = source.data(dataset)
     config.data.update(COLOURS.get(dataset, {}) | (TINY if source is imagenet else {}))
     tasks = -(-classes // stream["task_classes"])
     schedule = common.sgd(

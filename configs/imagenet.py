@@ -41,23 +41,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     names, teacher, student = args["method"], args["teacher"], args["student"]
     config = methods.chosen(names, partial(methods.imagenet_method, preset=args["weights"]))
     config.update(common.RUN)
-    config.data = {
-        "name": args["dataset"],  # any dataset of tfds with JPEG images and one label
-        "data_dir": "",  # empty: TFDS_DATA_DIR, or else where tfds keeps its datasets
-        "test_split": "validation",
-        "validation": 0.0,  # share of the training images on which the best epoch is chosen
-        "size": 224,
-        "scale": (0.08, 1.0),  # of a random crop, as shares of the image's area
-        "ratio": (3 / 4, 4 / 3),  # of a random crop, width over height
-        "flip": True,
-        # Silent: with 0, all rotations show the same crop; with more, each is shifted by up to so
-        # many pixels, as on CIFAR-100.
-        "pad": 0,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-    }
-    # Of the shorter side of a test image, before its centre is cut out: 256 for 224.
-    config.data.resize = config.data.get_ref("size") * 8 // 7
+    config.data = data(args["dataset"])
     # The teacher's checkpoint may be torchvision's .pth.
     config.teacher = {
         "model": teacher,
@@ -84,6 +68,30 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if args["dataset"] == "imagenet2012":
         config.paper = paper(names, args["dataset"], teacher, student)
     return config
+
+
+def data(dataset: str) -> ConfigDict:
+    """The section of the data: any dataset of tfds with JPEG images and one label."""
+    section = ConfigDict(
+        {
+            "name": dataset,
+            "data_dir": "",  # empty: TFDS_DATA_DIR, or else where tfds keeps its datasets
+            "test_split": "validation",
+            "validation": 0.0,  # share of the training images on which the best epoch is chosen
+            "size": 224,
+            "scale": (0.08, 1.0),  # of a random crop, as shares of the image's area
+            "ratio": (3 / 4, 4 / 3),  # of a random crop, width over height
+            "flip": True,
+            # Silent: with 0, all rotations show the same crop; with more, each is shifted by up to
+            # so many pixels, as on CIFAR-100.
+            "pad": 0,
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+        }
+    )
+    # Of the shorter side of a test image, before its centre is cut out: 256 for 224.
+    section.resize = section.get_ref("size") * 8 // 7
+    return section
 
 
 def stage(batch: str, **schedule: object) -> dict[str, object]:

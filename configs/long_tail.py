@@ -13,7 +13,6 @@ SSD-LT 55.4, its classifier for labels 51.6. Nothing of this has been run here a
 """
 
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -36,7 +35,7 @@ class Source(NamedTuple):
     """The settings that depend on the dataset.
 
     Attributes:
-      config: the config file that has its data section.
+      data: name of a dataset -> its section of the config.
       method: name of a method -> its numbers and weights.
       counted: the epochs for which its numbers of epochs are: LDAM defers four fifths of them.
       student, epochs, imbalance: the defaults of these arguments, as they are typed.
@@ -44,7 +43,7 @@ class Source(NamedTuple):
       stages: what differs for shorter stages, by name.
     """
 
-    config: ModuleType
+    data: Callable[[str], ConfigDict]
     method: Callable[[str], ConfigDict]
     counted: int
     student: str
@@ -54,9 +53,9 @@ class Source(NamedTuple):
     stages: Mapping[str, Mapping[str, Any]] = {}
 
 
-CIFAR = Source(cifar, methods.method, 200, "resnet32", "200", "100", {"batch_size": 128})
+CIFAR = Source(cifar.data, methods.method, 200, "resnet32", "200", "100", {"batch_size": 128})
 IMAGENET_LT = Source(  # its images have the long tail when they are prepared, so imbalance is 1
-    imagenet,
+    imagenet.data,
     methods.imagenet_method,
     90,
     "resnet50",
@@ -79,7 +78,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     settings = {name: compared(name, source.method) for name in args["method"].split(",")}
     config = ConfigDict({"methods": tuple(settings), "settings": settings})
     config.update(common.RUN)
-    config.data = source.config.get_config(f"dataset={args['dataset']}").data
+    config.data = source.data(args["dataset"])
     config.student = {"model": student, **common.OWN_PIXELS, **network(epochs, source)}
     used = ",".join(setting.method.name for setting in settings.values())
     own = methods.own_stages(used, student)
@@ -87,7 +86,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         changes = source.stages.get(name, {})
         config[name] = network(epochs, source) if name == "features" else schedule | changes
     for name in ("student", *own):
-        config[name].images = {"share": 1.0, "noise": 0.0, "imbalance": float(imbalance)}
+        config[name].images.imbalance = float(imbalance)
     common.scale_counted(config, source.counted, config.student.get_ref("epochs"))
     return config
 
