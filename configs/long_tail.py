@@ -62,7 +62,11 @@ IMAGENET_LT = Source(  # its images have the long tail when they are prepared, s
     "135",
     "1",
     {"batch_size": 256, "warmup_epochs": 0.0},
-    {"scales": {"epochs": 5, "batch_size": 512}},
+    {
+        "scales": {"epochs": 5, "batch_size": 512},
+        # cRT's; LWS has 5 epochs.
+        "classifier": {"epochs": 10, "batch_size": 512, "learning_rate": 0.2},
+    },
 )
 SOURCES = {"cifar100": CIFAR, "cifar10": CIFAR, "imagenet_lt": IMAGENET_LT}
 

@@ -76,7 +76,7 @@ def ssd_lt_stages(student: str) -> Schedules:
 
 
 def classifier(student: str) -> Schedules:
-    """The stage of `decoupled` that trains the classifier for a few epochs."""
+    """The stage of `decoupled` that trains the classifier for a few epochs: ours, for CIFAR."""
     schedule = sgd(epochs=10, milestones=(), learning_rate=0.1, batch_size=128, cosine=True)
     return {"classifier": schedule}
 

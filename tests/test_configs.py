@@ -301,11 +301,13 @@ def test_the_long_tail_compares_methods_under_one_augmentation():
 
 
 def test_imagenet_lt_has_the_released_schedule():
+    """That of SSD-LT, and for the new classifier that of cRT."""
     config = long_tail.get_config("dataset=imagenet_lt")
     settings.check(config)
     for name, epochs, batch, rate in (
         ("features", 135, 256, 0.1),
         ("scales", 5, 512, 0.2),
+        ("classifier", 10, 512, 0.2),
         ("student", 135, 256, 0.1),
     ):
         stage = config[name]
