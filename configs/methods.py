@@ -2,8 +2,8 @@
 
 Numbers are those of the authors' released code, unless a comment says "ours". Those of the methods
 from `fitnet` to `nst` and of `fsp` are RepDistiller's; KDSVD's weight, which is missing there, is
-mdistiller's. Those for ImageNet are mdistiller's, too, except for DIST, CTKD, MLKD and SSD-LT,
-where they are the authors'.
+ours. Those for ImageNet are mdistiller's, except for DIST, CTKD, MLKD and SSD-LT, where they are
+the authors'.
 """
 
 import inspect
