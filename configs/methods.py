@@ -81,12 +81,12 @@ def classifier(student: str) -> Schedules:
     return {"classifier": schedule}
 
 
-def own(**weights: float) -> dict[str, dict[str, float]]:
-    """The weights of a method with these terms; that of KD is 0, unless "+kd" changes it."""
+def without_kd(**weights: float) -> dict[str, dict[str, float]]:
+    """The preset of a method with these terms and the term `kd`, which "+kd" switches on."""
     return {"code": {"ce": 1.0, "kd": 0.0, **weights}}
 
 
-BESIDE = {"kd_temperature": 4.0}
+KD = {"kd_temperature": 4.0}  # of the further term `kd`, which "+kd" switches on
 # Standardized logits (Sun et al. 2024) need other weights, which the methods "+ls" have.
 LOGITS = {"standardize": False}
 SHIFT = {"shift": False}  # knowledge adjustment of the teacher's logits, see "ka"
@@ -106,22 +106,22 @@ METHODS = {
         imagenet_numbers={"temperature": 1.0},
         imagenet_weights={"ce": 0.5, "kd": 0.5},
     ),
-    "fitnet": Entry({"layer": 2, **BESIDE}, own(hint=100.0)),
-    "at": Entry(BESIDE, own(at=1000.0)),
-    "sp": Entry(BESIDE, own(sp=3000.0)),
-    "cc": Entry({"width": 128, **BESIDE}, own(cc=0.02)),
-    "vid": Entry({"first_variance": 5.0, **BESIDE}, own(vid=1.0)),
-    "rkd": Entry({"distance_weight": 25.0, "angle_weight": 50.0, **BESIDE}, own(rkd=1.0)),
-    "pkt": Entry(BESIDE, own(pkt=30000.0)),
-    "ab": Entry(BESIDE, own(), warmup),
-    "ft": Entry({"factor_ratio": 0.5, **BESIDE}, own(ft=200.0), paraphraser),
+    "fitnet": Entry({"layer": 2, **KD}, without_kd(hint=100.0)),
+    "at": Entry(KD, without_kd(at=1000.0)),
+    "sp": Entry(KD, without_kd(sp=3000.0)),
+    "cc": Entry({"width": 128, **KD}, without_kd(cc=0.02)),
+    "vid": Entry({"first_variance": 5.0, **KD}, without_kd(vid=1.0)),
+    "rkd": Entry({"distance_weight": 25.0, "angle_weight": 50.0, **KD}, without_kd(rkd=1.0)),
+    "pkt": Entry(KD, without_kd(pkt=30000.0)),
+    "ab": Entry(KD, without_kd(), warmup),
+    "ft": Entry({"factor_ratio": 0.5, **KD}, without_kd(ft=200.0), paraphraser),
     "crd": Entry(
-        {"width": 128, "negative_count": 16384, "temperature": 0.07, "momentum": 0.5, **BESIDE},
-        own(crd=0.8),
+        {"width": 128, "negative_count": 16384, "temperature": 0.07, "momentum": 0.5, **KD},
+        without_kd(crd=0.8),
     ),
-    "nst": Entry(BESIDE, own(nst=50.0)),
-    "fsp": Entry(BESIDE, own(), warmup),
-    "kdsvd": Entry({"count": 1, **BESIDE}, own(svd=1.0)),
+    "nst": Entry(KD, without_kd(nst=50.0)),
+    "fsp": Entry(KD, without_kd(), warmup),
+    "kdsvd": Entry({"count": 1, **KD}, without_kd(svd=1.0)),
     "dkd": Entry(
         {"temperature": 4.0, "warmup_epochs": 20, **LOGITS, **SHIFT},
         {"code": {"ce": 1.0, "tckd": 1.0, "nckd": 8.0}},
@@ -142,8 +142,8 @@ METHODS = {
         imagenet_numbers={"temperature": 1.0},
     ),
     "reviewkd": Entry(
-        {"warmup_epochs": 20, "student_preacts": False, **BESIDE},
-        own(review=5.0),  # also for vgg and MobileNetV2, for which none was released
+        {"warmup_epochs": 20, "student_preacts": False, **KD},
+        without_kd(review=5.0),  # also for vgg and MobileNetV2, for which none was released
         by_pair={
             ("resnet56", "resnet20"): {"review": 0.6},
             ("resnet110", "resnet32"): {"review": 1.0},

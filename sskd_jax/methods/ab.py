@@ -26,6 +26,7 @@ from sskd_jax.types import (
 from sskd_jax.views import once
 
 MARGIN = 1.0
+SCALE = 3 / 1000  # of the loss, in RepDistiller
 
 
 def boundary_loss(student: Array, teacher: Array) -> Array:
@@ -39,11 +40,11 @@ def boundary_loss(student: Array, teacher: Array) -> Array:
 
 
 def transfer_loss(students: Sequence[Array], teachers: Sequence[Array]) -> Array:
-    """0.003 times the sum over the maps, each of which counts twice as much as the one before."""
+    """SCALE times the sum over the maps, each of which counts twice as much as the one before."""
     total = jnp.zeros(())
     for pair in zip(students, teachers, strict=True):
         total = total / 2 + boundary_loss(*pair)
-    return 0.003 * total
+    return SCALE * total
 
 
 class Connectors(nn.Module):

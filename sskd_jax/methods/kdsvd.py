@@ -16,6 +16,7 @@ from sskd_jax.rules import Count, Positive
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
 
 SPARE = 3  # further vectors of the student from which the alignment may choose
+BREADTH = 8  # of the radial basis functions, twice their variance, in RepDistiller
 
 
 @jax.custom_vjp
@@ -71,7 +72,7 @@ def aligned(student: Array, teacher: Array) -> Array:
 
 def relation(after: Array, before: Array) -> Array:
     """Radial basis functions [n, k, C, D] of the differences of two maps' vectors."""
-    return jnp.exp(-jnp.square(after[..., None] - before[:, :, None]) / 8)
+    return jnp.exp(-jnp.square(after[..., None] - before[:, :, None]) / BREADTH)
 
 
 def svd_loss(students: Sequence[Array], teachers: Sequence[Array], count: int) -> Array:
