@@ -27,6 +27,7 @@ from sskd_jax.types import (
     Facts,
     Losses,
     Method,
+    Net,
     Nets,
     Stage,
     UserError,
@@ -130,13 +131,19 @@ def features(
     return Stage(("ce", "con"), nets, loss, frequency_scores("student"), memory)
 
 
+def teacher_net(trains: bool) -> Net:
+    """The network of stage I, whose parameters stay as they are.
+
+    If it `trains`, its batch norms normalise by the batch and update their statistics.
+    """
+    return (learns if trains else frozen)("student", "features/student")
+
+
 def scales(view: View, teacher_trains: bool) -> Stage:
     """Stage II: learns a factor for every class, on class-balanced images.
 
-    With `teacher_trains`, batch norms normalise by the batch and update their statistics.
+    `teacher_trains` is as in `teacher_net`.
     """
-    start = "features/student"
-    student = learns("student", start) if teacher_trains else frozen("student", start)
 
     def scaled(nets: Nets, pixels: Array) -> Array:
         return nets["scales"](lax.stop_gradient(nets["student"](pixels).logits))
@@ -147,32 +154,16 @@ def scales(view: View, teacher_trains: bool) -> Stage:
     def scores(nets: Nets, batch: Batch) -> Mapping[str, Any]:
         return by_frequency(everywhere(scaled(nets, batch.see(once))), batch)
 
-    nets = {"student": student, "scales": learns(Scales())}
+    nets = {"student": teacher_net(teacher_trains), "scales": learns(Scales())}
     return Stage(("ce",), nets, loss, scores, order=balanced)
 
 
-def ssd_lt(
-    *,
-    width: Count,
-    queue_length: Count,
-    key_momentum: Share,
-    contrast_temperature: Positive,
-    kd_temperature: Positive,
-    jitter: NotNegative,
-    teacher_trains: Flag,
-) -> Method:
+def imitation(view: View, kd_temperature: float, teacher_trains: bool) -> Stage:
     """Stage III: a new student, whose own classifier imitates the teacher.
 
-    Another one, `hard`, learns the labels from the same features.
-
-    Args:
-      width: of the projections.
-      jitter: how strongly the colours of the students' and teachers' views change; 0: not at all.
-      teacher_trains: whether batch norms of the frozen networks normalise by the batch, as in the
-        released code, instead of by their running statistics.
+    Another one, `hard`, learns the labels from the same features. `teacher_trains` is as in
+    `teacher_net`.
     """
-    view = partial(coloured, jitter) if jitter else once
-    teacher = learns if teacher_trains else frozen
 
     def loss(nets: Nets, batch: Batch) -> Losses:
         pixels, label = batch.see(view), share(batch.label)
@@ -198,11 +189,37 @@ def ssd_lt(
     nets = {
         "student": learns("student"),
         "hard": learns(Projector()),
-        "teacher": teacher("student", "features/student"),
+        "teacher": teacher_net(teacher_trains),
         "scales": frozen(Scales(), "scales/scales"),
     }
+    return Stage(("ce", "kd"), nets, loss, scores)
+
+
+def ssd_lt(
+    *,
+    width: Count,
+    queue_length: Count,
+    key_momentum: Share,
+    contrast_temperature: Positive,
+    kd_temperature: Positive,
+    jitter: NotNegative,
+    teacher_trains: Flag,
+) -> Method:
+    """The three stages.
+
+    Args:
+      width: of the projections that stage I contrasts.
+      queue_length: how many keys of earlier images the queue holds, at least a batch of them.
+      key_momentum: of the moving averages that make the keys.
+      contrast_temperature: by which similarities are divided in the contrast.
+      kd_temperature: of student and teacher in stage III.
+      jitter: how strongly the colours of the students' and teachers' views change; 0: not at all.
+      teacher_trains: whether batch norms of the frozen networks normalise by the batch, as in the
+        released code, instead of by their running statistics.
+    """
+    view = partial(coloured, jitter) if jitter else once
     return {
         "features": features(view, width, queue_length, key_momentum, contrast_temperature),
         "scales": scales(view, teacher_trains),
-        "student": Stage(("ce", "kd"), nets, loss, scores),
+        "student": imitation(view, kd_temperature, teacher_trains),
     }
