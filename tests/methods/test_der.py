@@ -1,5 +1,7 @@
 """DER++ against values recorded from its released code."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from golden import Golden, assert_near
 from pairs import arrays, configured, given_batch, outputs
 
 from sskd_jax.losses import cross_entropy
-from sskd_jax.methods import METHODS, stream
+from sskd_jax.methods import METHODS, coca, der, stream
 from sskd_jax.methods.stream import cross_entropy_over, logit_distance
 from sskd_jax.types import Array, Facts
 
@@ -65,18 +67,29 @@ def test_which_terms_there_are(keep_logits, replay_labels, terms):
     assert (stage.memory is not None) == (len(terms) > 1)
 
 
-def test_logits_and_labels_are_compared_on_draws_of_their_own(monkeypatch):
-    keys, slots = [], stream.random_slots
-    monkeypatch.setattr(
-        stream, "random_slots", lambda key, *more: keys.append(key) or slots(key, *more)
-    )
-    stage = configured("der")["student"]
+@pytest.mark.parametrize(("module", "count"), [(der, 3), (coca, 4)], ids=["der", "coca"])
+def test_all_that_is_random_has_a_key_of_its_own(monkeypatch, module, count):
+    """Two draws from the buffer, what the buffer keeps, and CoCa's turns."""
+    keys = []
+
+    def noted(random, key, *more):
+        keys.append(tuple(np.asarray(jax.random.key_data(key))))
+        return random(key, *more)
+
+    drawing = (stream, "random_slots"), (module, "reservoir"), (coca, "random_turns")
+    for place, name in drawing:
+        monkeypatch.setattr(place, name, partial(noted, getattr(place, name)))
+    stage = configured(module.__name__.rpartition(".")[2])["student"]
     facts = Facts(np.zeros(4, np.int32), (2, 2, 3), 10)
     batch = given_batch(np.zeros(4, np.int32), key=jax.random.key(0))
     batch = batch._replace(
         memory=stage.memory(jax.random.key(1), facts),
         see=lambda view, image=batch.image: image,
     )
-    stage.loss({"student": lambda pixels: outputs(arrays(len(pixels), 10))}, batch)
-    one, other = keys
-    assert (jax.random.key_data(one) != jax.random.key_data(other)).any()
+    nets = {
+        "student": lambda pixels: outputs(arrays(len(pixels), 10)),
+        "invariant": lambda embed: embed,
+        "rotation": lambda embed: arrays(len(embed), 4),
+    }
+    stage.loss(nets, batch)
+    assert len(keys) == len(set(keys)) == count
