@@ -108,37 +108,6 @@ def test_weights_of_a_pair():
 
 
 @pytest.mark.parametrize(
-    ("pair", "kd", "dkd"),
-    [
-        ("wrn_40_2,wrn_16_2", (2.0, 0.1, 9.0), (2.0, 12.0, 24.0)),
-        ("resnet110,resnet20", (4.0, 0.1, 12.0), (2.0, 15.0, 30.0)),
-        ("resnet32x4,resnet8x4", (2.0, 0.1, 9.0), (2.0, 9.0, 72.0)),
-        ("ResNet50,MobileNetV2", (3.0, 0.1, 1.0), (2.0, 15.0, 30.0)),
-    ],
-)
-def test_logit_standardization_has_numbers_of_its_own(pair, kd, dkd):
-    teacher, student = pair.split(",")
-    found = cifar.get_config(f"method=kd,kd+ls,dkd+ls,teacher={teacher},student={student}").settings
-    plain, ours, decoupled = (found[name] for name in ("kd", "kd+ls", "dkd+ls"))
-    assert (plain.method.standardize, plain.method.temperature) == (False, 4.0)
-    assert ours.method.standardize and decoupled.method.standardize
-    assert (ours.method.temperature, ours.weights.ce, ours.weights.kd) == kd
-    weights = decoupled.weights
-    assert (decoupled.method.temperature, weights.tckd, weights.nckd) == dkd and weights.ce == 1.0
-
-
-def test_imagenets_numbers_are_the_published_ones():
-    found = imagenet.get_config("method=kd,kd+ls,dist,reviewkd,epochs=100").settings
-    kd, standardized, dist, reviewkd = map(found.get, ("kd", "kd+ls", "dist", "reviewkd"))
-    assert (kd.method.temperature, kd.weights.ce, kd.weights.kd) == (1.0, 0.5, 0.5)
-    assert (standardized.method.temperature, standardized.weights.ce) == (2.0, 1.0)
-    assert standardized.weights.kd == 9.0
-    assert (dist.method.temperature, dist.weights.inter, dist.weights.intra) == (1.0, 2.0, 2.0)
-    assert reviewkd.method.student_preacts and reviewkd.method.warmup_epochs == 0
-    assert reviewkd.weights.review == 1.0
-
-
-@pytest.mark.parametrize(
     ("epochs", "milestones"), [(90, (30, 60)), (100, (30, 60, 90)), (120, (30, 60, 90))]
 )
 def test_imagenets_schedules(epochs, milestones):
