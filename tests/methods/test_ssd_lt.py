@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import recorded
 from golden import Golden, assert_near
-from pairs import configured, given_batch, given_nets, outputs
+from pairs import arrays, configured, given_batch, given_nets, outputs
 
+from configs.methods import METHODS as ENTRIES
 from sskd_jax.engine.optim import milestone_schedule
 from sskd_jax.engine.task import Frozen
 from sskd_jax.losses import cross_entropy, normalized
-from sskd_jax.methods import ssd_lt
+from sskd_jax.methods import METHODS, ssd_lt
 from sskd_jax.methods.long_tail import Scales, balanced, by_frequency, class_balanced, groups
 from sskd_jax.models import MODELS
 from sskd_jax.types import Array, UserError
-from sskd_jax.views import once
+from sskd_jax.views import coloured, distorted, once
 
 FILE = "ssd_lt.npz"
 RESNET = MODELS["resnet20"](num_classes=10)
@@ -126,6 +127,22 @@ def test_the_terms_of_the_student(golden):
     assert_near(terms["kd"], gold["kd"], 1e-4)
     for name, gradient in zip(("hard", "soft"), gradients, strict=True):
         assert_near(gradient, gold[f"grad/{name}"], 1e-4)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+def test_what_each_stage_sees(jitter):
+    """The colours of all views change with `jitter`; keys have a view of their own."""
+    method = METHODS["ssd_lt"](**ENTRIES["ssd_lt"].numbers | {"jitter": jitter})
+    views, rows, logits = [], arrays(4, 128), outputs(arrays(4, 10))
+    nets = given_nets(student=logits, teacher=logits, key=logits, projector=rows)
+    nets |= given_nets(key_projector=rows, hard=logits.logits, scales=lambda scaled: scaled)
+    memory = ssd_lt.empty_queue(jax.random.key(0), 8, 128)
+    batch = given_batch(np.zeros(4, np.int32), memory=memory)._replace(see=views.append)
+    for stage in method.values():
+        stage.loss(nets, batch)
+    told = [(getattr(view, "func", view), *getattr(view, "args", ())) for view in views]
+    own = (coloured, jitter) if jitter else (once,)
+    assert told == [own, (distorted,), own, own]
 
 
 def test_the_schedule(golden):
