@@ -241,6 +241,11 @@ MISTAKES = [
         "use --config.teacher.model=resnet8",
     ),
     (
+        (QUICK, "--config.teacher.checkpoint={folder}/exported.pth"),
+        "exported.pth is a resnet8, as the .json beside it says, and the teacher is a resnet20: "
+        "use --config.teacher.model=resnet8",
+    ),
+    (
         (QUICK, "--config.teacher.checkpoint={folder}/seven.pth", "--config.teacher.model=resnet8"),
         "seven.pth tells 7 classes apart, and the dataset has 10: give a teacher of this dataset",
     ),
@@ -447,11 +452,13 @@ def folder(tmp_path_factory) -> Path:
         "truncated": whole[:9000],
         "text": b"no checkpoint",
         "resnet8": whole,
+        "exported": whole,
         "seven": seven,
         "mobile": checkpoint("zip", mobile),
         "evil": evil,
     }.items():
         (folder / f"{name}.pth").write_bytes(content)
+    (folder / "exported.pth.json").write_text('{"model": "resnet8"}')
     wide = weights("resnet8", 10)
     wide["layer1.0.conv1.weight"] = np.zeros((32, 16, 3, 3), np.float32)
     save_file(wide, folder / "wide.safetensors")

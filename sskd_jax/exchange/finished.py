@@ -95,6 +95,12 @@ def record_beside(file: epath.Path) -> epath.Path:
     return file.with_name(f"{file.name}.json")
 
 
+def record_of(file: epath.Path) -> dict[str, Any]:
+    """The content of FILE.json; empty if there is none."""
+    path = record_beside(file)
+    return read_json(path) if path.exists() else {}
+
+
 def accuracy(result: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
     """top1 and top5 of a row of the results; None if they are not known."""
     return {name: result.get(prefix + name) for name in ("top1", "top5")}

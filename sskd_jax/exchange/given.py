@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sskd_jax.engine.loop import Job, first_state
 from sskd_jax.exchange import torch_bridge
-from sskd_jax.exchange.finished import record_beside
+from sskd_jax.exchange.finished import record_of
 from sskd_jax.system.paths import locate
 from sskd_jax.types import Params, UserError
 from sskd_jax.workdir.checkpoint import checksum
@@ -40,14 +40,9 @@ def load_given(job: Job) -> Params:
     if not all(comes_as_weights(job, net) for net in learned):
         raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
     check_beside(job, path)
-    record = record_beside(path)
-    if record.exists():
-        about = read_json(record)
-        advice = "give a network that was trained on this dataset"
-        compare(path, about, {"classes": job.about["classes"]}, advice)
-        check_pixels(job, path, {job.kind: about})
-    else:
-        check_pixels(job, path, {})
+    about, advice = record_of(path), "give a network that was trained on this dataset"
+    compare(path, about, {"classes": job.about["classes"]}, advice)
+    check_pixels(job, path, {job.kind: about})
     return {net: load_net(job, path, net) for net in learned}
 
 
@@ -128,10 +123,19 @@ def load_net(job: Job, path: epath.Path, net: str) -> Params:
 
 
 def load_file(job: Job, path: epath.Path, net: str) -> tuple[Params, int]:
-    """(variables of a network or its branches, their number of classes) from a PyTorch file."""
+    """(variables of a network or its branches, their number of classes) from a PyTorch file.
+
+    Weights of one architecture may fit another one, so a record beside them has the last word.
+    """
+    name, section = job.networks[net], section_of(job, net)
+    model, theirs = torch_bridge.model_of(name), record_of(path).get("model")
+    if theirs and theirs != model:
+        raise UserError(
+            f"{path} is a {theirs}, as the .json beside it says, and the {section} is a {model}: "
+            f"use --config.{section}.model={theirs}"
+        )
     shape = job.beside["normalisation"].get(net, {}).get("image", job.about["image"])
-    section = section_of(job, net)
-    return torch_bridge.load_weights(path, job.networks[net], section, side=shape[0])
+    return torch_bridge.load_weights(path, name, section, side=shape[0])
 
 
 def section_of(job: Job, net: str) -> str:

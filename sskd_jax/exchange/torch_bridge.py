@@ -174,7 +174,7 @@ def template(name: str, num_classes: int, side: int = SIDE) -> dict[str, Any]:
     Raises:
       UserError: there is no such architecture.
     """
-    network = architecture(_model(name))(num_classes=num_classes)
+    network = architecture(model_of(name))(num_classes=num_classes)
 
     def init(key: Array, image: Array) -> dict[str, Any]:
         outputs, variables = network.init_with_output(key, image)
@@ -194,7 +194,7 @@ def _places(name: str, num_classes: int, side: int = SIDE) -> dict[str, Place]:
     return places
 
 
-def _model(name: str) -> str:
+def model_of(name: str) -> str:
     """resnet8 for "resnet8.branches"."""
     return name.removesuffix(PART)
 
@@ -236,7 +236,7 @@ def _own_entries(name: str, state_dict: StateDict, section: str | None = None) -
       UserError: they are those of another MobileNetV2, or there are no branches.
     """
     state = _unwrapped(state_dict)
-    model = _model(name)
+    model = model_of(name)
     for prefix, mobilenet in MOBILENETS.items():
         is_other = model in MOBILENETS.values() and model != mobilenet
         if is_other and any(key.startswith(prefix) for key in state):
@@ -305,7 +305,7 @@ def _fitting_places(
         places = _places(name, num_classes, side)
         if not _misfit(places, state):
             return places, num_classes
-    hint, part = "", name.removeprefix(_model(name))
+    hint, part = "", name.removeprefix(model_of(name))
     if other := _fitting_model(state, part):
         hint = f"; these are weights of a {other}: {_advice(section, other)}"
     misfit = _misfit(_places(name, counts[0], side), state)

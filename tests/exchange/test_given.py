@@ -31,6 +31,11 @@ def file(folder: Path, model: str = "tiny", classes: int = 10) -> Path:
     return path
 
 
+def beside(path: Path, **about: object) -> None:
+    """Writes FILE.json, the record beside a file."""
+    path.with_name(f"{path.name}.json").write_text(json.dumps(about))
+
+
 def job_of(name: str = "teacher", **changes: object) -> Job:
     """A job of SSKD alone, or of the methods that `changes` names."""
     jobs = planned(small_config(**{"methods": ("sskd",)} | changes))
@@ -203,7 +208,7 @@ def test_a_checkpoint_that_saw_other_pixels_is_refused(plain, tmp_path):
     with pytest.raises(UserError, match=message):
         load_given(job_of(**given))
     path = file(tmp_path)
-    path.with_name(path.name + ".json").write_text(json.dumps({"mean": mean, "std": std}))
+    beside(path, mean=mean, std=std)
     with pytest.raises(UserError, match=message.replace("teacher was", "tiny-10.pth was")):
         load_given(job_of(**{"teacher.checkpoint": str(path)}))
     job = job_of(**given, **{"teacher.mean": tuple(mean), "teacher.std": tuple(std)})
@@ -211,11 +216,22 @@ def test_a_checkpoint_that_saw_other_pixels_is_refused(plain, tmp_path):
     assert job.beside["normalisation"] == seen["normalisation"]
 
 
+def test_the_architecture_of_an_exported_file_is_the_one_in_its_record(plain, tmp_path):
+    """As weights of one may fit another: those of the two MobileNetV2 do."""
+    path = file(tmp_path)
+    beside(path, model="twin")
+    message = "the teacher is a tiny: use --config.teacher.model=twin"
+    with pytest.raises(UserError, match=message):
+        load_given(job_of(**{"teacher.checkpoint": str(path)}))
+    with pytest.raises(UserError, match=message):
+        load_start(plain["teacher"]._replace(start_from=str(path)))
+
+
 def test_a_checkpoint_for_classes_of_other_names_is_refused(plain, tmp_path):
     other = [*map(str, range(9)), "nine"]
     finish(tmp_path / "run", plain["teacher"], classes=other)
     path = file(tmp_path)
-    path.with_name(path.name + ".json").write_text(json.dumps({"classes": other}))
+    beside(path, classes=other)
     for place in (tmp_path / "run", path):
         message = r"was trained with classes nine \(number 9\), and this run has 9: give "
         with pytest.raises(UserError, match=message):
@@ -230,7 +246,7 @@ def test_a_checkpoint_that_saw_images_of_another_size_asks_which_it_shall_see(pl
     finish(tmp_path / "own", plain["teacher"], **own)
     path = file(tmp_path)
     weights = {"teacher": torch_bridge.from_state_dict("tiny", torch_files.weights("tiny", 10))}
-    path.with_name(path.name + ".json").write_text(json.dumps({"image": [16, 16, 3]}))
+    beside(path, image=[16, 16, 3])
     for place in (tmp_path / "data", tmp_path / "own", path):
         given = {"teacher.checkpoint": str(place)}
         message = (
