@@ -122,7 +122,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("source", help="a workdir, or a .pth or .safetensors file")
     parser.add_argument("--stage", help="of a workdir, such as sskd/student or teacher")
-    parser.add_argument("--network", help="of a file; default: the one that its weights fit")
+    parser.add_argument("--network", help="of a file; default: that of FILE.json, or one that fits")
     parser.add_argument("--config", help="whose data section is taken in place of the run's")
     parser.add_argument("--data", help="the name of another dataset")
     parser.add_argument("--data_dir", help="the folder of datasets")

@@ -29,6 +29,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("source", help="a workdir, or a .pth or .safetensors file")
     parser.add_argument("images", nargs="+", help="image files")
     parser.add_argument("--stage", help="of a workdir, such as sskd/student or teacher")
+    parser.add_argument("--network", help="of a file; default: that of FILE.json, or one that fits")
     numbers = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
     parser.add_argument(
         "--mean", help="of a file without a FILE.json: of images in 0..1", **numbers
@@ -37,7 +38,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, help="likewise, the side of its images in pixels")
     args = parser.parse_args(argv)
     numbers = {"mean": args.mean, "std": args.std, "size": args.size}
-    classifier = load(args.source, stage=args.stage, **numbers)
+    classifier = load(args.source, stage=args.stage, network=args.network, **numbers)
     rows, mistakes = [], []
     for path in args.images:
         try:

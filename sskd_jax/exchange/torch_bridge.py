@@ -116,9 +116,12 @@ def identified(state_dict: StateDict) -> str:
     Raises:
       UserError: it is none of them.
     """
-    if name := _fitting_model(_own_entries("", state_dict)):
-        return name
-    raise UserError("this is none of our architectures: name the one that it is")
+    name = _fitting_model(_own_entries("", state_dict))
+    if name is None:
+        raise UserError("this is none of our architectures: name the one that it is")
+    if name in MOBILENETS.values():
+        return next(iter(_told_mobilenets(state_dict).values()), name)
+    return name
 
 
 def _fitting_model(state: StateDict, part: str = "") -> str | None:
@@ -237,9 +240,8 @@ def _own_entries(name: str, state_dict: StateDict, section: str | None = None) -
     """
     state = _unwrapped(state_dict)
     model = model_of(name)
-    for prefix, mobilenet in MOBILENETS.items():
-        is_other = model in MOBILENETS.values() and model != mobilenet
-        if is_other and any(key.startswith(prefix) for key in state):
+    for prefix, mobilenet in _told_mobilenets(state).items():
+        if model in MOBILENETS.values() and model != mobilenet:
             raise UserError(
                 f"the {prefix[:-1]} in it tells that its stem has another stride than that of "
                 f"{model}: {_advice(section, mobilenet)}"
@@ -250,6 +252,16 @@ def _own_entries(name: str, state_dict: StateDict, section: str | None = None) -
         raise UserError(f"no branches in it: no name begins with {BRANCHES!r}")
     network = _under(BACKBONE, state) or state
     return {ALIASES.get(key, key): array for key, array in network.items()}
+
+
+def _told_mobilenets(state_dict: StateDict) -> dict[str, str]:
+    """Those of `MOBILENETS` whose prefix is in the names of a state_dict."""
+    names = _unwrapped(state_dict)
+    return {
+        prefix: mobilenet
+        for prefix, mobilenet in MOBILENETS.items()
+        if any(name.startswith(prefix) for name in names)
+    }
 
 
 def _under(prefix: str, state: StateDict) -> dict[str, np.ndarray]:

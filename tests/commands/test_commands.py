@@ -140,6 +140,10 @@ def test_a_report_is_shown_again(workdir, capsys):
             ["predict", "{run}", "a.png", "--size=8"],
             "{run} has its own mean, std and size of images: omit size (--size)",
         ),
+        (
+            ["predict", "{run}", "a.png", "--network=resnet8"],
+            "--network is of a file, and {run} is a workdir, which knows its own",
+        ),
         (["predict", "{empty}/net.onnx", "a.png"], "net.onnx is a program: give the .pth or"),
         (["evaluate", "{run}", "--stage=teacher"], "unknown stage 'teacher': choose from student"),
         (["evaluate", "{run}", "--devices=99"], "--devices=99: there are 8"),

@@ -395,6 +395,7 @@ def test_files_of_the_two_mobilenets_are_told_apart(beside, asked, right):
     with pytest.raises(UserError, match=f"{beside} in it tells .*: name {right}$"):
         torch_bridge.from_state_dict(asked, state)
     assert torch_bridge.from_state_dict(right, state)
+    assert torch_bridge.identified(state) == right
 
 
 def test_branches_of_another_architecture():
