@@ -458,7 +458,9 @@ def folder(tmp_path_factory) -> Path:
         "evil": evil,
     }.items():
         (folder / f"{name}.pth").write_bytes(content)
-    (folder / "exported.pth.json").write_text('{"model": "resnet8"}')
+    record = {"model": "resnet8", "mean": [0.31] * 3, "std": [0.38] * 3, "image": [8, 8, 3]}
+    record |= {"resize": 8, "classes": []}
+    (folder / "exported.pth.json").write_text(json.dumps(record))
     wide = weights("resnet8", 10)
     wide["layer1.0.conv1.weight"] = np.zeros((32, 16, 3, 3), np.float32)
     save_file(wide, folder / "wide.safetensors")

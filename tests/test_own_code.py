@@ -136,7 +136,10 @@ def test_an_own_network_of_any_layers_leaves_and_comes_back(my_code, tmp_path, m
     images = np.arange(3 * 192).reshape(3, 8, 8, 3).astype(np.uint8)
     expected = sskd_jax.load(tmp_path / "run").logits(images)
     file = tmp_path / "run" / f"student.{kind}"
-    np.testing.assert_array_equal(sskd_jax.load(file).logits(images), expected)
+    with pytest.raises(UserError, match="give network='attentive:Net' .--network=attentive:Net"):
+        sskd_jax.load(file)
+    found = sskd_jax.load(file, network="attentive:Net")
+    np.testing.assert_array_equal(found.logits(images), expected)
     again = cifar.get_config("method=kd,teacher=attentive:Net,student=resnet8")
     again.data.name, again.student.epochs = "my_code:stripes", 1
     again.teacher.checkpoint, again.until = str(file), "teacher"

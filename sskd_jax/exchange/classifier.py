@@ -21,7 +21,6 @@ from sskd_jax.rules import MEAN, STD, whole
 from sskd_jax.system.paths import locate
 from sskd_jax.types import Array, Outputs, Params, UserError
 from sskd_jax.views import Optics, normalise
-from sskd_jax.workdir.files import read_json
 
 AT_ONCE = 256  # images per forward pass
 SIDE = whole(8, 4096)  # of an image, in pixels
@@ -122,7 +121,7 @@ def load(
         network expects images.
       stage: of a workdir, such as "sskd/student" or "teacher"; None: the only student.
       network: of a file, the name of its architecture; None: that of FILE.json, or else the one
-        that its weights fit.
+        that its weights fit. Code of your own, such as "my_code:Net", is run only if it is given.
       mean: for a file without FILE.json, the mean of images in [0, 1]; std likewise.
       size: for such a file, the side of the images in pixels; needed only for image files.
 
@@ -156,19 +155,21 @@ def load(
 def from_file(path: pathlib.Path, network: str | None, given: Mapping[str, Any]) -> Classifier:
     """As `load`, from a file; `given` are mean, std and size as far as they are."""
     state = torch_bridge.read_state_dict(path)
-    beside = finished.record_beside(path)
-    record = dict(given)
-    if beside.exists():
-        record = read_json(beside)
-    elif size := record.pop("size", None):
+    record = finished.record_of(path) or dict(given)
+    if size := record.pop("size", None):
         record |= {"image": [size, size, 3], "resize": size}
     if missing := [key for key in ("mean", "std") if key not in record]:
         raise UserError(
-            f"{path} has no {beside.name} beside it, which says how images are normalised: give "
+            f"{path} has no {path.name}.json beside it, which says how images are normalised: give "
             + " and ".join(f"{key}=(R, G, B)" for key in missing)
             + " (as flags: --mean R G B --std R G B)"
         )
     name = network or record.get("model") or torch_bridge.identified(state)
+    if not network and ":" in name:
+        raise UserError(
+            f"{path} is a network of the module {name.partition(':')[0]!r}, whose code would be "
+            f"run: if you trust that, give network={name!r} (--network={name})"
+        )
     side, *_ = record.get("image", [torch_bridge.SIDE])
     variables, num_classes = torch_bridge.load_weights(path, name, section="", side=side)
     return classifier(name, variables, record | {"num_classes": num_classes})

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from sskd_jax.rules import MEAN, STD, TEXT, Rule, is_sequence, is_whole, whole
 from sskd_jax.types import Params, UserError, choose
 from sskd_jax.workdir.checkpoint import read_step
 from sskd_jax.workdir.files import CONFIG, METRICS, RESULTS, STAGE, existing_rows, read_json
@@ -12,6 +13,25 @@ from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import description, kind_of, load_folder, stage_folders
 
 NETWORKS = ("student", "teacher")  # the kinds of stages that produce one
+
+
+IMAGE = Rule(
+    lambda value: is_sequence(value) and len(value) == 3 and all(map(is_whole, value)),
+    "three whole numbers, [height, width, 3]",
+    least=3,
+)
+NAMES = Rule(
+    lambda value: is_sequence(value) and all(isinstance(name, str) for name in value),
+    "a list of names",
+)
+RECORD = {  # what a network's record must hold for it to be used
+    "model": TEXT,
+    "mean": MEAN,
+    "std": STD,
+    "image": IMAGE,
+    "resize": whole(1),
+    "classes": NAMES,
+}
 
 
 class Network(NamedTuple):
@@ -96,9 +116,18 @@ def record_beside(file: epath.Path) -> epath.Path:
 
 
 def record_of(file: epath.Path) -> dict[str, Any]:
-    """The content of FILE.json; empty if there is none."""
+    """The content of FILE.json; empty if there is none.
+
+    Raises:
+      UserError: it can't be read, or an entry is none that `describe` writes.
+    """
     path = record_beside(file)
-    return read_json(path) if path.exists() else {}
+    record = read_json(path) if path.exists() else {}
+    for key, rule in RECORD.items():
+        if record and (advice := rule.advice(record.get(key))):
+            told = f"has {str(record[key])[:40]} as its" if key in record else "lacks"
+            raise UserError(f"{path} {told} {key!r}: give {advice}, or export the network again")
+    return record
 
 
 def accuracy(result: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:

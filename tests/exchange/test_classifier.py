@@ -1,6 +1,7 @@
 """Trained networks used from Python, out of workdirs and files."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -110,6 +111,39 @@ def test_a_file_without_its_json_asks_how_images_are_normalised(tmp_path, variab
     assert network.model == "resnet8"  # found by its weights
     with pytest.raises(UserError, match="the size of the network's images is not known"):
         network.predict(tmp_path / "image.png")
+
+
+def test_no_module_that_a_downloaded_record_names_is_run(workdir, tmp_path, monkeypatch):
+    (tmp_path / "payload.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = shutil.copy(workdir / "student.pth", tmp_path)
+    record = json.loads((workdir / "student.pth.json").read_text()) | {"model": "payload:Net"}
+    (tmp_path / "student.pth.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="of the module 'payload', whose code would be run: if "):
+        sskd_jax.load(file)
+    assert not (tmp_path / "ran").exists()
+    assert sskd_jax.load(file, network="resnet8").classes == tuple("0123456")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model", None, "lacks 'model': give text, or export the network again"),
+        ("model", 3, "has 3 as its 'model': give text"),
+        ("mean", [0.5, 0.5], r"has \[0.5, 0.5\] as its 'mean': give three numbers from 0 to 1, or"),
+        ("std", [0, 1, 1], r"has \[0, 1, 1\] as its 'std': give three numbers above 0, 1 at most"),
+        ("image", [8, 8], r"has \[8, 8\] as its 'image': give three whole numbers,"),
+        ("resize", "8", "has 8 as its 'resize': give a whole number from 1 on, or"),
+        ("classes", [1, 2], r"has \[1, 2\] as its 'classes': give a list of names, or"),
+    ],
+)
+def test_a_record_that_is_not_whole_is_one_line(key, value, message, workdir, tmp_path):
+    file = shutil.copy(workdir / "student.pth", tmp_path)
+    record = json.loads((workdir / "student.pth.json").read_text())
+    changed = {**record, key: value} if value else {k: v for k, v in record.items() if k != key}
+    (tmp_path / "student.pth.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError, match=f"student.pth.json {message}"):
+        sskd_jax.load(file)
 
 
 @pytest.mark.parametrize("images", [IMAGE[0], IMAGE.astype(np.float32), IMAGE[..., :1]])

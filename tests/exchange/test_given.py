@@ -32,8 +32,10 @@ def file(folder: Path, model: str = "tiny", classes: int = 10) -> Path:
 
 
 def beside(path: Path, **about: object) -> None:
-    """Writes FILE.json, the record beside a file."""
-    path.with_name(f"{path.name}.json").write_text(json.dumps(about))
+    """Writes FILE.json, the record beside a file, of a network as this run has it."""
+    own = {"model": "tiny", "mean": [0.31] * 3, "std": [0.38] * 3, "image": [8, 8, 3]}
+    record = own | {"resize": 8, "classes": []} | about
+    path.with_name(f"{path.name}.json").write_text(json.dumps(record))
 
 
 def job_of(name: str = "teacher", **changes: object) -> Job:
