@@ -111,12 +111,12 @@ from sskd_jax.types import Outputs
 
 class Net(nn.Module):
     num_classes: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, pixels, train: bool = False):
         x = nn.Conv(8, (2, 2), strides=2)(pixels)
-        x = x.reshape(len(x), -1, 8)
+        x = x.reshape(x.shape[0], -1, 8)
         x = x + self.param("pos", nn.initializers.normal(), (1, x.shape[1], 8))
         x = nn.LayerNorm()(nn.MultiHeadDotProductAttention(2)(x))
         embed = x.mean(1)
@@ -132,7 +132,8 @@ def test_an_own_network_of_any_layers_leaves_and_comes_back(my_code, tmp_path, m
     config = cifar.get_config("method=scratch,student=attentive:Net")
     config.data.name, config.student.epochs = "my_code:stripes", 1
     train.run(config, str(tmp_path / "run"))
-    export_network(str(tmp_path / "run"), kind)
+    for name in (kind, "stablehlo"):
+        export_network(str(tmp_path / "run"), name)
     images = np.arange(3 * 192).reshape(3, 8, 8, 3).astype(np.uint8)
     expected = sskd_jax.load(tmp_path / "run").logits(images)
     file = tmp_path / "run" / f"student.{kind}"

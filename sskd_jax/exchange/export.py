@@ -124,7 +124,8 @@ def without_places() -> Iterator[None]:
 def logits(record: Record, variables: Params, image: Array) -> Array:
     """Logits [N, K] of uint8 images [N, H, W, C]."""
     optics = Optics(flip=False, pad=0, mean=record["mean"], std=record["std"])
-    network = architecture(record["model"])(num_classes=record["num_classes"])
+    make = architecture(record["model"])
+    network = make(num_classes=record["num_classes"], dtype=jnp.float32)
     return network.apply(variables, normalise(image, optics)).logits
 
 

@@ -177,7 +177,7 @@ def template(name: str, num_classes: int, side: int = SIDE) -> dict[str, Any]:
     Raises:
       UserError: there is no such architecture.
     """
-    network = architecture(model_of(name))(num_classes=num_classes)
+    network = architecture(model_of(name))(num_classes=num_classes, dtype=jnp.float32)
 
     def init(key: Array, image: Array) -> dict[str, Any]:
         outputs, variables = network.init_with_output(key, image)
