@@ -118,6 +118,7 @@ class Net(nn.Module):
         x = nn.Conv(8, (2, 2), strides=2)(pixels)
         x = x.reshape(x.shape[0], -1, 8)
         x = x + self.param("pos", nn.initializers.normal(), (1, x.shape[1], 8))
+        x = x * self.param("scale", nn.initializers.ones, ())
         x = nn.LayerNorm()(nn.MultiHeadDotProductAttention(2)(x))
         embed = x.mean(1)
         logits = nn.Dense(self.num_classes, name="a_classifier")(embed)

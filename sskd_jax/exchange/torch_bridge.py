@@ -167,7 +167,7 @@ def to_state_dict(
             )
         state[key] = _reordered(np.asarray(leaf), TO_TORCH)
     _fitting_places(name, state, side=side)
-    return {key: np.ascontiguousarray(array) for key, array in state.items()}
+    return {key: np.asarray(array, order="C") for key, array in state.items()}
 
 
 @cache
