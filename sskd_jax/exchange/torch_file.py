@@ -2,7 +2,8 @@
 
 Since PyTorch 1.6 such a file is a zip archive of a pickle and of the raw numbers of every storage.
 Before, it was a sequence of pickles followed by the storages. In both, the pickle describes a
-tensor as a strided window of a storage, which is a flat array.
+tensor as a strided window of a storage, which is a flat array. Before 0.2 it was a tar archive,
+which is not read.
 """
 
 import functools
@@ -207,6 +208,12 @@ def _read_legacy(content: bytes) -> tuple[Any, Fetch]:
     Its parts are the magic number, the protocol, sizes, the object and the keys of the storages,
     all of them pickled, and then the storages.
     """
+    if content[257:262] == b"ustar":  # the mark of a tar archive
+        raise UserError(
+            "it was saved by a PyTorch before 0.2, as torchvision's first files were: save "
+            "torch.load(PATH) again with torch.save, or take a newer one, such as torchvision's "
+            "resnet34-b627a593.pth"
+        )
     file = io.BytesIO(content)
     if safe_pickle.load(file, {}) != LEGACY_MAGIC:
         raise UserError("it is a pickle, but not one of PyTorch's")

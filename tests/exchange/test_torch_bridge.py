@@ -198,6 +198,7 @@ def test_a_file_without_tensors(form, top, tmp_path):
     [
         (b"", "the file is empty"),
         (b"<!DOCTYPE html>", "not a readable pickle"),
+        (bytes(257) + b"ustar  \0", "saved by a PyTorch before 0.2, .*: save torch.load.PATH"),
         (b"PK\x03\x04", "not a whole PyTorch checkpoint"),
         (pickle.dumps({"a": 1}), "not one of PyTorch's"),
         (zip_file({"x": tensor("0", SMALL["fc.bias"])}, {}), "x/data/0"),
