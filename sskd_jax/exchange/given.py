@@ -166,12 +166,14 @@ class Source(NamedTuple):
       path: of the file, or of the folder of the finished stage.
       nets: {"params", "batch_stats"} by net of the stage that starts from them.
       num_classes: the number of classes for which they were trained.
+      seen: the mean and std with which the stage's network saw its images, as far as known.
       steps: the number of steps for which they were trained, if that is known.
     """
 
     path: epath.Path
     nets: Params
     num_classes: int
+    seen: Mapping[str, Any]
     steps: int | None = None
 
 
@@ -206,6 +208,13 @@ def load_start(job: Job) -> Start:
             f"; its classifier is fresh, as that tells {source.num_classes} classes apart and "
             f"this dataset has {job.task.num_classes}"
         )
+    ours = job.beside["normalisation"].get(main_network(job), {})
+    mean, std = (source.seen.get(key, ours.get(key)) for key in ("mean", "std"))
+    if (mean, std) != (ours.get("mean"), ours.get("std")):
+        line += (
+            f"; it was trained with mean {mean} and std {std}, and goes on with {ours['mean']} and "
+            f"{ours['std']}"
+        )
     if anew := [net for net in learned_nets(job) if net not in leaves]:
         line += f"; begins anew: {', '.join(anew)}"
     record = {
@@ -234,7 +243,7 @@ def from_file(job: Job, path: epath.Path) -> Source:
     if (net := main_network(job)) is None:
         raise UserError(f"{path} is no workdir: the stage {job.kind} starts from a run of ours")
     weights, num_classes = load_file(job, path, net)
-    return Source(path, {net: weights}, num_classes)
+    return Source(path, {net: weights}, num_classes, record_of(path))
 
 
 def from_workdir(job: Job, path: epath.Path) -> Source:
@@ -261,7 +270,8 @@ def from_workdir(job: Job, path: epath.Path) -> Source:
                 f"--config.{section}.model={model}"
             )
     nets = {net: stored[name] for net, name in names.items()}
-    return Source(folder, nets, about["num_classes"], about["steps"])
+    seen = about.get("normalisation", {}).get(names.get(main_network(job)), {})
+    return Source(folder, nets, about["num_classes"], seen, about["steps"])
 
 
 def fitting(job: Job, net: str, own: Params, source: Source) -> Leaves:

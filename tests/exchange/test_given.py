@@ -213,6 +213,10 @@ def test_a_checkpoint_that_saw_other_pixels_is_refused(plain, tmp_path):
     beside(path, mean=mean, std=std)
     with pytest.raises(UserError, match=message.replace("teacher was", "tiny-10.pth was")):
         load_given(job_of(**{"teacher.checkpoint": str(path)}))
+    start = "; it was trained with mean [0.5, 0.4, 0.3] and std [0.2, 0.2, 0.2], and goes on with "
+    for place in (path, tmp_path):
+        line = first(plain["teacher"], place)[1]
+        assert line.endswith(start + "[0.31, 0.31, 0.31] and [0.38, 0.38, 0.38]")
     job = job_of(**given, **{"teacher.mean": tuple(mean), "teacher.std": tuple(std)})
     assert_equal(load_given(job), stored)
     assert job.beside["normalisation"] == seen["normalisation"]
