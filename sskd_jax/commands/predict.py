@@ -36,8 +36,11 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--std", help="likewise", **numbers)
     parser.add_argument("--size", type=int, help="likewise, the side of its images in pixels")
+    parser.add_argument(
+        "--resize", type=int, help="likewise, of their shorter side before the cut; default: --size"
+    )
     args = parser.parse_args(argv)
-    numbers = {"mean": args.mean, "std": args.std, "size": args.size}
+    numbers = {"mean": args.mean, "std": args.std, "size": args.size, "resize": args.resize}
     classifier = load(args.source, stage=args.stage, network=args.network, **numbers)
     rows, mistakes = [], []
     for path in args.images:

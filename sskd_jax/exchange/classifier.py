@@ -24,6 +24,13 @@ from sskd_jax.views import Optics, normalise
 
 AT_ONCE = 256  # images per forward pass
 SIDE = whole(8, 4096)  # of an image, in pixels
+COLOURS = ", as colours count from 0 to 1"
+RULES = {  # for what `load` may be told of a file
+    "mean": MEAN._replace(text=MEAN.text + COLOURS),
+    "std": STD._replace(text=STD.text + COLOURS),
+    "size": SIDE,
+    "resize": SIDE,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,6 +120,7 @@ def load(
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
     size: int | None = None,
+    resize: int | None = None,
 ) -> Classifier:
     """Loads a trained network from a workdir, or from a .pth or .safetensors file.
 
@@ -124,22 +132,29 @@ def load(
         that its weights fit. Code of your own, such as "my_code:Net", is run only if it is given.
       mean: for a file without FILE.json, the mean of images in [0, 1]; std likewise.
       size: for such a file, the side of the images in pixels; needed only for image files.
+      resize: for such a file, the length in pixels to which the shorter side of an image file is
+        brought before its centre is cut out; None: `size`. Networks of ImageNet, such as
+        torchvision's, are usually measured with 256 at size 224.
 
     Raises:
       UserError: there is no such network, it is not finished or damaged, or mean and std are not
         known, are known already, or are no such numbers.
     """
-    for name, value, rule in (("mean", mean, MEAN), ("std", std, STD)):
-        if value and (advice := rule.advice(value)):
-            raise UserError(f"{name} is {value}: give {advice}, as colours count from 0 to 1")
-    if size is not None and (advice := SIDE.advice(size)):
-        raise UserError(f"size is {size}: give {advice}")
-    path = locate(source)
-    numbers = {"mean": mean, "std": std, "size": size}
-    given = [name for name, value in numbers.items() if value]
+    numbers = {"mean": mean, "std": std, "size": size, "resize": resize}
+    given = {
+        name: np.asarray(value, object).tolist()
+        for name, value in numbers.items()
+        if value is not None
+    }
+    for name, value in given.items():
+        if advice := RULES[name].advice(value):
+            raise UserError(f"{name} is {value}: give {advice}")
+    if resize is not None and (size is None or resize < size):
+        raise UserError(f"resize is {resize}: give size, too, and no resize below it")
+    path, first = locate(source), next(iter(given), None)
     if given and is_described(path):
         raise UserError(
-            f"{path} has its own mean, std and size of images: omit {given[0]} (--{given[0]})"
+            f"{path} has its own mean, std and size of images: omit {first} (--{first})"
         )
     if path.is_dir() and network:
         raise UserError(f"--network is of a file, and {path} is a workdir, which knows its own")
@@ -149,15 +164,15 @@ def load(
         found = finished.find_network(path, stage)
         record, variables = finished.describe(path, found), finished.load_network(path, found)
         return classifier(record["model"], variables, record)
-    return from_file(path, network, {name: numbers[name] for name in given})
+    return from_file(path, network, given)
 
 
 def from_file(path: pathlib.Path, network: str | None, given: Mapping[str, Any]) -> Classifier:
-    """As `load`, from a file; `given` are mean, std and size as far as they are."""
+    """As `load`, from a file; `given` are mean, std, size and resize as far as they are."""
     state = torch_bridge.read_state_dict(path)
     record = finished.record_of(path) or dict(given)
     if size := record.pop("size", None):
-        record |= {"image": [size, size, 3], "resize": size}
+        record |= {"image": [size, size, 3], "resize": record.get("resize", size)}
     if missing := [key for key in ("mean", "std") if key not in record]:
         raise UserError(
             f"{path} has no {path.name}.json beside it, which says how images are normalised: give "

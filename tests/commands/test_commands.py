@@ -156,6 +156,10 @@ def test_a_report_is_shown_again(workdir, capsys):
         (["evaluate", "{run}", "--config={empty}/raises.py"], "/raises.py, line 1: KeyError: 'x'"),
         (["evaluate", "{run}", "--config={empty}/bare.py"], "bare.py has no function get_config"),
         (["predict", "net.pth", "a.png", "--size=-8"], "size is -8: give a whole number from 8 on"),
+        (
+            ["predict", "net.pth", "a.png", "--size=9", "--resize=8"],
+            "resize is 8: give size, too, and no resize below it",
+        ),
         (["prepare", "cifar10", "--source=x", "--held_out=.2"], "leave it out with cifar10"),
         (
             ["prepare", "imagefolder", "--source={empty}", "--held_out=.2"],

@@ -72,6 +72,17 @@ def test_images_of_another_size_are_refused_where_the_networks_is_known(workdir,
     assert alone.features(large).shape == (2, 64)
 
 
+def test_arrays_are_numbers_too_and_resize_frames_image_files(workdir, tmp_path):
+    torch_file.write_tensors(tmp_path / "alone.pth", torch_files.weights("resnet8"))
+    numbers = {"mean": np.array(MEAN), "std": np.array(STD), "size": 8}
+    pixels = np.arange(10 * 10 * 3, dtype=np.uint8).reshape(10, 10, 3)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    network = sskd_jax.load(tmp_path / "alone.pth", resize=10, **numbers)
+    expected = network.logits(pixels[None, 1:9, 1:9])
+    np.testing.assert_array_equal(network.logits(tmp_path / "image.png"), expected)
+    assert sskd_jax.load(tmp_path / "alone.pth", **numbers).sizes == (8, 8)
+
+
 def test_normalisation_in_levels_from_0_to_255_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"std is .*: give three numbers above 0, 1 at most, as"):
         sskd_jax.load(tmp_path / "any.pth", mean=MEAN, std=(58.4, 57.1, 57.4))
