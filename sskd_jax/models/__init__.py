@@ -15,7 +15,7 @@ from sskd_jax.models.vgg import VGG
 from sskd_jax.models.wrn import WideResNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    **{f"resnet{6 * n + 2}": partial(ResNet, blocks=(n, n, n)) for n in (1, 3, 5, 7, 9, 18)},
+    **{f"resnet{6 * n + 2}": partial(ResNet, blocks=(n, n, n)) for n in (1, 2, 3, 5, 7, 9, 18)},
     **{
         f"resnet{6 * n + 2}x4": partial(ResNet, blocks=(n, n, n), widths=(32, 64, 128, 256))
         for n in (1, 5)
