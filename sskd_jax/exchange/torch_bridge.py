@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from sskd_jax.exchange import torch_file
 from sskd_jax.models import MODELS
 from sskd_jax.models.build import architecture
+from sskd_jax.system import safe_pickle
 from sskd_jax.types import Array, UserError
 
 StateDict = Mapping[str, np.ndarray]
@@ -51,6 +52,20 @@ PART = ".branches"  # the suffix of a name that means the branches of an archite
 
 # Both names of MobileNetV2's classifier are in use.
 ALIASES = {f"classifier.0.{leaf}": f"classifier.{leaf}" for leaf in ("weight", "bias")}
+
+
+SAFE_DTYPES = {  # of safetensors
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": jnp.bfloat16,
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
 
 
 class Place(NamedTuple):
@@ -99,15 +114,23 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    from safetensors import SafetensorError, deserialize
 
+    if safe_pickle.is_endless(path):
+        raise UserError(f"{path} is no file, but a pipe or a device: give a file")
     try:
-        return load(epath.Path(path).read_bytes())
+        parts = deserialize(epath.Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, KeyError) as error:  # KeyError: a type that NumPy does not have
+    except SafetensorError as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+    tensors = {}
+    for name, part in parts:
+        if part["dtype"] not in SAFE_DTYPES:
+            raise UserError(f"{path}: {name!r} holds {part['dtype']}: save it as F32")
+        dtype = np.dtype(SAFE_DTYPES[part["dtype"]])
+        tensors[name] = np.ndarray(part["shape"], dtype, buffer=part["data"])
+    return tensors
 
 
 def identified(state_dict: StateDict) -> str:

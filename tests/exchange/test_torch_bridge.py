@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from torch_files import (
     KINDS,
     ORDERED_DICT,
@@ -81,6 +83,25 @@ def test_types_of_numbers(form, dtype, tmp_path):
         "scalar": np.array(1).astype(dtype),
     }
     assert_same(read(checkpoint(form, state), tmp_path), state)
+
+
+@pytest.mark.parametrize("dtype", KINDS, ids=KINDS.values())
+def test_types_of_numbers_in_safetensors(dtype, tmp_path):
+    state = {"x": np.array([[0, 1, 1]]).astype(dtype), "empty": np.zeros((0, 2), dtype)}
+    path = tmp_path / "x.safetensors"
+    save_file(state, path)
+    assert_same(torch_bridge.read_state_dict(path), state)
+
+
+def test_safetensors_that_are_not_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"0")
+    with pytest.raises(UserError, match=r"x.safetensors: 'x' holds F8_E4M3: save it as F32"):
+        torch_bridge.read_state_dict(path)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(UserError, match="is no file, but a pipe or a device: give a file"):
+        torch_bridge.read_state_dict(tmp_path / "pipe.safetensors")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int64", "uint8", ml_dtypes.bfloat16])
