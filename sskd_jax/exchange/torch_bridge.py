@@ -321,10 +321,11 @@ def _counts(name: str, state: StateDict) -> list[int]:
     It is the last matrix of our architectures, and any one of a user's.
     """
     matrices = [array for key, array in state.items() if key.endswith("weight") and array.ndim == 2]
-    if not matrices or len(matrices[-1]) < 1:
-        raise UserError("no classifier in it: no weight is a matrix")
     counts = (len(matrix) // (4 if _is_part(name) else 1) for matrix in reversed(matrices))
-    return list(dict.fromkeys(counts))
+    found = list(dict.fromkeys(count for count in counts if count))
+    if not found:
+        raise UserError("no classifier in it: no weight is a matrix")
+    return found
 
 
 def _fitting_places(

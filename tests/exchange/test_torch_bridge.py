@@ -427,6 +427,9 @@ def test_branches_of_another_architecture():
     }
     with pytest.raises(UserError, match="these are weights of a resnet8: name resnet8"):
         torch_bridge.from_state_dict("resnet20.branches", state)
+    with pytest.raises(UserError, match="no classifier in it: no weight is a matrix"):
+        small = {"auxiliary_classifier.fc.weight": np.ones((3, 2), np.float32)}
+        torch_bridge.from_state_dict("resnet8.branches", small)
     with pytest.raises(UserError, match="no branches in it: no name begins with 'auxiliary_"):
         torch_bridge.from_state_dict("resnet8.branches", weights("resnet8"))
 
