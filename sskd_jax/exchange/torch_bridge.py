@@ -5,6 +5,7 @@ by dots, is its name in PyTorch except for the last part; and the axes are in an
 """
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -47,6 +48,8 @@ BACKBONE, BRANCHES, HEAD = "backbone.", "auxiliary_classifier.", "proj_head."
 # HSAKD's MobileNetV2 and SSKD's have the same names and shapes, but stems of different strides.
 # The other prefixes in a file tell whose network it is.
 MOBILENETS = {BRANCHES: "MobileNetV2s1", HEAD: "MobileNetV2"}
+
+WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # of DataParallel, and of torch.compile
 
 PART = ".branches"  # the suffix of a name that means the branches of an architecture
 
@@ -101,7 +104,7 @@ def load_weights(
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The state_dict in a PyTorch checkpoint of any layout, or in a file called *.safetensors.
 
-    DataParallel's prefix is removed.
+    The prefixes of DataParallel and of torch.compile are removed.
 
     Raises:
       UserError: the file can't be read, would run code, or holds no named tensors.
@@ -295,9 +298,9 @@ def _under(prefix: str, state: StateDict) -> dict[str, np.ndarray]:
 
 
 def _unwrapped(state_dict: StateDict) -> dict[str, np.ndarray]:
-    """All entries without the prefix of DataParallel, and without batch norm's counts of steps."""
+    """All entries without the prefixes of wrappers, and without batch norm's counts of steps."""
     return {
-        key.removeprefix("module."): array
+        WRAPPERS.sub("", key): array
         for key, array in state_dict.items()
         if not key.endswith("num_batches_tracked")
     }
@@ -344,8 +347,19 @@ def _fitting_places(
     hint, part = "", name.removeprefix(model_of(name))
     if other := _fitting_model(state, part):
         hint = f"; these are weights of a {other}: {_advice(section, other)}"
-    misfit = _misfit(_places(name, counts[0], side), state)
-    raise UserError(f"this is not a {name}: {misfit}{hint}")
+    places = _places(name, counts[0], side)
+    if prefix := _prefix(places, state):
+        hint = f"; all of its names are there behind {prefix[:100]!r}: save that part alone"
+    raise UserError(f"this is not a {name}: {_misfit(places, state)}{hint}")
+
+
+def _prefix(places: Mapping[str, Place], state: StateDict) -> str | None:
+    """The prefix behind which `state` has an entry for every place; None if there is none."""
+    first = next(iter(places))
+    prefixes = (key.removesuffix(first) for key in state if key.endswith(f".{first}"))
+    return next(
+        (prefix for prefix in prefixes if all(prefix + key in state for key in places)), None
+    )
 
 
 def _misfit(places: Mapping[str, Place], state: StateDict) -> str | None:

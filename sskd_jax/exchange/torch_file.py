@@ -26,7 +26,8 @@ from sskd_jax.types import UserError
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # opcodes that make an empty one
 MAX_AXES = 64  # the most that a NumPy array can have
-LAYOUTS = ("state_dict", "model", "net")  # keys of the weights, if they are not at the top level
+# Keys of the weights, if they are not at the top level.
+LAYOUTS = ("state_dict", "model", "net", "model_state_dict")
 DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -129,9 +130,11 @@ INERT = {
     "argparse": ("Namespace",),
     "collections": ("Counter",),
     "_codecs": ("encode",),
-    "numpy": ("dtype",),
-    "numpy.core.multiarray": ("scalar",),
-    "numpy._core.multiarray": ("scalar",),
+    "numpy": ("dtype", "ndarray"),
+    "numpy.core.multiarray": ("scalar", "_reconstruct"),
+    "numpy._core.multiarray": ("scalar", "_reconstruct"),
+    "pathlib": ("PosixPath", "WindowsPath"),
+    "pathlib._local": ("PosixPath", "WindowsPath"),
     "torch": ("device", "bool", *FLOATS, *INTEGERS),
 }
 ALLOWED = {

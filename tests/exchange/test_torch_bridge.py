@@ -66,8 +66,8 @@ def assert_same(found: dict, expected: dict) -> None:
 
 
 @both_formats
-@pytest.mark.parametrize("layout", ["bare", "state_dict", "model", "net"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("layout", ["bare", "state_dict", "model", "net", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
 def test_layouts_and_prefixes(form, layout, prefix, tmp_path):
     stored = {f"{prefix}{name}": x for name, x in SMALL.items()}
     stored[f"{prefix}bn1.num_batches_tracked"] = np.array(5)
@@ -181,6 +181,17 @@ def test_what_else_a_training_checkpoint_holds_is_passed_over(form, tmp_path):
             "opt": Raw(b"cargparse\nNamespace\n)\x81" + encoded({"lr": 0.1}) + b"b"),
             "best": Call(Global("numpy.core.multiarray", "scalar"), (dtype, raw)),
             "new": Call(Global("numpy._core.multiarray", "scalar"), (dtype, raw)),
+            "curve": Raw(
+                encoded(
+                    Call(
+                        Global("numpy.core.multiarray", "_reconstruct"),
+                        (Global("numpy", "ndarray"), (0,), raw),
+                    )
+                )
+                + encoded((1, (1,), dtype, False, raw))
+                + b"b"
+            ),
+            "folder": Call(Global("pathlib", "PosixPath"), ("/", "runs")),
             "device": Call(Global("torch", "device"), ("cuda", 0)),
             "dtype": Global("torch", "float32"),
             "scheduler": {"milestones": Call(Global("collections", "Counter"), ({150: 1},))},
@@ -496,6 +507,10 @@ def without(key: str, state: dict) -> dict:
     "change, reason",
     [
         (lambda s: without("bn1.weight", s), r"not a resnet8: 'bn1\.weight' is missing$"),
+        (
+            lambda s: {f"student.{key}": x for key, x in s.items()},
+            "; all of its names are there behind 'student.': save that part alone$",
+        ),
         (lambda s: without("bn1.running_var", s), r"'bn1\.running_var' is missing$"),
         (lambda s: {**s, "extra.bias": s["fc.bias"]}, r"not a resnet8: it has no 'extra\.bias'$"),
         (
