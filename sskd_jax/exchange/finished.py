@@ -104,7 +104,7 @@ def describe(workdir: epath.Path, network: Network, best: bool = False) -> dict[
         "std": own["std"],
         "data": data["name"],
         "stage": network.name,
-        "steps": about["steps"],
+        "steps": best_step(workdir, network) if best else about["steps"],
         "epoch": "best" if best else "last",
         "accuracy": accuracy(result, "best_" if best else ""),
     }

@@ -156,7 +156,8 @@ def test_the_best_epoch_in_place_of_the_last(with_best, variables):
     for name, array in load_file(file).items():
         np.testing.assert_array_equal(array, 2 * state[name])
     record = json.loads((with_best / f"{file.name}.json").read_text())
-    assert record["epoch"] == "best" and record["accuracy"] == {"top1": 0.8, "top5": None}
+    assert record["epoch"] == "best" and record["steps"] == 10
+    assert record["accuracy"] == {"top1": 0.8, "top5": None}
 
 
 def test_a_best_epoch_that_is_not_known_is_one_line(workdir, capsys):
