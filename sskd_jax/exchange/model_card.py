@@ -72,8 +72,10 @@ def facts(workdir: epath.Path, network: Network) -> dict[str, Any]:
     own_or_shared = Network(stage, "teacher").name, "teacher"
     teachers = [result_row(workdir, Network(name, "teacher")) for name in own_or_shared]
     about = read_json(workdir / stage / STAGE)
+    result, folder = result_row(workdir, network), stage.rpartition("/")[0]
     return {
-        "result": result_row(workdir, network),
+        "result": result,
+        "method": result.get("method", folder),  # a run that is not done has no results yet
         "teacher": about.get("teacher_model") if kind != "teacher" else None,
         "teacher_result": teachers[0] or teachers[1],
         "training": config.get(kind, {}),
@@ -107,14 +109,14 @@ def card(file: epath.Path, record: Mapping[str, Any], known: Mapping[str, Any]) 
 
 
 def title(record: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    method = known["result"].get("method")
+    method = known["method"]
     return record["model"] + (f" ({method})" if method else "") + f" on {record['data']}"
 
 
 def front_matter(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata at the top of a card (YAML), by the hub's names."""
     dataset = HUB.get(record["data"], record["data"])
-    tags = ["knowledge-distillation", known["result"].get("method")] if known["teacher"] else []
+    tags = ["knowledge-distillation", known["method"]] if known["teacher"] else []
     top1, top5 = (record["accuracy"][name] for name in ("top1", "top5"))
     metrics = [
         {"type": kind, "name": f"{name}, {record['epoch']} epoch, %", "value": percent(value)}
@@ -128,7 +130,7 @@ def front_matter(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[st
         "license": "apache-2.0",
         "library_name": "sskd_jax",
         "pipeline_tag": "image-classification",
-        "tags": ["jax", *tags],
+        "tags": ["jax", *filter(None, tags)],
         "datasets": [dataset] if record["data"] in HUB else [],
         "metrics": ["accuracy"],
         "model-index": [{"name": title(record, known), "results": [result]}] if metrics else [],
@@ -155,7 +157,7 @@ def table(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, str]
         if best is None
         else f"{shown(best)}, epoch {result['best_epoch']}, chosen on {chosen}",
         "measured on": f"the test images of {record['data']}",
-        "method": result.get("method", ""),
+        "method": known["method"],
         "teacher": teacher(known),
         "training": ", ".join(f"{key} {value}" for key, value in settings.items()),
         "images of it": ", ".join(f"{k} {v}" for k, v in training.get("images", {}).items()),

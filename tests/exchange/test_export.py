@@ -193,6 +193,14 @@ def test_the_model_card_says_what_the_records_say(with_best):
     assert "sskd-student.pth" in body and str(with_best) not in card
 
 
+def test_the_model_card_of_a_run_that_is_not_done(with_best):
+    (with_best / "results.json").unlink()
+    export_network(str(with_best), "pth")
+    _, head, body = (with_best / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(head)["tags"] == ["jax", "knowledge-distillation", "sskd"]
+    assert "# resnet8 (sskd) on digits" in body and "| method | sskd |" in body
+
+
 def test_the_model_card_says_that_the_best_epoch_was_chosen_on_held_out_images(with_best):
     config = json.loads((with_best / "config.json").read_text())
     config["data"]["validation"] = 0.1
