@@ -18,12 +18,19 @@ from etils import epath
 from jax import export
 
 from sskd_jax.exchange import model_card, torch_bridge, torch_file
-from sskd_jax.exchange.finished import describe, find_network, load_network, record_beside
+from sskd_jax.exchange.finished import (
+    describe,
+    find_network,
+    load_network,
+    record_beside,
+    record_of,
+)
 from sskd_jax.models.build import architecture
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.system.quiet import quiet
 from sskd_jax.types import Array, Params, UserError
 from sskd_jax.views import Optics, normalise
+from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.files import write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -158,14 +165,16 @@ def export_network(
 
     Raises:
       UserError: there is no such stage, it is not finished, the file can't be written, or it exists
-        and is not an export.
+        and is no export of this network.
     """
     folder = locate(workdir)
     network = find_network(folder, stage)
-    record = describe(folder, network, best)
-    variables = load_network(folder, network, best)
+    last = load_network(folder, network)
+    variables = load_network(folder, network, best) if best else last
+    # What they are behind the last epoch tells runs apart, whichever epoch is exported.
+    record = describe(folder, network, best) | {"last_weights": f"{checksum(last):08x}"}
     name = f"{network.name.replace('/', '-')}{'-best' * best}.{kind}"
-    path = file_to_write(out, folder, name)
+    path = file_to_write(out, folder, name, record["last_weights"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = FORMATS[kind](record, variables)
@@ -184,11 +193,12 @@ def export_network(
     )
 
 
-def file_to_write(out: str | None, workdir: epath.Path, name: str) -> epath.Path:
+def file_to_write(out: str | None, workdir: epath.Path, name: str, last_weights: str) -> epath.Path:
     """The file for --out; in a folder, or without --out in the workdir, it has its usual name.
 
     Raises:
-      UserError: its suffix is not that of the format, or it exists and is not an earlier export.
+      UserError: its suffix is not that of the format, or it exists and is not an earlier export of
+        a network with these last weights.
     """
     path = locate(out) if out else workdir
     if path.is_dir() or str(out).endswith("/"):
@@ -198,9 +208,15 @@ def file_to_write(out: str | None, workdir: epath.Path, name: str) -> epath.Path
         other = path.suffix.removeprefix(".")
         advice = f"--format={other}, or " if other in FORMATS else ""
         raise UserError(f"--out={out} is to be a {kind} file: give {advice}--out=NAME.{kind}")
-    if path.exists() and not record_beside(path).exists():
+    there = record_of(path)
+    if path.exists() and not there:
         raise UserError(
             f"{path} is there already, and no export, as no {path.name}.json is beside it: give "
             "another --out, or delete it"
+        )
+    if path.exists() and there.get("last_weights", last_weights) != last_weights:
+        raise UserError(
+            f"{path} is there already, with a network of another run or stage: give "
+            f"--out={path.parent}/NAME.{kind}, or delete it"
         )
     return path

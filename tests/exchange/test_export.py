@@ -249,6 +249,19 @@ def test_where_a_file_goes(workdir, tmp_path):
     assert mine.read_bytes() == b"mine" and not (tmp_path / "README.md").exists()
 
 
+def test_an_export_of_another_run_is_not_replaced(with_best, tmp_path_factory):
+    models, other = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("other")
+    student(other, "sskd/student", jax.tree.map(lambda leaf: -leaf, resnet8_variables()))
+    export_network(str(with_best), "pth", out=str(models))
+    before = (models / "sskd-student.pth").read_bytes()
+    message = f"with a network of another run or stage: give --out={models}/NAME.pth, or delete it"
+    with pytest.raises(UserError, match=message):
+        export_network(str(other), "pth", out=str(models))
+    assert (models / "sskd-student.pth").read_bytes() == before
+    export_network(str(with_best), "pth", best=True, out=str(models / "sskd-student.pth"))
+    assert (models / "sskd-student.pth").read_bytes() != before
+
+
 def test_mistakes_are_one_line(workdir, variables, tmp_path_factory, capsys):
     def said(*args: str) -> str:
         assert main(["export", *args]) == 2
