@@ -10,7 +10,7 @@ from sskd_jax.types import Params, UserError, choose
 from sskd_jax.workdir.checkpoint import read_step
 from sskd_jax.workdir.files import CONFIG, METRICS, RESULTS, STAGE, existing_rows, read_json
 from sskd_jax.workdir.seeds import check_run
-from sskd_jax.workdir.stages import description, kind_of, load_folder, stage_folders
+from sskd_jax.workdir.stages import description, kind_of, load_folder, nets_in, stage_folders
 
 NETWORKS = ("student", "teacher")  # the kinds of stages that produce one
 
@@ -164,8 +164,7 @@ def load_network(workdir: epath.Path, network: Network, best: bool = False) -> P
     last = load_folder(folder)[net]
     if not best:
         return last
-    state = read_step(folder, best_step(workdir, network))
-    return {"params": state["params"][net], "batch_stats": state["batch_stats"].get(net, {})}
+    return nets_in(read_step(folder, best_step(workdir, network)))[net]
 
 
 def result_row(workdir: epath.Path, network: Network) -> dict[str, Any]:

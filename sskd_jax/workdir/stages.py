@@ -156,6 +156,11 @@ def load_folder(folder: epath.Path) -> dict[str, Any]:
     done = int(state["step"]) if state else 0
     if done != steps:
         raise UserError(f"{folder} is at step {done} of {steps}: finish that run first")
+    return nets_in(state)
+
+
+def nets_in(state: dict[str, Any]) -> dict[str, Any]:
+    """{"params", "batch_stats"} of every net in a stored state, by net."""
     return {
         net: {"params": params, "batch_stats": state["batch_stats"].get(net, {})}
         for net, params in state["params"].items()
