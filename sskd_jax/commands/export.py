@@ -1,4 +1,4 @@
-"""Exports a network, the student or the teacher, from its workdir to one file.
+"""Exports a network, such as the student or the teacher, from its workdir to one file.
 
   python -m sskd_jax export runs/quickstart/seed-0 --stage=sskd/student --format=pth
 

@@ -1,4 +1,4 @@
-"""Exports a network, the student or the teacher, from its workdir to one file.
+"""Exports a network, such as the student or the teacher, from its workdir to one file.
 
 A JSON file next to it says how the network expects images and which accuracy it reached, and
 README.md is a model card in the format of the Hugging Face hub.

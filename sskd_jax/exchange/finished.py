@@ -5,15 +5,13 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from sskd_jax.exchange.torch_bridge import model_of
 from sskd_jax.rules import MEAN, STD, TEXT, Rule, is_sequence, is_whole, whole
 from sskd_jax.types import Params, UserError, choose
 from sskd_jax.workdir.checkpoint import read_step
-from sskd_jax.workdir.files import CONFIG, METRICS, RESULTS, STAGE, existing_rows, read_json
+from sskd_jax.workdir.files import CONFIG, METRICS, RESULTS, existing_rows, read_json
 from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import description, kind_of, load_folder, nets_in, stage_folders
-
-NETWORKS = ("student", "teacher")  # the kinds of stages that produce one
-
 
 IMAGE = Rule(
     lambda value: is_sequence(value) and len(value) == 3 and all(map(is_whole, value)),
@@ -47,14 +45,19 @@ class Network(NamedTuple):
 
 
 def networks_in(workdir: epath.Path) -> dict[str, Network]:
-    """The networks in a workdir by name: those of its stages, and others that learned in them."""
+    """The networks in a workdir by name: those of its stages, and others that learned in them.
+
+    Raises:
+      UserError: a stage is of another version of this program.
+    """
     own, beside = [], []
     for folder in stage_folders(workdir):
-        stage = str(folder.relative_to(workdir))
-        if kind_of(stage) in NETWORKS:
-            own.append(Network(stage, kind_of(stage)))
-            learned = read_json(folder / STAGE).get("normalisation", {})
-            beside += [Network(stage, net) for net in learned]
+        stage, about = str(folder.relative_to(workdir)), description(folder)
+        kind = kind_of(stage)
+        model = about.get(f"{kind}_model", "")
+        if model and model == model_of(model):  # the branches of a network are none
+            own.append(Network(stage, kind))
+            beside += [Network(stage, net) for net in about.get("normalisation", {})]
     found = {network.name: network for network in (*beside, *own)}
     return dict(sorted(found.items()))
 

@@ -7,11 +7,18 @@ from sskd_jax.system.paths import locate
 
 
 def test_networks_are_found_by_a_relative_path(tmp_path, monkeypatch):
-    for stage in ("teacher", "kd/student", "sskd/head"):
+    written = {
+        "teacher": {"teacher_model": "resnet20"},
+        "assistant": {"assistant_model": "resnet8", "teacher_model": "resnet20"},
+        "branches": {"branches_model": "resnet20.branches", "teacher_model": "resnet20"},
+        "kd/student": {"student_model": "my.code:Net"},
+        "sskd/head": {"teacher_model": "resnet20"},
+    }
+    for stage, about in written.items():
         (tmp_path / "run" / stage).mkdir(parents=True)
-        (tmp_path / "run" / stage / "stage.json").write_text('{"format": 2}')
+        (tmp_path / "run" / stage / "stage.json").write_text(json.dumps({"format": 2} | about))
     monkeypatch.chdir(tmp_path)
-    assert list(networks_in(locate("run"))) == ["kd/student", "teacher"]
+    assert list(networks_in(locate("run"))) == ["assistant", "kd/student", "teacher"]
 
 
 def test_a_network_that_learned_beside_that_of_the_stage(tmp_path):
@@ -22,6 +29,7 @@ def test_a_network_that_learned_beside_that_of_the_stage(tmp_path):
     }
     for stage, about in written.items():
         (tmp_path / stage).mkdir(parents=True)
+        about |= {"format": 2, "student_model": "resnet8", "teacher_model": "resnet20"}
         (tmp_path / stage / "stage.json").write_text(json.dumps(about))
     rows = [{"stage": "ours/student"}, {"stage": "ours/student", "net": "peer"}]
     (tmp_path / "results.json").write_text(json.dumps(rows))
