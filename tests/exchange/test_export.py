@@ -187,10 +187,22 @@ def test_the_model_card_says_what_the_records_say(with_best):
     (result,) = matter["model-index"][0]["results"]
     assert result["dataset"] == {"name": "digits", "type": "digits", "split": "test"}
     assert [metric["value"] for metric in result["metrics"]] == [75.0]
+    assert "datasets" not in matter  # the hub does not have it
     assert "| top-1, best epoch | 80.00 %, epoch 2, chosen on the test images themselves |" in body
     assert "| teacher | resnet20 |" in body
     assert "| trained with | jax 0.10.2, Python 3.11.7, 2 x cpu |" in body
     assert "sskd-student.pth" in body and str(with_best) not in card
+
+
+def test_the_model_card_names_a_dataset_of_the_hub(with_best):
+    config = json.loads((with_best / "config.json").read_text())
+    config["data"]["name"] = "cifar100"
+    (with_best / "config.json").write_text(json.dumps(config))
+    export_network(str(with_best), "pth")
+    matter = yaml.safe_load((with_best / "README.md").read_text().split("---\n", 2)[1])
+    assert matter["datasets"] == ["uoft-cs/cifar100"]
+    (result,) = matter["model-index"][0]["results"]
+    assert result["dataset"]["type"] == "uoft-cs/cifar100"
 
 
 def test_the_model_card_of_a_run_that_is_not_done(with_best):

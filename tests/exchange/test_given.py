@@ -125,9 +125,11 @@ def test_arrays_that_differ_in_more_than_the_classes_are_refused(plain, tmp_path
     finish(tmp_path, job)
     own = job.sketch.state.params["teacher"]
     wider = own | {"fc": {"kernel": np.zeros((16, 11)), "bias": np.zeros(11)}}
+    nested = own | {"fc": own["fc"] | {"kernel": np.zeros((16, 10, 1))}}
     deeper = own | {"extra": np.zeros(3)}
     for params, message in [
         (wider, r"does not fit this run: teacher/fc/\w+ has shape .*10\], not .*11\]$"),
+        (nested, r"does not fit this run: teacher/fc/kernel has shape .*10\], not .*10, 1\]$"),
         (deeper, "does not fit the teacher of this run: only one of them has extra$"),
     ]:
         state = job.sketch.state._replace(params={"teacher": params})

@@ -162,6 +162,12 @@ def test_a_tensor_stays_within_its_storage(form, offset, shape, strides, tmp_pat
         )
 
 
+TORCH_DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "bool"),
+    *("int64", "int32", "int16", "int8", "uint8"),
+)
+
+
 @both_formats
 def test_what_else_a_training_checkpoint_holds_is_passed_over(form, tmp_path):
     def wrap(tensors):
@@ -193,7 +199,7 @@ def test_what_else_a_training_checkpoint_holds_is_passed_over(form, tmp_path):
             ),
             "folder": Call(Global("pathlib", "PosixPath"), ("/", "runs")),
             "device": Call(Global("torch", "device"), ("cuda", 0)),
-            "dtype": Global("torch", "float32"),
+            "dtypes": tuple(Global("torch", name) for name in TORCH_DTYPES),
             "scheduler": {"milestones": Call(Global("collections", "Counter"), ({150: 1},))},
             "optimizer": {
                 "state": {0: {"momentum_buffer": tensors["fc.bias"]}},

@@ -75,7 +75,10 @@ def test_the_datas_mean_and_deviation_leave_nothing_to_do():
 
 
 def test_a_network_may_see_images_of_a_size_of_its_own():
-    """Bilinear: between two pixels, a quarter and three quarters of the way, and flat outside."""
+    """Bilinear: between two pixels, a quarter and three quarters of the way, and flat outside.
+
+    Antialiased: where two pixels become one, it has a part of those next to them, too.
+    """
     optics = Optics(False, 0, (0.0,) * 3, (1.0,) * 3)
     row = jnp.asarray([0.0, 1.0])
     pixels = jnp.broadcast_to(row[None, None, :, None], (5, 2, 2, 3))
@@ -85,6 +88,10 @@ def test_a_network_may_see_images_of_a_size_of_its_own():
     variables = taught.init(jax.random.key(0), pixels)
     found = taught.apply(variables, pixels).logits
     np.testing.assert_allclose(found, Tiny().apply(variables, expected).logits, atol=1e-5)
+    pixels = jnp.broadcast_to(jnp.eye(4)[2][None, None, :, None], (5, 4, 4, 3))
+    smaller = adapted(Tiny(), optics, {"size": 2}).own(pixels)
+    expected = np.broadcast_to(np.float32([1 / 7, 3 / 7])[None, None, :, None], (5, 2, 2, 3))
+    np.testing.assert_allclose(smaller, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
