@@ -40,6 +40,7 @@ class Run(NamedTuple):
       held_out: the images on which epochs are compared: validation or test images.
       dtype: in which networks compute.
       devices: how many there are.
+      told: what tells the dataset from others, as far as it is known.
     """
 
     config: ConfigDict
@@ -48,6 +49,7 @@ class Run(NamedTuple):
     held_out: Split | Stream
     dtype: Any
     devices: int
+    told: str = ""
 
 
 def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
@@ -57,7 +59,8 @@ def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
     train, held_out = data.train, data.test
     if config.data.validation:
         train, held_out = hold_out(train, config.data.validation, config.seed)
-    return Run(config, data, train, held_out, dtype, len(devices))
+    told = data.told or f"{checksum([data.train, data.test]):08x}"
+    return Run(config, data, train, held_out, dtype, len(devices), told)
 
 
 def compute_dtype(name: str, device: jax.Device) -> Any:
@@ -164,6 +167,7 @@ def make_job(
         "image": list(images.shape),
         "steps": section.epochs * task.steps_per_epoch,
         "terms": list(stage.terms),
+        "dataset": run.told,
         "images": told_images(images),
         "classes": list(run.data.classes),
     }

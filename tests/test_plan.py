@@ -14,6 +14,7 @@ from tiny import small_config, tiny_network
 from configs import cifar
 from sskd_jax import plan, sections, settings
 from sskd_jax.axis import everywhere, share
+from sskd_jax.data import sources
 from sskd_jax.engine import optim
 from sskd_jax.engine.devices import Mapped
 from sskd_jax.engine.loop import epoch_order
@@ -199,17 +200,28 @@ def test_the_last_stage_has_the_weights_and_the_others_count_one(quickstart):
 
 
 def test_what_a_job_belongs_to_is_written_beside_its_checkpoints(quickstart):
-    about, label = quickstart[1][-1].about, quickstart[1][-1].images.label
+    run, jobs = quickstart
+    about, label = jobs[-1].about, jobs[-1].images.label
     assert about == {
         "num_classes": 10,
         "image": [8, 8, 3],
         "steps": 6,
         "terms": ["ce", "kd", "tf", "ss"],
+        "dataset": f"{checksum([run.data.train, run.data.test]):08x}",
         "images": f"{len(label)} with labels {checksum(label):08x}",
         "classes": list("0123456789"),
         "student_model": "tiny",
         "teacher_model": "tiny",
     }
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_dataset_with_one_other_pixel_is_another_one(split, quickstart, monkeypatch):
+    data = sources.load("digits")
+    getattr(data, split).image[7, 0, 0, 0] += 1
+    monkeypatch.setattr(sources, "load", lambda *_, **__: data)
+    other = plan.load(small_config(), jax.devices()[:1])
+    assert other.told != quickstart[0].told
 
 
 @pytest.mark.parametrize("kind", ["teacher", "head", "student"])

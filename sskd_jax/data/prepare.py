@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from etils import epath
 from tqdm import tqdm
 
 from sskd_jax.data import cifar, imagefolder, official, prepared
@@ -81,7 +80,7 @@ def prepare_folder(
         builder = builder or new_builder(name, data_dir, folder.classes)
         splits = {split: imagefolder.examples(split, folder.files[split]) for split in folder.files}
         write(builder, splits, file_format)
-    origin(builder).write_text(folder.digest())
+    prepared.origin(builder).write_text(folder.digest())
     return f"{written(builder, folder_config(builder))}\n{folder.counts()}"
 
 
@@ -93,15 +92,9 @@ def folder_config(builder: Any) -> str:
     return ":".join(filter(None, ["configs/imagenet.py", ",".join(dataset + batch)]))
 
 
-def origin(builder: Any) -> epath.Path:
-    """The file, next to a folder's dataset, with the digest of the images that it contains."""
-    folder = epath.Path(builder.data_dir)
-    return folder.parent / f".{folder.name}.origin"
-
-
 def check_origin(builder: Any, folder: imagefolder.Folder) -> None:
     """Refuses a dataset that was made of other images, or with other images in its splits."""
-    file = origin(builder)
+    file = prepared.origin(builder)
     if file.exists() and file.read_text() != folder.digest():
         counts = " and ".join(
             f"{split.num_examples} {name}" for name, split in builder.info.splits.items()

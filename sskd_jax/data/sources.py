@@ -59,12 +59,16 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Training images, test images, the number of classes of both, and their names, if known."""
+    """Training images, test images, the number of classes of both, and their names, if known.
+
+    `told` is what tells streamed images from others, wherever they lie.
+    """
 
     train: Split | Stream
     test: Split | Stream
     num_classes: int
     classes: tuple[str, ...] = ()
+    told: str = ""
 
 
 def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:

@@ -303,8 +303,8 @@ def decoder(framing: Framing, centre: bool, tolerant: bool) -> Callable[[Any, An
 
 def load(
     name: str, data_dir: str | None, test_split: str, **framing: Any
-) -> tuple[Stream, Stream, int, tuple[str, ...]]:
-    """(training images, test images, number of classes, their names) of a prepared dataset.
+) -> tuple[Stream, Stream, int, tuple[str, ...], str]:
+    """The fields of a `Dataset`, of a prepared dataset.
 
     Args:
       name: of any tfds dataset of JPEG images with one label each. Most datasets in the catalogue
@@ -341,7 +341,7 @@ def load(
         raise prepared.damaged(builder, prepared.first_line(error)) from error
     if not fits:
         raise unfit
-    return train, test, label.num_classes, tuple(label.names)
+    return train, test, label.num_classes, tuple(label.names), prepared.told(builder)
 
 
 def begins_with_jpeg(records: Records) -> bool:

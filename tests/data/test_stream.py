@@ -53,6 +53,18 @@ def test_sizes_classes_and_labels(flowers):
     assert np.bincount(data.train.label).tolist() == [8, 8, 8]
 
 
+def test_a_dataset_is_told_from_others_by_its_files_or_else_by_its_sizes(flowers, tmp_path):
+    """And not by its place or its format, on which neither text depends."""
+    file = flowers / "flowers/.1.0.0.origin"
+    assert open_flowers(flowers).told == file.read_text()[:16]
+    copy = shutil.copytree(flowers, tmp_path / "data", ignore=lambda *_: [file.name])
+    splits = json.loads((copy / "flowers/1.0.0/dataset_info.json").read_text())["splits"]
+    train, test = (split["numBytes"] for split in splits)
+    assert open_flowers(copy).told == (
+        f"24 train images of {train} bytes and 9 validation images of {test} bytes"
+    )
+
+
 def test_a_format_that_is_not_named_is_looked_up(flowers, tmp_path):
     """As in most datasets of tfds's catalogue, whose images are kept as they came."""
     copy = shutil.copytree(flowers, tmp_path / "data")

@@ -37,6 +37,9 @@ def test_other_images_are_refused_if_it_is_known_which_they_were(tmp_path):
     describe(tmp_path, {"steps": 10, "images": "100"})
     with pytest.raises(UserError, match="was trained with images 100, and this run has 101: stop"):
         check_description(tmp_path, {"steps": 10, "images": "101"}, "stop")
+    describe(tmp_path, {"steps": 10, "dataset": "1a2b"})
+    with pytest.raises(UserError, match="was trained with dataset 1a2b, and this run has 3c4d"):
+        check_description(tmp_path, {"steps": 10, "dataset": "3c4d", "images": "101"}, "stop")
     describe(tmp_path, {"steps": 10, "classes": ["a", "b"]})
     message = r"was trained with classes b \(number 1\), and this run has c: stop"
     with pytest.raises(UserError, match=message):
