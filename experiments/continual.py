@@ -64,12 +64,20 @@ def accuracies(rows: Sequence[Row], stage: str, score: str, task_epochs: int) ->
     """The accuracy [T, T] on task i after task t in per cent, from a stage's rows among a run's.
 
     Raises:
-      UserError: the stage is not finished.
+      UserError: the stage is not finished, or no image was of some task.
     """
     ends = {row["epoch"]: row for row in rows if row["stage"] == stage}
     names = {name for row in ends.values() for name in row}
-    split = "test" if f"test/{score}_0" in names else "validation"
-    tasks = sum(name.startswith(f"{split}/{score}_") for name in names)
+    split = "validation" if any(name.startswith("validation/") for name in names) else "test"
+    beginning = f"{split}/{score}_"
+    told = {int(name.removeprefix(beginning)) for name in names if name.startswith(beginning)}
+    begun = (-(-epoch // task_epochs) for epoch in ends)
+    tasks = max([0, *begun, *(task + 1 for task in told)])
+    if missing := set(range(tasks)) - told:
+        raise UserError(
+            f"{stage} was measured on no image of task {min(missing)}: give a run whose {split} "
+            "images are of all tasks"
+        )
     behind = [ends.get(task * task_epochs) for task in range(1, tasks + 1)]
     if not behind or None in behind:
         raise UserError(f"{stage} is not done: finish that run first")

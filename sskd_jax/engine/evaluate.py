@@ -96,10 +96,11 @@ Evaluate = Callable[[Params, Frozen, Split | Stream], dict[str, float]]
 def evaluation(task: Task, devices: Sequence[jax.Device], batch_size: int) -> Evaluate:
     """(stacked variables, stacked frozen, split) -> the mean of every score over the split.
 
-    The resident arrays of the split must be in `frozen`.
+    The resident arrays of the split must be in `frozen`. A score that counts in no row of the
+    split, such as that of a group of classes without test images, is left out.
 
     Raises:
-      UserError: a score counts in no row of the split.
+      UserError: it is the first score, by which epochs are compared.
     """
     if not task.scores:
         return lambda variables, frozen, split: {}
@@ -119,7 +120,14 @@ def evaluation(task: Task, devices: Sequence[jax.Device], batch_size: int) -> Ev
             total = add(total, done)
         images, sums = add(total, queued)
         assert images == split.size, f"evaluated {images} of {split.size} images"
-        return {name: mean(name, *sums[name]) for name in task.scores}
+        found = {name: mean(*sums[name]) for name in task.scores if np.all(sums[name][1])}
+        first, *_ = task.scores
+        if first not in found:
+            raise UserError(
+                f"no image of the split has the score {first!r}, by which epochs are compared: "
+                "have the method name another one first"
+            )
+        return found
 
     return evaluate
 
@@ -132,8 +140,6 @@ def add(total: Any, sums: Any) -> Any:
     return sums if total is None else jax.tree.map(np.add, total, sums)
 
 
-def mean(name: str, total: np.ndarray, count: np.ndarray) -> float:
+def mean(total: np.ndarray, count: np.ndarray) -> float:
     """The mean of a score over its rows; for a `Binned` one, the bins' sum of |total / count|."""
-    if not np.all(count):
-        raise UserError(f"no image of the split has the score {name!r}: leave the score out")
     return float(np.abs(total / count).sum() if np.ndim(total) else total / count)

@@ -34,10 +34,10 @@ class Scales(nn.Module):
 def groups(counts: np.ndarray) -> dict[str, np.ndarray]:
     """The groups "many", "medium" and "few" of the classes, bool[K] each, by their counts [K].
 
-    A group without a class is left out.
+    A class without an image is in none. A group without a class is left out.
     """
-    many, few = counts > 100, counts < 20
-    named = {"many": many, "medium": ~many & ~few, "few": few}
+    many, few = counts > 100, (counts > 0) & (counts < 20)
+    named = {"many": many, "medium": (counts >= 20) & ~many, "few": few}
     return {name: members for name, members in named.items() if members.any()}
 
 

@@ -163,12 +163,15 @@ def test_the_calibration_error_is_that_of_all_images_at_once():
     np.testing.assert_allclose(over_all(scores)["ece"], expected, rtol=1e-5)
 
 
-def test_a_score_that_counts_nowhere_is_told():
-    def scores(nets, batch):
-        return {"never": (jnp.ones(batch.label.size), jnp.zeros(batch.label.size, bool))}
+def test_a_score_that_counts_nowhere_is_left_out_unless_epochs_are_compared_by_it():
+    def scores(nets, batch, first="all"):
+        ones = jnp.ones(batch.label.size)
+        found = {"all": ones, "never": (ones, ones < 0)}
+        return {first: found[first]} | found
 
-    with pytest.raises(UserError, match="no image of the split has the score 'never': leave"):
-        over_all(scores)
+    assert over_all(scores) == {"all": 1.0}
+    with pytest.raises(UserError, match="no image of the split has the score 'never', by which"):
+        over_all(functools.partial(scores, first="never"))
 
 
 def test_a_stage_without_scores_is_not_evaluated():

@@ -57,6 +57,11 @@ def test_mistakes_are_told(tmp_path, capsys):
     for epochs in (0, 3):
         with pytest.raises(UserError, match="er/student is not done"):
             continual.read(workdir(tmp_path, epochs))
+    for task in (0, 1):
+        file = workdir(tmp_path, 4) / "metrics.jsonl"
+        file.write_text(file.read_text().replace(f"class_il_{task}", "other"))
+        with pytest.raises(UserError, match=f"student was measured on no image of task {task}: "):
+            continual.read(locate(str(tmp_path)))
     config = {"methods": ["kd"], "settings": {"kd": {"method": {"name": "kd"}}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="kd/student has no tasks: give a run of configs/continual"):

@@ -202,12 +202,12 @@ def test_accuracy_of_frequent_and_of_rare_classes(golden):
     np.testing.assert_allclose(scores["confidence"], np.e / (np.e + 7), rtol=1e-5)
 
 
-def test_a_group_without_classes_is_left_out():
+def test_a_group_without_classes_is_left_out_and_a_class_without_images_is_in_none():
     assert list(groups(np.array([101, 500]))) == ["many"]
-    found = groups(np.array([100, 20, 19, 0]))
+    found = groups(np.array([100, 20, 19, 1, 0]))
     assert {name: list(members) for name, members in found.items()} == {
-        "medium": [True, True, False, False],
-        "few": [False, False, True, True],
+        "medium": [True, True, False, False, False],
+        "few": [False, False, True, True, False],
     }
 
 
