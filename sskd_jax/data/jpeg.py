@@ -1,4 +1,4 @@
-"""JPEG files to uint8 images of one size, as TensorFlow graphs that decode only the crop.
+"""JPEG files to uint8 images of one size, as TensorFlow graphs; training decodes only the crop.
 
 Training crops are distributed as in PyTorch's ImageNet example, by torchvision's RandomResizedCrop;
 evaluation images are cropped by its Resize and CenterCrop. `scale` is the smallest and the largest
@@ -109,8 +109,7 @@ def decode_centre(
 ) -> tf.Tensor:
     """The centre of a JPEG file, uint8[size, size, 3].
 
-    As in PIL, resizing averages all pixels that a new pixel covers, except that large images are
-    first shrunk by the decoder.
+    As in PIL, the whole image is decoded, and resizing averages all pixels that a new pixel covers.
 
     Args:
       content: the file.
@@ -120,16 +119,13 @@ def decode_centre(
     """
     height, width = dimensions(content)
     shorter = tf.minimum(height, width)
-    whole = tf.stack([0.0, 0.0, height, width])
-    # The decoder shrinks it, but not below twice the size to which it is resized.
-    image = decode(content, whole, shorter / resize / 2, exact=True)
-    decoded_sides = tf.cast(tf.shape(image)[:2], tf.float32)
-    resized_sides = tf.floor(tf.stack([height, width]) * resize / shorter)
+    sides = tf.stack([height, width])
+    resized_sides = tf.floor(sides * resize / shorter)
     corner = tf.round((resized_sides - size) / 2)  # of the centre in the resized image
     image = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
+        images=tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")[None],
         size=[size] * 2,
-        scale=resized_sides / decoded_sides,
+        scale=resized_sides / sides,
         translation=-corner,
         kernel_type="triangle",
         antialias=True,
@@ -143,15 +139,18 @@ def dimensions(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return shape[0], shape[1]
 
 
-def decode(content: tf.Tensor, box: tf.Tensor, spare: tf.Tensor, exact: bool = False) -> tf.Tensor:
+def decode(content: tf.Tensor, box: tf.Tensor, spare: tf.Tensor) -> tf.Tensor:
     """A box of a JPEG file as uint8[H, W, 3], shrunk while it is decoded.
+
+    It is decoded in the fast way: between their samples, colours are repeated and not interpolated,
+    and the cosine transform is rounded more. In 100 photos, decoded whole and resized to 224
+    pixels, 23 % of the pixels are off by more than 2 levels, and the worst one by 54.
 
     Args:
       content: the file.
       box: (top, left, height, width) f32[4], in pixels of the whole image.
       spare: f32[], the factor by which it may be shrunk; the largest of `SCALES` that is not above
         it is taken, or 1.
-      exact: whether to decode exactly; if not, it is faster, and levels are off by one or two.
     """
 
     def branch(scale: int) -> Callable[[], tf.Tensor]:
@@ -163,8 +162,8 @@ def decode(content: tf.Tensor, box: tf.Tensor, spare: tf.Tensor, exact: bool = F
                 tf.cast(window, tf.int32),
                 channels=3,
                 ratio=scale,
-                fancy_upscaling=exact,
-                dct_method="INTEGER_ACCURATE" if exact else "INTEGER_FAST",
+                fancy_upscaling=False,
+                dct_method="INTEGER_FAST",
             )
 
         return decode_at_scale
