@@ -301,6 +301,18 @@ def halves(data_dir):
     return Dataset(pair(data_dir), pair(data_dir), 10)
 
 
+def uncounted(data_dir):
+    from sskd_jax.data.sources import Dataset, Split
+
+    return Dataset(Split([], []), Split([], []), None)
+
+
+def ragged(data_dir):
+    from sskd_jax.data.sources import Split
+
+    return uncounted(data_dir)._replace(train=Split([[1], [1, 2]], [0]), num_classes=9)
+
+
 def fails(data_dir):
     return {}["images"]
 """
@@ -324,6 +336,12 @@ def fails(data_dir):
         ("method=broken:nothing", "", "the method 'broken:nothing' returns a NoneType, not a dict"),
         ("", "broken:pair", "the dataset 'broken:pair' is a tuple, in place of a Dataset"),
         ("", "broken:halves", "the dataset 'broken:halves' holds a tuple, in place of a Split"),
+        ("", "broken:uncounted", "'broken:uncounted' has num_classes=None: give a whole number"),
+        (
+            "",
+            "broken:ragged",
+            "'broken:ragged' has images or labels that make no array: ",
+        ),
         ("", "broken:fails", "the dataset 'broken:fails': KeyError: 'images'"),
     ],
 )

@@ -96,7 +96,11 @@ def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
 def own_dataset(
     name: str, loader: Callable[[str | None], Dataset], data_dir: str | None
 ) -> Dataset:
-    """The result of a user's function; a `UserError` if it fails or returns no `Dataset`."""
+    """The result of a user's function, with lists as arrays.
+
+    Raises:
+      UserError: the function fails, returns no `Dataset`, or holds what makes no array.
+    """
     try:
         found = loader(data_dir)
     except (UserError, OSError):
@@ -114,7 +118,17 @@ def own_dataset(
                 f"the dataset {name!r} holds a {type(split).__name__}, in place of a Split of "
                 "sskd_jax.data.sources"
             )
-    return found
+    if not isinstance(found.num_classes, int | np.integer):
+        raise UserError(
+            f"the dataset {name!r} has num_classes={found.num_classes!r}: give a whole number"
+        )
+    try:
+        train, test = (Split(*map(np.asarray, split)) for split in (found.train, found.test))
+    except ValueError as error:  # images of several sizes
+        raise UserError(
+            f"the dataset {name!r} has images or labels that make no array: {error}"
+        ) from error
+    return found._replace(train=train, test=test, num_classes=int(found.num_classes))
 
 
 def check(where: str, split: Split, num_classes: int) -> None:
