@@ -55,8 +55,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--file_format",
         choices=FORMATS,
-        default=FORMATS[0],
-        help="tfrecord where the dataset will lie in a bucket",
+        help="tfrecord where the dataset will lie in a bucket (default: array_record)",
     )
     args = parser.parse_args(argv)
     source = pathlib.Path(args.source).expanduser()

@@ -19,26 +19,31 @@ FORMATS = ("array_record", "tfrecord")
 BATCH = 256  # of configs/imagenet.py
 
 
-def prepare_cifar(name: str, source: pathlib.Path, data_dir: str | None, file_format: str) -> str:
+def prepare_cifar(
+    name: str, source: pathlib.Path, data_dir: str | None, file_format: str | None
+) -> str:
     """Writes cifar10 or cifar100 from the official files, unless it is there already.
+
+    `file_format` is one of `FORMATS`; None: the first one, or that of the dataset that is there.
 
     Returns:
       The line that tells the user what was written, and what to type next.
 
     Raises:
-      UserError: the official files are damaged, or the dataset can't be written.
+      UserError: the official files are damaged, or the dataset can't be written, or is there in
+        another format.
     """
     builder = prepared.open_builder(name, data_dir)
     config = "configs/cifar.py" if name == "cifar100" else f"configs/cifar.py:dataset={name}"
     if prepared.is_prepared(builder, cifar.SPLITS):
-        return already_there(builder, config)
+        return already_there(builder, config, file_format)
     splits, class_names = official.read(name, source)
     with quiet():
         import_tensorflow()
         for feature, names in class_names.items():
             builder.info.features[feature].names = names
         examples = {split: official_examples(split, splits[split]) for split in splits}
-        write(builder, examples, file_format)
+        write(builder, examples, file_format or FORMATS[0])
     return written(builder, config)
 
 
@@ -47,7 +52,7 @@ def prepare_folder(
     source: pathlib.Path,
     data_dir: str | None,
     share: float | None,
-    file_format: str,
+    file_format: str | None,
     train_list: pathlib.Path | None = None,
 ) -> str:
     """Writes a dataset from a folder of images, unless it is there already.
@@ -57,7 +62,7 @@ def prepare_folder(
       source: the folder.
       data_dir: the folder of datasets; None: that of tfds.
       share: of every class that is held out if the folder has no train/ and val/; None: a tenth.
-      file_format: one of `FORMATS`.
+      file_format: one of `FORMATS`; None: the first one, or that of the dataset that is there.
       train_list: the file that lists the training images; None: all images of the folder.
 
     Returns:
@@ -65,7 +70,7 @@ def prepare_folder(
 
     Raises:
       UserError: the name or the folder is not in the expected form, or the dataset can't be
-        written.
+        written, or is there with other images or in another format.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise UserError(f"--name={name}: give small letters, digits and _, such as flowers")
@@ -74,12 +79,12 @@ def prepare_folder(
     folder = imagefolder.read(source, share, known_classes, train_list)
     if builder and prepared.is_prepared(builder, ("train", "validation")):
         check_origin(builder, folder)
-        return already_there(builder, folder_config(builder))
+        return already_there(builder, folder_config(builder), file_format)
     with quiet(), warnings.catch_warnings(action="ignore"):  # PIL's, about odd files
         import_tensorflow()
         builder = builder or new_builder(name, data_dir, folder.classes)
         splits = {split: imagefolder.examples(split, folder.files[split]) for split in folder.files}
-        write(builder, splits, file_format)
+        write(builder, splits, file_format or FORMATS[0])
     prepared.origin(builder).write_text(folder.digest())
     return f"{written(builder, folder_config(builder))}\n{folder.counts()}"
 
@@ -173,8 +178,13 @@ def official_examples(
         yield index, {"id": f"{split}_{index:05d}", "image": image, **labels}
 
 
-def already_there(builder: Any, config: str) -> str:
-    name, folder = builder.name, builder.data_dir
+def already_there(builder: Any, config: str, file_format: str | None) -> str:
+    """The line about a dataset that is there; a `UserError` if another format was asked for."""
+    name, folder, form = builder.name, builder.data_dir, builder.info.file_format.value
+    if file_format not in (None, form):
+        raise UserError(
+            f"{name} is there already, as {form}: delete {folder} to make it anew as {file_format}"
+        )
     return f"{name} is there already, in {folder}; {how_to_train(builder, config)}"
 
 

@@ -53,6 +53,8 @@ def test_a_second_run_changes_nothing_and_says_how_to_train(flowers, capsys):
         "is there already" in said
         and f"imagenet.py:dataset=flowers,batch=16 --config.data.data_dir={flowers}\n" in said
     )
+    assert main([*arguments, "--file_format=tfrecord"]) == 2
+    assert "flowers is there already, as array_record: delete " in capsys.readouterr().err
 
 
 def test_a_changed_folder_is_told(tmp_path, capsys):
