@@ -71,9 +71,10 @@ def is_prepared(builder: Any, splits: Sequence[str]) -> bool:
     if not folder.exists():
         return False
     stored = builder.info.splits
-    files = [folder / "dataset_info.json", folder / "features.json"]
-    files += [epath.Path(path) for split in stored.values() for path in split.filepaths]
-    missing = [path.name for path in files if not path.exists()]
+    files = ["dataset_info.json", "features.json"]
+    files += [epath.Path(path).name for split in stored.values() for path in split.filepaths]
+    there = {path.name for path in folder.iterdir()}  # one request, where it lies in a bucket
+    missing = [name for name in files if name not in there]
     missing += [f"the {split} split" for split in splits if split not in stored]
     if missing:
         raise damaged(builder, f"it lacks {missing[0]}")

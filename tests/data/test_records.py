@@ -55,6 +55,21 @@ def test_the_index_is_made_once_and_anew_when_a_file_changes(cache, monkeypatch)
     assert new_key != key and len(changed) == 5 and changed.__getitems__(np.array([4])) == [b"more"]
 
 
+def test_the_folder_is_listed_before_its_files_are_asked_for(monkeypatch):
+    fs, calls = fsspec.filesystem("memory"), []
+    for name in ("ls", "ukey"):
+        real = getattr(fs, name)
+        monkeypatch.setattr(
+            fs, name, lambda path, name=name, real=real: calls.append((name, path)) or real(path)
+        )
+    open_files(bucket("listed"), "tfrecord", "indexing")
+    assert calls == [
+        ("ls", "/listed"),
+        ("ukey", "/listed/part-0"),
+        ("ukey", "/listed/part-1"),
+    ]
+
+
 @pytest.mark.parametrize("cut", [1, 20, 3010])
 def test_a_file_that_was_cut_short_has_fewer_records(cut):
     whole = tfrecord(CONTENT)

@@ -7,10 +7,11 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils import epath
 from pictures import FRAMING, dataset, folder
 
 from sskd_jax.__main__ import main
-from sskd_jax.data import imagefolder, jpeg, records, sources, stream
+from sskd_jax.data import imagefolder, jpeg, prepared, records, sources, stream
 from sskd_jax.data.scenarios import hold_out, scenario
 from sskd_jax.types import UserError
 
@@ -63,6 +64,16 @@ def test_a_dataset_is_told_from_others_by_its_files_or_else_by_its_sizes(flowers
     assert open_flowers(copy).told == (
         f"24 train images of {train} bytes and 9 validation images of {test} bytes"
     )
+
+
+def test_a_folder_is_listed_once_to_see_whether_it_is_whole(flowers, monkeypatch):
+    builder, asked = prepared.open_builder("flowers", str(flowers)), []
+    exists = epath.Path(flowers).exists.__func__
+    monkeypatch.setattr(
+        type(epath.Path(flowers)), "exists", lambda path: asked.append(path) or exists(path)
+    )
+    assert prepared.is_prepared(builder, ("train",))
+    assert asked == [builder.data_path]
 
 
 def test_a_format_that_is_not_named_is_looked_up(flowers, tmp_path):
