@@ -102,8 +102,9 @@ class Stream:
         return {"label": np.concatenate(labels)}
 
     def take(self, chosen: np.ndarray) -> "Stream":
-        """The images for which `chosen` bool[N] is true."""
-        given = None if self.given is None else self.given[chosen]
+        """The images for which `chosen` bool[N] is true, with their labels if these were read."""
+        known = self.given is not None or "label" in vars(self)
+        given = self.label[chosen] if known else None
         return dataclasses.replace(self, row=self.row[chosen], given=given)
 
     def relabel(self, label: np.ndarray) -> "Stream":
