@@ -92,7 +92,7 @@ def read(
         files = {"train": images(source / "train"), "validation": images(held_out_folder(source))}
     else:
         files = hold_out(images(source), 0.1 if share is None else share)
-    classes = list(known or dict.fromkeys(path.parent.name for path in files["train"]))
+    classes = list(known or sorted({path.parent.name for path in files["train"]}))
     folders = sorted({path.parent for paths in files.values() for path in paths})
     for folder in folders:
         check_name(folder)

@@ -112,6 +112,17 @@ def test_a_list_says_which_training_images_there_are(tail, tmp_path, capsys):
     assert "dataset=flowers" in capsys.readouterr().out
 
 
+def test_classes_are_sorted_by_name_wherever_a_list_finds_them(tmp_path):
+    lines = ["a_set/zebra/0.jpg 1", "b_set/ant/0.jpg 0"]
+    for line in [*lines, "val/ant/0.jpg 0", "val/zebra/0.jpg 1"]:
+        path = tmp_path / line.split()[0]
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    found = read(tmp_path, None, train_list=tmp_path / "list.txt")
+    assert found.classes == ["ant", "zebra"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
