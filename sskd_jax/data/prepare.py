@@ -75,9 +75,11 @@ def prepare_folder(
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise UserError(f"--name={name}: give small letters, digits and _, such as flowers")
     builder = known_builder(name, data_dir)
-    known_classes = builder and builder.info.features["label"].names
+    is_there = builder and prepared.is_prepared(builder, ("train", "validation"))
+    of_catalogue = builder and not is_there
+    known_classes = builder.info.features["label"].names if of_catalogue else None
     folder = imagefolder.read(source, share, known_classes, train_list)
-    if builder and prepared.is_prepared(builder, ("train", "validation")):
+    if is_there:
         check_origin(builder, folder)
         return already_there(builder, folder_config(builder), file_format)
     with quiet(), warnings.catch_warnings(action="ignore"):  # PIL's, about odd files

@@ -76,6 +76,10 @@ def test_a_changed_folder_is_told(tmp_path, capsys):
     )
     next(source.glob("*/*")).unlink()
     assert main([*arguments, "--held_out=0.25"]) == 2
+    (source / "daisy").rename(source / "lily")
+    capsys.readouterr()
+    assert main([*arguments, "--held_out=0.25"]) == 2
+    assert "of other images or another --held_out" in capsys.readouterr().err
 
 
 def test_without_val_a_share_of_every_class_is_held_out(tmp_path):
