@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
 from tqdm import tqdm
 
 from sskd_jax.data import cifar, imagefolder, official, prepared
@@ -86,8 +87,7 @@ def prepare_folder(
         import_tensorflow()
         builder = builder or new_builder(name, data_dir, folder.classes)
         splits = {split: imagefolder.examples(split, folder.files[split]) for split in folder.files}
-        write(builder, splits, file_format or FORMATS[0])
-    prepared.origin(builder).write_text(folder.digest())
+        write(builder, splits, file_format or FORMATS[0], folder.digest())
     return f"{written(builder, folder_config(builder))}\n{folder.counts()}"
 
 
@@ -147,10 +147,14 @@ def new_builder(name: str, data_dir: str | None, classes: Sequence[str]) -> Any:
     )
 
 
-def write(builder: Any, splits: Mapping[str, Examples], file_format: str) -> None:
+def write(
+    builder: Any, splits: Mapping[str, Examples], file_format: str, digest: str | None = None
+) -> None:
     """Makes a tfds builder write the examples of `splits` instead of downloaded ones.
 
     Name, version and features are the builder's. tfds writes to a temporary folder and renames it.
+    Before that, a folder's digest is written to its origin file, so that whatever is killed, no
+    dataset lacks that file; without a dataset, the file has no meaning.
 
     Raises:
       UserError: it can't be written, or another process is writing it.
@@ -159,10 +163,17 @@ def write(builder: Any, splits: Mapping[str, Examples], file_format: str) -> Non
 
     tfds.disable_progress_bar()  # its bars count shards; ours count images
     builder._split_generators = lambda dl_manager: splits
+    folder, origin = epath.Path(builder.data_dir), prepared.origin(builder)
     try:
         # Without a folder for downloads, tfds leaves an empty one behind.
         with tempfile.TemporaryDirectory() as downloads, prepared.alone(builder):
-            builder.download_and_prepare(file_format=file_format, download_dir=downloads)
+            if digest:
+                origin.write_text(digest)
+            try:
+                builder.download_and_prepare(file_format=file_format, download_dir=downloads)
+            finally:
+                if not folder.exists():
+                    origin.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: array_record's, if the disk is full
         reason = prepared.first_line(error)
         raise UserError(
