@@ -372,6 +372,16 @@ MISTAKES = [
         (IMAGENET + ":dataset=nosuch", "--config.data.data_dir={folder}/nowhere"),
         "there is no dataset nosuch in",
     ),
+    (
+        (IMAGENET + ":dataset=food-101", "--config.data.data_dir={folder}/nowhere"),
+        "there is no dataset 'food-101' (Parsing builder name string food-101 failed.): give a "
+        "name such as food101, of small letters, digits and _",
+    ),
+    (
+        (IMAGENET + ":dataset=my_code:stripes",),
+        "the dataset 'my_code:stripes' is loaded into memory, and this config streams prepared "
+        "images: take configs/cifar.py, or prepare a folder of images",
+    ),
     ((IMAGENET, "--config.data.size=4"), "data.size is 4: give a whole number from 8 on"),
     (
         (IMAGENET, "--config.data.resize=200"),

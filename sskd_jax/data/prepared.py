@@ -40,7 +40,8 @@ def open_builder(name: str, data_dir: str | None) -> Any:
 
     Raises:
       Unknown: there is no such dataset.
-      UserError: the prepared files are damaged, or tfds is not installed.
+      UserError: the name is none that tfds reads, the prepared files are damaged, or tfds is not
+        installed.
     """
     try:
         import tensorflow_datasets as tfds
@@ -56,6 +57,11 @@ def open_builder(name: str, data_dir: str | None) -> Any:
             f"{command(name, folder)}"
         ) from error
     except Exception as error:  # any, as dataset_info.json and features.json may hold anything
+        if not name or not (folder / name).exists():
+            raise UserError(
+                f"there is no dataset {name!r} ({first_line(error)}): give a name such as food101, "
+                "of small letters, digits and _"
+            ) from error
         raise UserError(
             f"{folder / name} is damaged ({first_line(error)}): delete it and prepare it again"
         ) from error

@@ -82,9 +82,15 @@ def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
         are needed.
 
     Raises:
-      UserError: the dataset is unknown, absent, damaged, or of another kind.
+      UserError: the dataset is unknown, absent, damaged, or of another kind, or code of a user's is
+        to be streamed.
     """
     if streaming:
+        if name.partition(":")[2].isidentifier():  # not a version, as in food101:2.0.0
+            raise UserError(
+                f"the dataset {name!r} is loaded into memory, and this config streams prepared "
+                "images: take configs/cifar.py, or prepare a folder of images"
+            )
         return Dataset(*stream.load(name, data_dir, **streaming))
     loader = find(LOADERS, name, "dataset")
     dataset = own_dataset(name, loader, data_dir) if ":" in name else loader(data_dir)
