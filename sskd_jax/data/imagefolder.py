@@ -21,7 +21,8 @@ from sskd_jax.data.image_file import Unreadable, jpeg
 from sskd_jax.types import UserError
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
-HELD_OUT = ("val", "validation", "test")  # possible names of the folder next to train
+# Possible names of the folder next to train; the first that is there is used.
+HELD_OUT = ("val", "validation", "valid", "test")
 
 Files = list[pathlib.Path]
 
@@ -47,12 +48,13 @@ class Folder(NamedTuple):
         return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
     def counts(self) -> str:
-        """How many files of each class every split has, in words."""
+        """How many files of each class every split has, in words, and the folder next to train/."""
         texts = []
         for split, paths in self.files.items():
             found = collections.Counter(path.parent.name for path in paths).values()
-            least, most = min(found), max(found)
-            texts.append(f"{split}: {least} to {most}" if least < most else f"{split}: {most}")
+            least, most, place = min(found), max(found), paths[0].parent.parent.name
+            told = f"{split} ({place}/)" if place in HELD_OUT else split
+            texts.append(f"{told}: {least} to {most}" if least < most else f"{told}: {most}")
         return f"files per class, of {len(self.classes)} classes: {', '.join(texts)}"
 
 
@@ -116,14 +118,20 @@ def check_name(folder: pathlib.Path) -> None:
 
 
 def held_out_folder(source: pathlib.Path) -> pathlib.Path:
-    """The folder of held-out images next to train/, under any of its usual names."""
-    for name in HELD_OUT:
-        if (source / name).is_dir():
-            return source / name
-    raise UserError(
-        f"{shown(source)} has train/, but no val/: add it, or give {shown(source / 'train')}, of "
-        "which a part is held out"
-    )
+    """The folder of held-out images next to train/, under any of its usual names.
+
+    Further ones are reported on stderr.
+    """
+    found = [source / name for name in HELD_OUT if (source / name).is_dir()]
+    if not found:
+        raise UserError(
+            f"{shown(source)} has train/, but no val/: add it, or give {shown(source / 'train')}, "
+            "of which a part is held out"
+        )
+    first, *others = found
+    for other in others:
+        print(f"left out  {shown(other)}: {shown(first)} is there to test on", file=sys.stderr)
+    return first
 
 
 def images(folder: pathlib.Path) -> Files:

@@ -82,6 +82,15 @@ def test_a_changed_folder_is_told(tmp_path, capsys):
     assert "of other images or another --held_out" in capsys.readouterr().err
 
 
+def test_one_of_several_folders_to_test_on_is_named_and_the_others_are_left_out(tmp_path, capsys):
+    source = folder(tmp_path)
+    (source / "val").rename(source / "valid")
+    (source / "test").mkdir()
+    assert read(source, None).counts().endswith("train: 8, validation (valid/): 3")
+    line = f"left out  {source}/test: {source}/valid is there to test on\n"
+    assert capsys.readouterr().err == line
+
+
 def test_without_val_a_share_of_every_class_is_held_out(tmp_path):
     found = read(folder(tmp_path, train=8) / "train", share=0.25)
     for split, count in (("train", 6), ("validation", 2)):
