@@ -19,6 +19,7 @@ from sskd_jax.engine.devices import (
 from sskd_jax.engine.loop import Job, Session, Trained, is_begun, measure, run_stage
 from sskd_jax.exchange.given import Start, as_trained, load_given, load_start, started
 from sskd_jax.plan import Row, described, load, parameters, plan, supply, up_to
+from sskd_jax.sections import optics_of
 from sskd_jax.system.console import console
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.system.paths import locate
@@ -89,7 +90,8 @@ def run_seed(
     with Logbook(folder, known, devices) if chief() else NoLogbook() as book:
         session = Session(folder, devices, book, interruption, config.save_seconds)
         jobs = up_to(config.until, plan(loaded, recipes))
-        report.announce(devices, loaded.data, loaded.train.size, map(described, jobs))
+        optics = optics_of(config.data)
+        report.announce(devices, loaded.data, loaded.train.size, optics, map(described, jobs))
         rows = results(train_all(jobs, session), loaded.data.test, session)
         if chief():
             report.finish(book, rows)

@@ -139,7 +139,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     tell_other_names(classifier.record.get("classes", ()), images.classes)
     devices = chosen_devices(args.devices)
     scores = evaluate(classifier, images, args.split, devices)
-    size = getattr(images, args.split).size
+    record, size = classifier.record, getattr(images, args.split).size
+    console.print(f"views    mean {tuple(record['mean'])}, std {tuple(record['std'])}")
     figures = "  ".join(f"{name} {show(name, value)}" for name, value in scores.items())
     console.print(
         f"{classifier.model}  {args.data or data.name}, {size} {args.split} images  {figures}  "

@@ -12,6 +12,7 @@ from sskd_jax.data.sources import Dataset
 from sskd_jax.system.console import console, table
 from sskd_jax.system.paths import write_bytes
 from sskd_jax.types import UserError
+from sskd_jax.views import Optics
 from sskd_jax.workdir import seeds
 from sskd_jax.workdir.files import (
     METRICS,
@@ -40,7 +41,11 @@ OTHER_SCORES = ("many", "medium", "few", "ece", "task_il")  # for long tails and
 
 
 def announce(
-    devices: Sequence[jax.Device], data: Dataset, images: int, stages: Iterable[Row]
+    devices: Sequence[jax.Device],
+    data: Dataset,
+    images: int,
+    optics: Optics,
+    stages: Iterable[Row],
 ) -> None:
     """Prints what a run is going to do.
 
@@ -48,6 +53,7 @@ def announce(
       devices: of all processes.
       data: the dataset.
       images: how many of its training images are trained on.
+      optics: how the images are augmented and normalised.
       stages: a row per stage: stage, network, parameters, images and work.
     """
     size = "x".join(str(n) for n in data.test.shape[:2])
@@ -55,6 +61,9 @@ def announce(
     console.print(
         f"data     {images} training and {data.test.size} test images of {size} pixels, "
         f"{data.num_classes} classes"
+    )
+    console.print(
+        f"views    flip {optics.flip}, pad {optics.pad}, mean {optics.mean}, std {optics.std}"
     )
     table("Stages", PLAN_COLUMNS, [plan_cells(row) for row in stages])
 

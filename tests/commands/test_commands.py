@@ -66,13 +66,15 @@ def test_lists(what, some, capsys):
 
 
 def test_evaluation_is_the_same_on_any_number_of_devices(workdir, capsys):
-    lines = [said(capsys, "evaluate", workdir, f"--devices={n}")[1] for n in (1, 3)]
-    assert "resnet8  digits, 450 test images  top1" in lines[0]
-    assert lines[0].split("(")[0] == lines[1].split("(")[0]
+    texts = [said(capsys, "evaluate", workdir, f"--devices={n}")[1] for n in (1, 3)]
+    (views, first), (again, second) = map(str.splitlines, texts)
+    assert views == again and views == "views    mean (0.5, 0.4, 0.3), std (0.2, 0.3, 0.4)"
+    assert "resnet8  digits, 450 test images  top1" in first
+    assert first.split("(")[0] == second.split("(")[0]
     network = sskd_jax.load(workdir)
     test = sources.load("digits").test
     top1 = (network.logits(test.image).argmax(1) == test.label).mean()
-    assert f"top1 {100 * top1:.2f} %" in lines[0]
+    assert f"top1 {100 * top1:.2f} %" in first
 
 
 def test_other_names_of_classes_are_told(workdir, capsys):

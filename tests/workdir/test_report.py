@@ -5,10 +5,20 @@ import pytest
 from etils import epath
 from matplotlib.figure import Figure
 
+from sskd_jax.data import sources
 from sskd_jax.system.console import in_short
 from sskd_jax.types import UserError
+from sskd_jax.views import Optics
 from sskd_jax.workdir import report, seeds
 from sskd_jax.workdir.logbook import Logbook
+
+
+def test_a_run_says_on_what_and_how_it_trains(capsys):
+    optics = Optics(True, 1, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+    report.announce(jax.devices(), sources.load("digits"), 1347, optics, [])
+    _, data, views, *_ = capsys.readouterr().out.splitlines()
+    assert data == "data     1347 training and 450 test images of 8x8 pixels, 10 classes"
+    assert views == "views    flip True, pad 1, mean (0.4, 0.4, 0.4), std (0.2, 0.2, 0.2)"
 
 
 @pytest.mark.parametrize(
