@@ -402,6 +402,33 @@ def test_how_often_a_view_is_distorted(additions):
     assert not added(distorted, flip=False)[1].any()
 
 
+@pytest.mark.parametrize(
+    ("view", "parts", "colours"),
+    [
+        (distorted, {0.2}, {(0.4, 0.1)}),
+        (exemplar, {0.08}, {(0.4, 0.1)}),
+        (transformed, {0.08}, {(0.4, 0.1)}),
+        (partial(coloured, 0.3), set(), {(0.3, 0.0)}),
+    ],
+)
+def test_how_strongly_a_view_is_changed(view, parts, colours, monkeypatch):
+    """The smallest share of the image in a part, and how much brightness and the like and hue."""
+    least, strengths = set(), set()
+
+    def crop(key, image, share):
+        least.add(share)
+        return image
+
+    def jitter(key, image, *given):
+        strengths.add(given)
+        return image
+
+    monkeypatch.setattr(views, "resized_crop", crop)
+    monkeypatch.setattr(views, "jittered", jitter)
+    view(OPTICS, KEY, jnp.asarray(images(1)[0]))
+    assert (least, strengths) == (parts, colours)
+
+
 def test_exemplars_have_other_colours_and_half_of_them_are_flipped(additions):
     amount, flipped = added(exemplar, flip=True)
     assert (amount == [0, 1, 1, 1]).all()

@@ -46,6 +46,17 @@ def test_the_centre_is_torchvisions(height, width, tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "image.jpg", **CENTRE), expected)
 
 
+@pytest.mark.parametrize("bands", ["L", "CMYK"])
+def test_grey_and_cmyk_have_pils_colours(bands):
+    parts = [picture(seed, 300, 400).convert("L") for seed in range(len(bands))]
+    content = encoded(Image.merge(bands, parts))
+    ours = jpeg.decode_centre(content, None, **CENTRE).numpy()
+    assert np.abs(ours - centre_by_pil(content, FRAMING)).max() <= 2
+    crop = jpeg.decode(content, tf.constant([100.0, 80, 64, 48]), tf.constant(1.0)).numpy()
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), int)
+    assert np.abs(crop - pixels[100:164, 80:128]).max() <= 3
+
+
 def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     (tmp_path / "large.jpg").write_bytes(encoded(picture(0, 20, 20)))
@@ -132,6 +143,21 @@ def test_a_random_crop_is_that_of_its_box(height, width):
         expected = image.crop((left, top, left + w, top + h)).resize((224, 224), Image.BILINEAR)
         ours = jpeg.decode_random(content, seed, size=224, **CROP).numpy().astype(int)
         assert np.abs(ours - np.asarray(expected, int)).mean() < 3
+
+
+def test_a_crop_is_shrunk_while_it_is_decoded_but_not_below_its_size(monkeypatch):
+    shapes, real = [], jpeg.decode
+
+    def decode(*args):
+        shapes.append(real(*args).shape)
+        return real(*args)
+
+    monkeypatch.setattr(jpeg, "decode", decode)
+    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    content = encoded(picture(2, 128, 128))
+    for size in (65, 64, 16, 8):
+        jpeg.decode_random(content, tf.constant([0, 0], tf.int64), size=size, **whole)
+    assert shapes == [(128, 128, 3), (64, 64, 3), (16, 16, 3), (16, 16, 3)]
 
 
 def test_what_cannot_be_decoded_is_black_and_says_so():

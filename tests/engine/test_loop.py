@@ -74,19 +74,21 @@ def test_order_depends_on_seed_epoch_and_kind_of_stage_but_not_on_the_method():
     np.testing.assert_array_equal(epoch_order(job()._replace(name="kd/student"), 0, 1), base)
 
 
-def test_crops_on_the_host_depend_on_seed_and_epoch():
-    seeds = []
+def test_crops_on_the_host_depend_on_seed_epoch_and_place():
+    seeds, places = [], []
 
     class Recorder:
         size, label = job().images.size, job().images.label
 
         def epoch(self, order, place, seed, start):
             seeds.append(seed)
+            places.append(place)
 
     own = job()._replace(images=Recorder())
     for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0)):
         epoch_feed(own._replace(seed=seed), epoch, 0, jax.devices()[:1])
     assert seeds[0] == seeds[1] and len(set(seeds)) == 3
+    assert all(place.ravel().tolist() == list(range(32)) for place in places)
 
 
 def with_order(order) -> Job:
