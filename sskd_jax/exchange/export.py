@@ -169,10 +169,11 @@ def export_network(
     """
     folder = locate(workdir)
     network = find_network(folder, stage)
+    record = describe(folder, network, best)
     last = load_network(folder, network)
     variables = load_network(folder, network, best) if best else last
-    # What they are behind the last epoch tells runs apart, whichever epoch is exported.
-    record = describe(folder, network, best) | {"last_weights": f"{checksum(last):08x}"}
+    # The weights after the last epoch tell runs apart, whichever epoch is exported.
+    record["last_weights"] = f"{checksum(last):08x}"
     name = f"{network.name.replace('/', '-')}{'-best' * best}.{kind}"
     path = file_to_write(out, folder, name, record["last_weights"])
     try:

@@ -119,7 +119,9 @@ def test_export_from_a_folder_without_a_file(tmp_path, missing):
     describe(tmp_path / "student", about)
     if missing == "stage.json":
         (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-        (tmp_path / "student" / "stage.json").write_text('{"format": 2}')
+        (tmp_path / "student" / "stage.json").write_text(
+            '{"format": 2, "student_model": "resnet8"}'
+        )
     with pytest.raises(UserError, match=missing):
         export_network(str(tmp_path), "pth")
 
