@@ -268,6 +268,11 @@ def test_a_checkpoint_that_saw_images_of_another_size_asks_which_it_shall_see(pl
             assert_equal(load_given(job), weights if place == path else stored)
 
 
+def test_a_checkpoint_of_other_images_is_taken(plain, tmp_path):
+    stored = finish(tmp_path, plain["teacher"], dataset="other", images="9 with labels 00000000")
+    assert_equal(load_given(job_of(**{"teacher.checkpoint": str(tmp_path)})), stored)
+
+
 def test_a_workdir_of_before_says_no_pixels_and_is_taken(plain, tmp_path):
     finish(tmp_path, plain["teacher"], normalisation={})
     load_given(job_of(**{"teacher.checkpoint": str(tmp_path)}))
