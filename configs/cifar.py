@@ -14,7 +14,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
-from configs import common, methods
+from configs import common, named
 from configs.paper import paper
 
 ARGUMENTS = {
@@ -41,16 +41,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def build(args: dict[str, str]) -> ConfigDict:
     """The config of these arguments."""
     names, teacher, student = args["method"], args["teacher"], args["student"]
-    one = partial(methods.method, preset=args["weights"], pair=(teacher, student))
-    config = methods.chosen(names, one)
+    one = partial(named.method, preset=args["weights"], pair=(teacher, student))
+    config = named.chosen(names, one)
     config.update(common.RUN)
     config.data = data(args["dataset"])
     # The teacher's checkpoint may also be a .pth file.
     config.teacher = {"model": teacher, **common.OWN_PIXELS, **schedule(teacher)}
-    config.update(methods.own_stages(names, student))
+    config.update(named.own_stages(names, student))
     config.student = {"model": student, **common.OWN_PIXELS, **schedule(student)}
     for stage in ("teacher", "student"):
-        config[stage].nesterov = methods.nesterov(names, stage)
+        config[stage].nesterov = named.nesterov(names, stage)
     if args["dataset"] == "cifar100":
         config.paper = paper(names, args["dataset"], teacher, student)
     return config

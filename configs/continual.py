@@ -14,7 +14,7 @@ was found. Nothing of this has been run here at full length.
 
 from ml_collections import ConfigDict
 
-from configs import cifar, common, imagenet, methods
+from configs import cifar, common, imagenet, named
 from sskd_jax.types import choose
 
 # The names to compare: each is a method of the registry with other numbers.
@@ -93,7 +93,7 @@ def compared(
     `alone` is the weight of `distil` if no labels are replayed.
     """
     base, numbers = choose(COMPARED, name, "method")
-    config = methods.method(base)
+    config = named.method(base)
     config.method.update(stream | numbers)
     keeps = config.method.get("keep_logits", True)
     replays = config.method.get("replay_labels", True)

@@ -19,7 +19,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
-from configs import common, methods
+from configs import common, named
 from configs.paper import paper
 
 
@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         epochs="90",
     )
     names, teacher, student = args["method"], args["teacher"], args["student"]
-    config = methods.chosen(names, partial(methods.imagenet_method, preset=args["weights"]))
+    config = named.chosen(names, partial(named.imagenet_method, preset=args["weights"]))
     config.update(common.RUN)
     config.data = data(args["dataset"])
     # The teacher's checkpoint may be torchvision's .pth.
@@ -62,7 +62,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "branches": {"epochs": 100, "milestones": (0.3, 0.6, 0.9)},
         "features": long,  # SSD-LT's: a whole network, like the student
     }
-    for name in methods.kinds_of(names, student):
+    for name in named.kinds_of(names, student):
         config[name] = stage(args["batch"], **own.get(name, {"epochs": 12, "milestones": ()}))
     config.student = {"model": student, **common.OWN_PIXELS, **stage(args["batch"], **long)}
     if args["dataset"] == "imagenet2012":

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import cifar, common, imagenet, methods
+from configs import cifar, common, imagenet, named
 from sskd_jax.types import choose
 
 # The names to compare: each is a method of the registry with other numbers.
@@ -53,10 +53,10 @@ class Source(NamedTuple):
     stages: Mapping[str, Mapping[str, Any]] = {}
 
 
-CIFAR = Source(cifar.data, methods.method, 200, "resnet32", "200", "100", {"batch_size": 128})
+CIFAR = Source(cifar.data, named.method, 200, "resnet32", "200", "100", {"batch_size": 128})
 IMAGENET_LT = Source(  # its images have the long tail when they are prepared, so imbalance is 1
     imagenet.data,
-    methods.imagenet_method,
+    named.imagenet_method,
     90,
     "resnet50",
     "135",
@@ -85,7 +85,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data = source.data(args["dataset"])
     config.student = {"model": student, **common.OWN_PIXELS, **network(epochs, source)}
     used = ",".join(setting.method.name for setting in settings.values())
-    own = methods.own_stages(used, student)
+    own = named.own_stages(used, student)
     for name, schedule in own.items():  # SSD-LT's stage `features` trains a whole network
         changes = source.stages.get(name, {})
         config[name] = network(epochs, source) if name == "features" else schedule | changes

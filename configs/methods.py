@@ -6,15 +6,11 @@ ours. Those for ImageNet are mdistiller's, except for DIST, CTKD, MLKD and SSD-L
 the authors'.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from configs.common import learning_rate, sgd
 from configs.standardized import DKD_LS, KD_LS, MLKD_LS_LESS, Pair, by_name
-from sskd_jax.types import UserError, choose, find
 
 Schedules = dict[str, dict[str, object]]
 
@@ -308,92 +304,3 @@ ENTRIES = METHODS | VARIANTS
 NAMES = tuple(ENTRIES)
 # HSSAKD's section "teacher" names its peer, which is trained with its student.
 WITHOUT_TEACHER = ("scratch", "hssakd", "ssd_lt", "logit_adjustment", "ldam", "decoupled", *STREAMS)
-
-
-def entry_of(name: str) -> Entry:
-    """The entry of a method by its typed name, which may be a user's, "my_code:method"."""
-    return own_entry(name) if ":" in name else choose(ENTRIES, name, "method")
-
-
-def own_entry(name: str) -> Entry:
-    """The entry of a user's method: its numbers are their defaults, and every weight is 1.
-
-    Its stages besides teacher and student are trained like SSKD's head.
-    """
-    factory = find(METHODS, name, "method")
-    numbers = {key: number.default for key, number in inspect.signature(factory).parameters.items()}
-    for key, value in numbers.items():
-        if value is inspect.Parameter.empty:
-            raise UserError(f"the method {name!r}: give its number {key} a default")
-    method = factory(**numbers)
-    if not isinstance(method, Mapping):
-        raise UserError(
-            f"the method {name!r} returns a {type(method).__name__}, not a dict of stages by name"
-        )
-    *_, last = method.values()
-    stages = {kind: head(kind)["head"] for kind in method if kind not in ("teacher", "student")}
-    return Entry(numbers, {"code": dict.fromkeys(last.terms, 1.0)}, lambda student: stages)
-
-
-def key_of(name: str) -> str:
-    """The name of a method among several: "mine" for "my_code:mine"."""
-    return name.rpartition(":")[2]
-
-
-def method(name: str, preset: str = "code", pair: Pair | None = None) -> ConfigDict:
-    """A method with its numbers and its terms' weights for a pair of networks."""
-    entry, base = entry_of(name), name.partition("+")[0]
-    weights, numbers = dict(choose(entry.weights, preset, f"weights for {name}")), {}
-    for key, value in entry.by_pair.get(pair, {}).items():
-        (weights if key in weights else numbers)[key] = value
-    return ConfigDict({"method": {"name": base, **entry.numbers, **numbers}, "weights": weights})
-
-
-def imagenet_method(name: str, preset: str = "code") -> ConfigDict:
-    """The same with the numbers and weights that differ on ImageNet."""
-    entry, config = entry_of(name), method(name, preset)
-    config.method.update(entry.imagenet_numbers)
-    config.weights.update(entry.imagenet_weights)
-    return config
-
-
-def chosen(names: str, one: Callable[[str], ConfigDict]) -> ConfigDict:
-    """The config of the named method; for several, separated by commas, that of all of them."""
-    split = names.split(",")
-    if len(split) == 1:
-        return one(names)
-    settings = {key_of(name): one(name) for name in split}
-    return ConfigDict({"methods": tuple(map(key_of, split)), "settings": settings})
-
-
-def kinds_of(names: str, student: str) -> list[str]:
-    """The names of the named methods' stages besides teacher and student."""
-    stages = [entry_of(name).stages(student) for name in names.split(",")]
-    return list(dict.fromkeys(kind for own in stages for kind in own))
-
-
-def own_stages(names: str, student: str) -> Schedules:
-    """How the stages of the named methods besides teacher and student are trained.
-
-    Raises:
-      UserError: two methods train a stage of one name differently.
-    """
-    found: Schedules = {}
-    for name in names.split(","):
-        for kind, schedule in entry_of(name).stages(student).items():
-            if found.setdefault(kind, schedule) != schedule:
-                raise UserError(
-                    f"the stage {kind} of {name} is trained otherwise than that of another method "
-                    "in this run: give yours another name, or train them in separate runs"
-                )
-    return found
-
-
-def nesterov(names: str, stage: str) -> bool:
-    """Whether "teacher" or "student" is trained with Nesterov's momentum.
-
-    Methods in a comparison share these schedules, so all that train such a stage must want it.
-    """
-    others = WITHOUT_TEACHER if stage == "teacher" else ()
-    training = [name for name in names.split(",") if name not in others]
-    return bool(training) and all(stage in entry_of(name).nesterov for name in training)

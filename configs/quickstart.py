@@ -10,7 +10,7 @@ because with a single seed, chance may outweigh the differences between the meth
 
 from ml_collections import ConfigDict
 
-from configs import cifar, common, methods
+from configs import cifar, common, methods, named
 
 STUDENT = "resnet8"
 
@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict(
         {
             "methods": ("scratch", "kd", "sskd"),
-            "settings": {name: methods.method(name) for name in methods.NAMES},
+            "settings": {name: named.method(name) for name in methods.NAMES},
         }
     )
     config.update(common.RUN | {"seeds": 3})
@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     teacher = common.sgd(epochs=12, milestones=(7 / 12, 9 / 12, 11 / 12), learning_rate=0.05)
     config.teacher = {"model": "resnet20", **common.OWN_PIXELS, **teacher}
-    for name in methods.own_stages(",".join(methods.NAMES), STUDENT):
+    for name in named.own_stages(",".join(methods.NAMES), STUDENT):
         config[name] = common.sgd(epochs=6, milestones=(3 / 6, 5 / 6), learning_rate=0.05)
     student = common.sgd(
         epochs=40, milestones=(0.6, 0.75, 0.9), learning_rate=0.05, batch_size=32, share=0.1

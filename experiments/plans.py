@@ -9,7 +9,7 @@ resnet20 -> resnet8.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from configs import methods
+from configs import named
 from configs.paper import BASELINES, OTHERS, PAIRS
 from configs.paper import TABLES as CIFAR_PAIRS
 from sskd_jax.types import choose
@@ -153,7 +153,7 @@ def quarter(
         "data.std": (0.2673, 0.2564, 0.2761),
         "student.images.share": 0.25,
     }
-    for stage in methods.entry_of(method).stages(student):
+    for stage in named.entry_of(method).stages(student):
         common |= {f"{stage}.epochs": 3, f"{stage}.images.share": 0.5, f"{stage}.milestones": ()}
     names = f"method={method},teacher=resnet20,student={student}"
     config = f"configs/cifar_fast.py:epochs={epochs},batch=64,{names}"

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from configs import common, methods
+from configs import common, methods, named
 from experiments import cost
 from sskd_jax.methods import METHODS
 from sskd_jax.methods.common import supervised
@@ -139,7 +139,7 @@ def recipe(config: Row, stage: str) -> tuple[str, Row, Mapping[str, Stage]]:
     setting = config["settings"][folder] if folder else config
     numbers, weights = dict(setting["method"]), setting["weights"]
     base = numbers.pop("name")
-    numbers = methods.entry_of(base).numbers | numbers
+    numbers = named.entry_of(base).numbers | numbers
     beside = f"{base}+kd" in methods.NAMES and weights.get("kd")
     found = {"method": numbers, "weights": weights}
     stages = find(METHODS, base, "method")(**numbers)
@@ -210,7 +210,7 @@ def checksum(content: Any) -> str:
 def unusual(method: str, setting: Row) -> Row:
     """The numbers of a method that differ from its defaults."""
     numbers = setting["method"]
-    usual = methods.entry_of(method).numbers if numbers else {}
+    usual = named.entry_of(method).numbers if numbers else {}
     return {key: value for key, value in numbers.items() if plain(value) != plain(usual[key])}
 
 
@@ -253,7 +253,7 @@ def told_changes(method: str, setting: Row, config: Row) -> str:
     if not setting["weights"]:
         return ""
     pair = tuple(config.get(name, {}).get("model", "") for name in ("teacher", "student"))
-    usual = methods.method(method, pair=pair).to_dict()
+    usual = named.method(method, pair=pair).to_dict()
     usual["method"].pop("name")
     before, now = flatten(usual), flatten(setting)
     changed = [key for key, value in now.items() if plain(before.get(key)) != plain(value)]

@@ -13,6 +13,7 @@ from configs import (
     imagenet,
     long_tail,
     methods,
+    named,
     paper,
     quickstart,
 )
@@ -54,7 +55,7 @@ def test_own_stages_are_scheduled_and_no_others():
         stages = METHODS[name](**entry.numbers).keys()
         assert entry.stages("resnet20").keys() == stages - {"teacher", "student"}, name
         assert ("teacher" in stages) == (name not in methods.WITHOUT_TEACHER), name
-    assert set(methods.own_stages("ft,sskd,ab", "vgg8")) == {"paraphraser", "head", "warmup"}
+    assert set(named.own_stages("ft,sskd,ab", "vgg8")) == {"paraphraser", "head", "warmup"}
 
 
 def test_stages_of_one_name_are_trained_alike(tmp_path, monkeypatch):
@@ -65,8 +66,8 @@ def test_stages_of_one_name_are_trained_alike(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="the stage paraphraser of ours:again is trained otherwise"):
-        methods.own_stages("ft,ours:again", "vgg8")
-    assert methods.own_stages("ft,sskd", "vgg8") and methods.own_stages("ours:again", "vgg8")
+        named.own_stages("ft,ours:again", "vgg8")
+    assert named.own_stages("ft,sskd", "vgg8") and named.own_stages("ours:again", "vgg8")
 
 
 def test_test_images_are_resized_with_the_size():
@@ -87,7 +88,7 @@ def test_the_paraphraser_learns_at_the_references_rate():
 
 
 def test_mlkd_weighs_labels_alike_with_and_without_standardized_logits_on_imagenet():
-    found = [methods.imagenet_method(name).weights.ce for name in ("mlkd", "mlkd+ls")]
+    found = [named.imagenet_method(name).weights.ce for name in ("mlkd", "mlkd+ls")]
     assert found == [0.5, 0.5]
 
 

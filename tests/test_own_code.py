@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sskd_jax
-from configs import cifar, methods
+from configs import cifar, named
 from experiments import record, records
 from sskd_jax import settings, train
 from sskd_jax.exchange.export import export_network
@@ -148,6 +148,43 @@ def test_an_own_network_of_any_layers_leaves_and_comes_back(my_code, tmp_path, m
     train.run(again, str(tmp_path / "again"))
 
 
+ASSISTED = """
+from sskd_jax.losses import soft_divergence
+from sskd_jax.methods.common import TEACHER, top
+from sskd_jax.types import Losses, Stage, frozen, learns
+from sskd_jax.views import once
+
+
+def imitation(pupil, master):
+    def loss(nets, batch):
+        ours, theirs = (nets[name](batch.see(once)).logits for name in (pupil, master))
+        return Losses({"kd": soft_divergence(ours, theirs, temperature=4.0)})
+
+    return Stage(("kd",), {pupil: learns(pupil), master: frozen(master)}, loss, top(pupil))
+
+
+def assisted():
+    chain = {"assistant": "teacher", "student": "assistant"}
+    return {"teacher": TEACHER} | {pupil: imitation(pupil, of) for pupil, of in chain.items()}
+"""
+
+
+def test_a_third_network_is_named_trained_and_taken_away(my_code, tmp_path, monkeypatch):
+    """A teacher's assistant, as Mirzadeh et al. (AAAI 2020) put one between teacher and student."""
+    (tmp_path / "chain.py").write_text(ASSISTED)
+    monkeypatch.delitem(sys.modules, "chain", raising=False)
+    config = cifar.get_config("method=chain:assisted,teacher=resnet8,student=my_code:Tiny")
+    assert config.assistant.model == "my_code:Tiny"
+    config.assistant.model, config.data.name = "resnet8", "my_code:stripes"
+    for stage in ("teacher", "assistant", "student"):
+        config[stage].epochs = 1
+    rows = train.run(config, str(tmp_path / "run"))
+    networks = {row["stage"]: row["network"] for row in rows}
+    assert networks["assistant"] == "resnet8" and networks["student"] == "my_code:Tiny"
+    export_network(str(tmp_path / "run"), "pth", "assistant")
+    assert sskd_jax.load(tmp_path / "run" / "assistant.pth").model == "resnet8"
+
+
 def test_numbers_have_their_defaults_and_every_term_counts_one(my_code):
     config = cifar.get_config("method=my_code:near,student=my_code:Tiny")
     assert config.method.to_dict() == {
@@ -180,7 +217,7 @@ def test_a_mistake_in_a_methods_factory_is_told_with_its_line(my_code, tmp_path)
 def test_a_number_without_a_default_is_asked_for(my_code, tmp_path):
     (tmp_path / "bare.py").write_text("def method(*, width: int): ...")
     with pytest.raises(UserError, match="give its number width a default"):
-        methods.own_entry("bare:method")
+        named.own_entry("bare:method")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import cifar, imagenet, methods
+from configs import cifar, imagenet, named
 
 KD = {"ce": 0.1, "kd": 0.9}
 HALF = {"ce": 0.5, "kd": 0.5}
@@ -89,7 +89,7 @@ def test_numbers_of_a_pair(row):
     teacher, student, *published = row.split()
     names = ("kd+ls", "dkd+ls", "mlkd+ls", "dkd", "reviewkd")
     kd, dkd, mlkd, plain, review = (
-        numbers_of(methods.method(name, pair=(teacher, student))) for name in names
+        numbers_of(named.method(name, pair=(teacher, student))) for name in names
     )
     beta = dkd["nckd"] / dkd["tckd"]
     found = [kd["temperature"], kd["kd"], dkd["temperature"], dkd["tckd"], beta]

@@ -6,7 +6,7 @@ import typing
 import pytest
 from ml_collections import ConfigDict
 
-from configs import cifar, cifar_fast, imagenet, methods, quickstart
+from configs import cifar, cifar_fast, imagenet, named, quickstart
 from sskd_jax import rules, settings
 from sskd_jax.methods import METHODS
 from sskd_jax.rules import BelowOne, Count, Flag, Index, NotNegative, Positive, Rule, Share
@@ -26,7 +26,7 @@ def test_every_number_of_a_method_is_annotated_with_its_rule(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_configs_numbers_fit_their_rules(name):
-    numbers = methods.method(name).method.to_dict()
+    numbers = named.method(name).method.to_dict()
     assert numbers.pop("name") == name
     for number, rule in settings.numbers_of(METHODS[name]).items():
         assert rule.fits(numbers.pop(number)), number

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from configs import methods
+from configs import named
 from experiments.bench import command
 from experiments.bench.timing import ROUNDS
 from experiments.bench.workload import CLASSES, Row, Steps, make_jobs, synthetic_run
@@ -31,8 +31,8 @@ YARDSTICK = "kd"  # the method with whose step all others are compared
 def method_config(config: ConfigDict, name: str) -> ConfigDict:
     """The config with another method, and with sections for those of its stages that it lacks."""
     teacher, student = config.teacher.model, config.student.model
-    chosen = {"methods": (name,), "settings": {name: methods.method(name, pair=(teacher, student))}}
-    found = ConfigDict(methods.own_stages(name, student) | config.to_dict() | chosen)
+    chosen = {"methods": (name,), "settings": {name: named.method(name, pair=(teacher, student))}}
+    found = ConfigDict(named.own_stages(name, student) | config.to_dict() | chosen)
     stream = found.settings[name].method
     if "task_epochs" in stream:  # as many as all tasks have
         found.student.epochs = -(-CLASSES.value // stream.task_classes) * stream.task_epochs

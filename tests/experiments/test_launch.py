@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from configs import methods
+from configs import named
 from experiments import launch, plans, protocol, record, records, runs
 from experiments.plans import Cell
 from sskd_jax.system.interruption import Interruption
@@ -68,7 +68,7 @@ def test_students_share_a_head_that_is_trained_alike(place):
 @pytest.mark.parametrize("method", ["sskd", "pretext"])
 def test_it_is_known_which_numbers_the_head_is_trained_by(method):
     of_the_student = {"kd_temperature", "tf_temperature", "ss_temperature", "tf_ratio", "ss_ratio"}
-    others = methods.entry_of(method).numbers.keys() - of_the_student
+    others = named.entry_of(method).numbers.keys() - of_the_student
     assert others and all(f"method.{name}".startswith(runs.OF_THE_HEAD) for name in others)
 
 
