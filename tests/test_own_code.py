@@ -146,6 +146,11 @@ def test_an_own_network_of_any_layers_leaves_and_comes_back(my_code, tmp_path, m
     again.data.name, again.student.epochs = "my_code:stripes", 1
     again.teacher.checkpoint, again.until = str(file), "teacher"
     train.run(again, str(tmp_path / "again"))
+    (tmp_path / "attentive.py").write_text(ATTENTIVE.replace("x.shape[0]", "len(x)"))
+    del sys.modules["attentive"]
+    message = "any number of images, of attentive:Net, .*attentive.py, line 15: .*Error"
+    with pytest.raises(UserError, match=message):
+        export_network(str(tmp_path / "run"), "stablehlo")
 
 
 ASSISTED = """

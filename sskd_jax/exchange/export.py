@@ -28,7 +28,7 @@ from sskd_jax.exchange.finished import (
 from sskd_jax.models.build import architecture
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.system.quiet import quiet
-from sskd_jax.types import Array, Params, UserError
+from sskd_jax.types import Array, Params, UserError, blamed
 from sskd_jax.views import Optics, normalise
 from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.files import write_json
@@ -178,7 +178,8 @@ def export_network(
     path = file_to_write(out, folder, name, record["last_weights"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = FORMATS[kind](record, variables)
+        with blamed(f"--format={kind}, which takes any number of images, of", [record["model"]]):
+            content = FORMATS[kind](record, variables)
         # Whenever this is cut short, no file has another one's record, or none at all.
         new = path.with_name(f".{path.name}.new")
         write_bytes(new, content)
