@@ -7,9 +7,9 @@ r"""CIFAR-100 in minutes on a GPU: cifar.py's student in a quarter of the epochs
 
 Its batches are larger. Over a fifth of the epochs the learning rate rises to that of cifar.py,
 scaled by the batch size (Goyal et al. 2017), and over the rest it falls towards 0 (Smith and Topin
-2018). What a method counts in epochs, such as DKD's warm-up, keeps its share of them. It is not
-tuned: neither its time on a GPU nor its accuracy is known yet. The last command records the run,
-and `python -m experiments.report` plots accuracies against cost.
+2018). What a method counts in epochs, such as DKD's warm-up, keeps its share of them, rounded up.
+It is not tuned: neither its time on a GPU nor its accuracy is known yet. The last command records
+the run, and `python -m experiments.report` plots accuracies against cost.
 """
 
 from ml_collections import ConfigDict

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sskd_jax.models import MODELS
+from sskd_jax.rules import counts_epochs
 from sskd_jax.types import UserError, choose, find
 
 RUN = {
@@ -111,5 +112,5 @@ def scale_counted(config: Mapping[str, Any], before: int, epochs: Any) -> None:
     for setting in config["settings"].values() if "settings" in config else [config]:
         numbers = setting["method"]
         for name, number in list(numbers.items()):
-            if name.endswith("_epochs") and name != "task_epochs":
+            if counts_epochs(name, number):
                 numbers[name] = -(-number * epochs // before)

@@ -48,7 +48,7 @@ def scale(config: dict[str, Any], kind: str, epochs: int) -> None:
     before = stage["epochs"]
     stage["epochs"] = epochs
     for key in ("warmup_epochs", "cooldown_epochs"):
-        stage[key] = stage.get(key, 0.0) * epochs / before
+        stage[key] = epochs / before * stage.get(key, 0.0)
     if kind == "student":
         common.scale_counted(config, before, epochs)
 

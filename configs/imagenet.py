@@ -62,8 +62,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "branches": {"epochs": 100, "milestones": (0.3, 0.6, 0.9)},
         "features": long,  # SSD-LT's: a whole network, like the student
     }
-    for name in named.kinds_of(names, student):
-        config[name] = stage(args["batch"], **own.get(name, {"epochs": 12, "milestones": ()}))
+    for name, usual in named.own_stages(names, student).items():
+        changes = own.get(name, {"epochs": 12, "milestones": ()})
+        config[name] = usual | stage(args["batch"], **changes)
     config.student = {"model": student, **common.OWN_PIXELS, **stage(args["batch"], **long)}
     if args["dataset"] == "imagenet2012":
         config.paper = paper(names, args["dataset"], teacher, student)

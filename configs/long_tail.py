@@ -37,7 +37,7 @@ class Source(NamedTuple):
     Attributes:
       data: name of a dataset -> its section of the config.
       method: name of a method -> its numbers and weights.
-      counted: the epochs for which its numbers of epochs are: LDAM defers four fifths of them.
+      counted: the student's epochs for which these numbers are; LDAM defers four fifths of them.
       student, epochs, imbalance: the defaults of these arguments, as they are typed.
       network: arguments of `sgd` for the training of a network.
       stages: what differs for shorter stages, by name.
@@ -53,16 +53,24 @@ class Source(NamedTuple):
     stages: Mapping[str, Mapping[str, Any]] = {}
 
 
-CIFAR = Source(cifar.data, named.method, 200, "resnet32", "200", "100", {"batch_size": 128})
-IMAGENET_LT = Source(  # its images have the long tail when they are prepared, so imbalance is 1
-    imagenet.data,
-    named.imagenet_method,
-    90,
-    "resnet50",
-    "135",
-    "1",
-    {"batch_size": 256, "warmup_epochs": 0.0},
-    {
+CIFAR = Source(
+    data=cifar.data,
+    method=named.method,
+    counted=200,
+    student="resnet32",
+    epochs="200",
+    imbalance="100",
+    network={"batch_size": 128},
+)
+IMAGENET_LT = Source(
+    data=imagenet.data,
+    method=named.imagenet_method,
+    counted=90,
+    student="resnet50",
+    epochs="135",
+    imbalance="1",  # the images have the long tail when they are prepared
+    network={"batch_size": 256, "warmup_epochs": 0.0},
+    stages={
         "scales": {"epochs": 5, "batch_size": 512},
         # cRT's; LWS has 5 epochs.
         "classifier": {"epochs": 10, "batch_size": 512, "learning_rate": 0.2},

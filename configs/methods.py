@@ -82,7 +82,7 @@ def without_kd(**weights: float) -> dict[str, dict[str, float]]:
     return {"code": {"ce": 1.0, "kd": 0.0, **weights}}
 
 
-KD = {"kd_temperature": 4.0}  # of the further term `kd`, which "+kd" switches on
+KD = {"kd_temperature": 4.0}  # of the term `kd`
 # Standardized logits (Sun et al. 2024) need other weights, which the methods "+ls" have.
 LOGITS = {"standardize": False}
 SHIFT = {"shift": False}  # knowledge adjustment of the teacher's logits, see "ka"

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from configs.common import OWN_PIXELS
 from configs.methods import ENTRIES, WITHOUT_TEACHER, Entry, Schedules, head
 from configs.standardized import Pair
-from sskd_jax.types import Stage, UserError, blamed, choose, find
+from sskd_jax.types import UserError, blamed, choose, find
 
 
 def entry_of(name: str) -> Entry:
@@ -22,7 +22,7 @@ def own_entry(name: str) -> Entry:
     Its stages besides teacher and student are trained like SSKD's head. One that is named after its
     network, such as an assistant, has the student's architecture unless another one is given.
     """
-    factory = find(ENTRIES, name, "method")
+    factory = find({}, name, "method")
     numbers = {key: number.default for key, number in inspect.signature(factory).parameters.items()}
     for key, value in numbers.items():
         if value is inspect.Parameter.empty:
@@ -34,21 +34,14 @@ def own_entry(name: str) -> Entry:
             f"the method {name!r} returns a {type(method).__name__}, not a dict of stages by name"
         )
     *_, last = method.values()
+    networks = {net.place[0] for stage in method.values() for net in stage.nets.values()}
 
     def stages(student: str) -> Schedules:
         network = {"model": student, **OWN_PIXELS}
-        return {
-            kind: (network if has_own_network(kind, stage) else {}) | head(student)["head"]
-            for kind, stage in method.items()
-            if kind not in ("teacher", "student")
-        }
+        own = (kind for kind in method if kind not in ("teacher", "student"))
+        return {kind: (network if kind in networks else {}) | head(student)["head"] for kind in own}
 
     return Entry(numbers, {"code": dict.fromkeys(last.terms, 1.0)}, stages)
-
-
-def has_own_network(kind: str, stage: Stage) -> bool:
-    """Whether one of a stage's nets has the architecture in the stage's own section."""
-    return kind in {net.place[0] for net in stage.nets.values()}
 
 
 def key_of(name: str) -> str:
@@ -80,12 +73,6 @@ def chosen(names: str, one: Callable[[str], ConfigDict]) -> ConfigDict:
         return one(names)
     settings = {key_of(name): one(name) for name in split}
     return ConfigDict({"methods": tuple(map(key_of, split)), "settings": settings})
-
-
-def kinds_of(names: str, student: str) -> list[str]:
-    """The names of the named methods' stages besides teacher and student."""
-    stages = [entry_of(name).stages(student) for name in names.split(",")]
-    return list(dict.fromkeys(kind for own in stages for kind in own))
 
 
 def own_stages(names: str, student: str) -> Schedules:

@@ -60,29 +60,27 @@ def measures(accuracy: np.ndarray, untrained: np.ndarray) -> Measures:
     )
 
 
-def accuracies(rows: Sequence[Row], stage: str, score: str, task_epochs: int) -> np.ndarray:
+def accuracies(
+    rows: Sequence[Row], stage: str, score: str, tasks: int, task_epochs: int
+) -> np.ndarray:
     """The accuracy [T, T] on task i after task t in per cent, from a stage's rows among a run's.
 
     Raises:
       UserError: the stage is not finished, or no image was of some task.
     """
     ends = {row["epoch"]: row for row in rows if row["stage"] == stage}
-    names = {name for row in ends.values() for name in row}
-    split = "validation" if any(name.startswith("validation/") for name in names) else "test"
-    beginning = f"{split}/{score}_"
-    told = {int(name.removeprefix(beginning)) for name in names if name.startswith(beginning)}
-    begun = (-(-epoch // task_epochs) for epoch in ends)
-    tasks = max([0, *begun, *(task + 1 for task in told)])
-    if missing := set(range(tasks)) - told:
-        raise UserError(
-            f"{stage} was measured on no image of task {min(missing)}: give a run whose {split} "
-            "images are of all tasks"
-        )
     behind = [ends.get(task * task_epochs) for task in range(1, tasks + 1)]
-    if not behind or None in behind:
+    if None in behind:
         raise UserError(f"{stage} is not done: finish that run first")
-    found = [[row[f"{split}/{score}_{task}"] for task in range(tasks)] for row in behind]
-    return 100 * np.asarray(found)
+    held_out = any(name.startswith("validation/") for name in behind[-1])
+    split = "validation" if held_out else "test"
+    names = [f"{split}/{score}_{task}" for task in range(tasks)]
+    if missing := [name for name in names if name not in behind[-1]]:
+        raise UserError(
+            f"{stage} was measured on no image of task {names.index(missing[0])}: give a run whose "
+            f"{split} images are of all tasks"
+        )
+    return 100 * np.asarray([[row[name] for name in names] for row in behind])
 
 
 def chance(score: str, tasks: int, task_classes: int) -> np.ndarray:
@@ -107,13 +105,15 @@ def read(workdir: epath.Path) -> dict[tuple[str, str], tuple[np.ndarray, Measure
     check_run(workdir)
     if not (workdir / METRICS).exists():
         raise UserError(f"{workdir} holds no {METRICS}: give the workdir of a run")
-    rows, found = read_rows(workdir / METRICS), {}
-    for stage, numbers in methods_of(read_json(workdir / CONFIG)).items():
+    rows, config, found = read_rows(workdir / METRICS), read_json(workdir / CONFIG), {}
+    for stage, numbers in methods_of(config).items():
         if "task_epochs" not in numbers:
             raise UserError(f"{workdir}: {stage} has no tasks: give a run of configs/continual.py")
+        task_epochs = numbers["task_epochs"]
+        tasks = config["student"]["epochs"] // task_epochs
         for score in SCORES:
-            accuracy = accuracies(rows, stage, score, numbers["task_epochs"])
-            untrained = chance(score, len(accuracy), numbers["task_classes"])
+            accuracy = accuracies(rows, stage, score, tasks, task_epochs)
+            untrained = chance(score, tasks, numbers["task_classes"])
             found[stage, score] = accuracy, measures(accuracy, untrained)
     return found
 

@@ -225,7 +225,9 @@ def decisive(section: Row) -> Row:
         file = pathlib.Path(section["checkpoint"]).name
         return {"model": section["model"], "file": file} | pixels
     default, own = flatten(STAGE), flatten(section)
-    own["start_from"] = pathlib.Path(own.get("start_from", "")).name
+    start = pathlib.Path(own.get("start_from", ""))
+    if start.is_absolute():  # as in a record, which has no folders of the machine
+        own["start_from"] = start.name
     return {
         key: value
         for key, value in own.items()

@@ -138,9 +138,11 @@ def finding(scores: Scores, claim: Claim) -> Finding:
     """
     names = [claim.row, claim.than] if claim.than else [claim.row] if claim.row else rows_of(scores)
     leads = [lead for row in names if (lead := lead_in(scores, row, claim))]
-    if not leads or claim.than and len(leads) < 2:
-        ran = [scores.get((row, claim.better)) and scores.get((row, claim.worse)) for row in names]
-        return Finding(ONE_SEED if (all if claim.than else any)(ran) else NOT_RUN)
+    needed = 2 if claim.than else 1
+    if len(leads) < needed:
+        pair = claim.better, claim.worse
+        ran = [row for row in names if all(scores.get((row, name)) for name in pair)]
+        return Finding(ONE_SEED if len(ran) >= needed else NOT_RUN)
     n = min(lead.n for lead in leads)
     error = math.hypot(*(lead.error for lead in leads))
     if claim.than:

@@ -40,7 +40,6 @@ class Run(NamedTuple):
       held_out: the images on which epochs are compared: validation or test images.
       dtype: in which networks compute.
       devices: how many there are.
-      told: what tells the dataset from others, as far as it is known.
     """
 
     config: ConfigDict
@@ -49,7 +48,6 @@ class Run(NamedTuple):
     held_out: Split | Stream
     dtype: Any
     devices: int
-    told: str = ""
 
 
 def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
@@ -59,8 +57,10 @@ def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
     train, held_out = data.train, data.test
     if config.data.validation:
         train, held_out = hold_out(train, config.data.validation, config.seed)
-    told = data.told or f"{checksum([data.train, data.test]):08x}"
-    return Run(config, data, train, held_out, dtype, len(devices), told)
+    if not data.fingerprint:
+        found = f"{checksum([data.train, data.test]):08x}"
+        data = data._replace(fingerprint={"dataset": found})
+    return Run(config, data, train, held_out, dtype, len(devices))
 
 
 def compute_dtype(name: str, device: jax.Device) -> Any:
@@ -167,7 +167,7 @@ def make_job(
         "image": list(images.shape),
         "steps": section.epochs * task.steps_per_epoch,
         "terms": list(stage.terms),
-        "dataset": run.told,
+        **run.data.fingerprint,
         "images": told_images(images),
         "classes": list(run.data.classes),
     }

@@ -37,6 +37,11 @@ class Rule(NamedTuple):
         return ""
 
 
+def counts_epochs(name: str, number: Any) -> bool:
+    """Whether a method's number counts epochs of its student, as DKD's `warmup_epochs` does."""
+    return name.endswith("_epochs") and name != "task_epochs" and is_number(number)
+
+
 def is_number(value: Any) -> bool:
     """Whether it is a finite real number; True and False are not."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -18,6 +18,7 @@ from sskd_jax.rules import (
     STD,
     TEXT,
     Rule,
+    counts_epochs,
     is_number,
     is_sequence,
     number,
@@ -200,7 +201,7 @@ def check_counted(config: ConfigDict, recipe: Recipe) -> None:
     epochs = config[last].epochs
     usual = 90 if "size" in config.data else 240  # in configs/imagenet.py, in configs/cifar.py
     for name, counted in recipe.numbers.items():
-        if name.endswith("_epochs") and name != "task_epochs" and counted > epochs:
+        if counts_epochs(name, counted) and counted > epochs:
             key = f"{place(recipe.prefix)}method.{name}"
             scaled = min(epochs, -(-counted * epochs // usual))
             raise UserError(

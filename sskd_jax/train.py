@@ -99,7 +99,7 @@ def run_seed(
 
 
 def config_as_trained(config: ConfigDict, recipes: Sequence[settings.Recipe]) -> Row:
-    """The config to store; see `as_trained`."""
+    """The config to store, which says of each stage how it was trained; see `as_trained`."""
     return as_trained(config.to_dict(), {kind for recipe in recipes for kind in recipe.method})
 
 

@@ -116,9 +116,9 @@ def step_operations(job: Job) -> float:
     The loss itself and the optimizer are left out, and so are further operations by which XLA makes
     a program faster.
     """
-    nets = job.task.stage.nets
+    stage, modules = job.task.stage, job.task.modules
     return sum(
-        passes(nets[name]) * forward_operations(job.task.modules[name], args, kwargs)
+        passes(stage.nets[name], stage) * forward_operations(modules[name], args, kwargs)
         for name, args, kwargs in net_calls(job)
     )
 

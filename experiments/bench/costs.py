@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from configs import named
+from configs import cifar, common, named
 from experiments.bench import command
 from experiments.bench.timing import ROUNDS
 from experiments.bench.workload import CLASSES, Row, Steps, make_jobs, synthetic_run
@@ -33,6 +33,7 @@ def method_config(config: ConfigDict, name: str) -> ConfigDict:
     teacher, student = config.teacher.model, config.student.model
     chosen = {"methods": (name,), "settings": {name: named.method(name, pair=(teacher, student))}}
     found = ConfigDict(named.own_stages(name, student) | config.to_dict() | chosen)
+    common.scale_counted(found, cifar.EPOCHS, found.student.epochs)
     stream = found.settings[name].method
     if "task_epochs" in stream:  # as many as all tasks have
         found.student.epochs = -(-CLASSES.value // stream.task_classes) * stream.task_epochs

@@ -57,7 +57,8 @@ def open_builder(name: str, data_dir: str | None) -> Any:
             f"{command(name, folder)}"
         ) from error
     except Exception as error:  # any, as dataset_info.json and features.json may hold anything
-        if not name or not (folder / name).exists():
+        place, _, _ = name.partition(":")  # without a version
+        if not place or not (folder / place).exists():
             raise UserError(
                 f"there is no dataset {name!r} ({first_line(error)}): give a name such as food101, "
                 "of small letters, digits and _"
@@ -149,19 +150,17 @@ def origin(builder: Any) -> epath.Path:
     return folder.parent / f".{folder.name}.origin"
 
 
-def told(builder: Any) -> str:
+def fingerprint(builder: Any) -> dict[str, str]:
     """What tells a dataset from others, wherever it lies and in whichever format.
 
-    It is the digest of its `origin`, or else how many images and bytes every split has.
+    It is how many images and bytes every split has, and its `origin` if that is there.
     """
-    file = origin(builder)
-    if file.exists():
-        return file.read_text()[:16]
     sizes = (
         f"{split.num_examples} {name} images of {int(split.num_bytes)} bytes"
         for name, split in builder.info.splits.items()
     )
-    return " and ".join(sizes)
+    found, file = {"dataset": " and ".join(sizes)}, origin(builder)
+    return found | ({"origin": file.read_text()[:16]} if file.exists() else {})
 
 
 def home(builder: Any) -> str:

@@ -126,7 +126,7 @@ def open_files(paths: Sequence[str], form: str, description: str) -> tuple[Recor
     """
     fs = fsspec.core.url_to_fs(paths[0])[0]
     paths = [fs._strip_protocol(path) for path in paths]
-    fs.ls(fs._parent(paths[0]))  # of a bucket, it is kept, and saves a request for every file
+    fs.ls(fs._parent(paths[0]))  # fsspec keeps a bucket's list, which saves a request per file
     key = repr([(path, fs.ukey(path)) for path in paths])
     if form == "tfrecord":
         return TFRecords(fs, paths, key, description), key

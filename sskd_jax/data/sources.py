@@ -1,14 +1,14 @@
 """Loads datasets by name and checks them."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sskd_jax.data import cifar, stream
 from sskd_jax.data.stream import Feed, Stream
-from sskd_jax.types import UserError, find
+from sskd_jax.types import UserError, blamed, find
 
 
 class Split(NamedTuple):
@@ -61,14 +61,14 @@ class Split(NamedTuple):
 class Dataset(NamedTuple):
     """Training images, test images, the number of classes of both, and their names, if known.
 
-    `told` is what tells streamed images from others, wherever they lie.
+    `fingerprint` tells streamed images from others; see `prepared.fingerprint`.
     """
 
     train: Split | Stream
     test: Split | Stream
     num_classes: int
     classes: tuple[str, ...] = ()
-    told: str = ""
+    fingerprint: Mapping[str, str] = {}
 
 
 def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
@@ -107,12 +107,8 @@ def own_dataset(
     Raises:
       UserError: the function fails, returns no `Dataset`, or holds what makes no array.
     """
-    try:
+    with blamed("the dataset", [name]):
         found = loader(data_dir)
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # any, as the function is the user's
-        raise UserError(f"the dataset {name!r}: {type(error).__name__}: {error}") from error
     if not isinstance(found, Dataset):
         raise UserError(
             f"the dataset {name!r} is a {type(found).__name__}, in place of a Dataset of "
@@ -129,12 +125,22 @@ def own_dataset(
             f"the dataset {name!r} has num_classes={found.num_classes!r}: give a whole number"
         )
     try:
-        train, test = (Split(*map(np.asarray, split)) for split in (found.train, found.test))
+        train, test = (
+            Split(np.asarray(split.image), as_labels(split.label))
+            for split in (found.train, found.test)
+        )
     except ValueError as error:  # images of several sizes
         raise UserError(
             f"the dataset {name!r} has images or labels that make no array: {error}"
         ) from error
     return found._replace(train=train, test=test, num_classes=int(found.num_classes))
+
+
+def as_labels(labels: Any) -> np.ndarray:
+    """Labels as an array; of a list of whole numbers, int32."""
+    array = np.asarray(labels)
+    is_list = isinstance(labels, list | tuple) and array.dtype.kind == "i"
+    return array.astype(np.int32) if is_list else array
 
 
 def check(where: str, split: Split, num_classes: int) -> None:

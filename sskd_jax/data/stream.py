@@ -342,7 +342,7 @@ def load(
         raise prepared.damaged(builder, prepared.first_line(error)) from error
     if not fits:
         raise unfit
-    return train, test, label.num_classes, tuple(label.names), prepared.told(builder)
+    return train, test, label.num_classes, tuple(label.names), prepared.fingerprint(builder)
 
 
 def begins_with_jpeg(records: Records) -> bool:

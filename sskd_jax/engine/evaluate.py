@@ -100,7 +100,7 @@ def evaluation(task: Task, devices: Sequence[jax.Device], batch_size: int) -> Ev
     split, such as that of a group of classes without test images, is left out.
 
     Raises:
-      UserError: it is the first score, by which epochs are compared.
+      UserError: the first score, by which epochs are compared, counts in no row.
     """
     if not task.scores:
         return lambda variables, frozen, split: {}

@@ -151,8 +151,9 @@ def load(
             raise UserError(f"{name} is {value}: give {advice}")
     if resize is not None and (size is None or resize < size):
         raise UserError(f"resize is {resize}: give size, too, and no resize below it")
-    path, first = locate(source), next(iter(given), None)
+    path = locate(source)
     if given and is_described(path):
+        first = next(iter(given))
         raise UserError(
             f"{path} has its own mean, std and size of images: omit {first} (--{first})"
         )
@@ -175,7 +176,7 @@ def from_file(path: pathlib.Path, network: str | None, given: Mapping[str, Any])
         record |= {"image": [size, size, 3], "resize": record.get("resize", size)}
     if missing := [key for key in ("mean", "std") if key not in record]:
         raise UserError(
-            f"{path} has no {path.name}.json beside it, which says how images are normalised: give "
+            f"no {path.name}.json beside {path} says how images are normalised: give "
             + " and ".join(f"{key}=(R, G, B)" for key in missing)
             + " (as flags: --mean R G B --std R G B)"
         )
@@ -186,6 +187,7 @@ def from_file(path: pathlib.Path, network: str | None, given: Mapping[str, Any])
             f"run: if you trust that, give network={name!r} (--network={name})"
         )
     side, *_ = record.get("image", [torch_bridge.SIDE])
+    record.setdefault("resize", side)
     variables, num_classes = torch_bridge.load_weights(path, name, section="", side=side)
     return classifier(name, variables, record | {"num_classes": num_classes})
 

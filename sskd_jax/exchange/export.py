@@ -21,9 +21,9 @@ from sskd_jax.exchange import model_card, torch_bridge, torch_file
 from sskd_jax.exchange.finished import (
     describe,
     find_network,
+    load_best,
     load_network,
     record_beside,
-    record_of,
 )
 from sskd_jax.models.build import architecture
 from sskd_jax.system.paths import locate, write_bytes
@@ -31,7 +31,7 @@ from sskd_jax.system.quiet import quiet
 from sskd_jax.types import Array, Params, UserError, blamed
 from sskd_jax.views import Optics, normalise
 from sskd_jax.workdir.checkpoint import checksum
-from sskd_jax.workdir.files import write_json
+from sskd_jax.workdir.files import read_json, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -171,14 +171,14 @@ def export_network(
     network = find_network(folder, stage)
     record = describe(folder, network, best)
     last = load_network(folder, network)
-    variables = load_network(folder, network, best) if best else last
+    variables = load_best(folder, network) if best else last
     # The weights after the last epoch tell runs apart, whichever epoch is exported.
     record["last_weights"] = f"{checksum(last):08x}"
     name = f"{network.name.replace('/', '-')}{'-best' * best}.{kind}"
     path = file_to_write(out, folder, name, record["last_weights"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with blamed(f"--format={kind}, which takes any number of images, of", [record["model"]]):
+        with blamed(f"--format={kind} is for any number of images, with", [record["model"]]):
             content = FORMATS[kind](record, variables)
         # Whenever this is cut short, no file has another one's record, or none at all.
         new = path.with_name(f".{path.name}.new")
@@ -210,13 +210,14 @@ def file_to_write(out: str | None, workdir: epath.Path, name: str, last_weights:
         other = path.suffix.removeprefix(".")
         advice = f"--format={other}, or " if other in FORMATS else ""
         raise UserError(f"--out={out} is to be a {kind} file: give {advice}--out=NAME.{kind}")
-    there = record_of(path)
-    if path.exists() and not there:
+    if not path.exists():
+        return path
+    if not record_beside(path).exists():
         raise UserError(
             f"{path} is there already, and no export, as no {path.name}.json is beside it: give "
             "another --out, or delete it"
         )
-    if path.exists() and there.get("last_weights", last_weights) != last_weights:
+    if read_json(record_beside(path)).get("last_weights", last_weights) != last_weights:
         raise UserError(
             f"{path} is there already, with a network of another run or stage: give "
             f"--out={path.parent}/NAME.{kind}, or delete it"

@@ -22,7 +22,7 @@ NAMES = Rule(
     lambda value: is_sequence(value) and all(isinstance(name, str) for name in value),
     "a list of names",
 )
-RECORD = {  # what a network's record must hold for it to be used
+RECORD = {  # what a network's record may say
     "model": TEXT,
     "mean": MEAN,
     "std": STD,
@@ -126,10 +126,10 @@ def record_of(file: epath.Path) -> dict[str, Any]:
     """
     path = record_beside(file)
     record = read_json(path) if path.exists() else {}
-    for key, rule in RECORD.items():
-        if record and (advice := rule.advice(record.get(key))):
-            told = f"has {str(record[key])[:40]} as its" if key in record else "lacks"
-            raise UserError(f"{path} {told} {key!r}: give {advice}, or export the network again")
+    for key in record.keys() & RECORD:
+        if advice := RECORD[key].advice(record[key]):
+            told = f"{str(record[key])[:40]} as its {key!r}"
+            raise UserError(f"{path} has {told}: give {advice}, or export the network again")
     return record
 
 
@@ -158,16 +158,15 @@ def best_step(workdir: epath.Path, network: Network) -> int:
     return steps[epoch]
 
 
-def load_network(workdir: epath.Path, network: Network, best: bool = False) -> Params:
-    """{"params", "batch_stats"} of a network whose stage is finished.
+def load_network(workdir: epath.Path, network: Network) -> Params:
+    """{"params", "batch_stats"} of a network after the last epoch of its stage."""
+    return load_folder(workdir / network.stage)[network.net]
 
-    They are those after the last epoch, or after the best one.
-    """
-    folder, net = workdir / network.stage, network.net
-    last = load_folder(folder)[net]
-    if not best:
-        return last
-    return nets_in(read_step(folder, best_step(workdir, network)))[net]
+
+def load_best(workdir: epath.Path, network: Network) -> Params:
+    """The same after the best epoch of its stage."""
+    stored = read_step(workdir / network.stage, best_step(workdir, network))
+    return nets_in(stored)[network.net]
 
 
 def result_row(workdir: epath.Path, network: Network) -> dict[str, Any]:

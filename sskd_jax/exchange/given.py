@@ -17,7 +17,7 @@ from sskd_jax.workdir.files import CONFIG, STAGE, read_json
 from sskd_jax.workdir.stages import candidates, compare, find_stage, load_folder
 
 # What a stage's description says of images, which may have been others in another run.
-OF_IMAGES = ("image", "dataset", "images", "steps")
+OF_IMAGES = ("image", "dataset", "origin", "images", "steps")
 # What a run decides about networks that another one trained.
 OF_THIS_RUN = {"checkpoint", "model", "mean", "std", "size"}
 

@@ -145,9 +145,8 @@ def identified(state_dict: StateDict) -> str:
     name = _fitting_model(_own_entries("", state_dict))
     if name is None:
         raise UserError("this is none of our architectures: name the one that it is")
-    if name in MOBILENETS.values():
-        return next(iter(_told_mobilenets(state_dict).values()), name)
-    return name
+    prefix = _telling_prefix(_unwrapped(state_dict))
+    return MOBILENETS[prefix] if prefix and name in MOBILENETS.values() else name
 
 
 def _fitting_model(state: StateDict, part: str = "") -> str | None:
@@ -266,12 +265,12 @@ def _own_entries(name: str, state_dict: StateDict, section: str | None = None) -
     """
     state = _unwrapped(state_dict)
     model = model_of(name)
-    for prefix, mobilenet in _told_mobilenets(state).items():
-        if model in MOBILENETS.values() and model != mobilenet:
-            raise UserError(
-                f"the {prefix[:-1]} in it tells that its stem has another stride than that of "
-                f"{model}: {_advice(section, mobilenet)}"
-            )
+    prefix = _telling_prefix(state)
+    if prefix and model in MOBILENETS.values() and model != MOBILENETS[prefix]:
+        raise UserError(
+            f"the {prefix[:-1]} in it tells that its stem has another stride than that of "
+            f"{model}: {_advice(section, MOBILENETS[prefix])}"
+        )
     if _is_part(name):
         if branches := _under(BRANCHES, state):
             return branches
@@ -280,14 +279,9 @@ def _own_entries(name: str, state_dict: StateDict, section: str | None = None) -
     return {ALIASES.get(key, key): array for key, array in network.items()}
 
 
-def _told_mobilenets(state_dict: StateDict) -> dict[str, str]:
-    """Those of `MOBILENETS` whose prefix is in the names of a state_dict."""
-    names = _unwrapped(state_dict)
-    return {
-        prefix: mobilenet
-        for prefix, mobilenet in MOBILENETS.items()
-        if any(name.startswith(prefix) for name in names)
-    }
+def _telling_prefix(state: StateDict) -> str | None:
+    """The prefix in `MOBILENETS` with which a name begins; None if none does."""
+    return next((one for one in MOBILENETS if any(name.startswith(one) for name in state)), None)
 
 
 def _under(prefix: str, state: StateDict) -> dict[str, np.ndarray]:

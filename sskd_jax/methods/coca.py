@@ -211,7 +211,8 @@ def coca(
     ways = ROTATIONS * (PARTS if stretched else 1)
 
     def loss(nets: Nets, batch: Batch) -> Losses:
-        pixels, label, look = batch.see(once), batch.label, partial(seen, nets)
+        pixels, label = batch.see(once), batch.label
+        look = partial(seen, nets)
         new = everywhere(look(pixels))
         kept, kept_now = recall(batch, 1, replay_size, look)
         replayed, replayed_now = recall(batch, 2, replay_size, look)

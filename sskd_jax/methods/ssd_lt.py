@@ -131,19 +131,8 @@ def features(
     return Stage(("ce", "con"), nets, loss, frequency_scores("student"), memory)
 
 
-def teacher_net(trains: bool) -> Net:
-    """The network of stage I, whose parameters stay as they are.
-
-    If it `trains`, its batch norms normalise by the batch and update their statistics.
-    """
-    return (learns if trains else frozen)("student", "features/student")
-
-
-def scales(view: View, teacher_trains: bool) -> Stage:
-    """Stage II: learns a factor for every class, on class-balanced images.
-
-    `teacher_trains` is as in `teacher_net`.
-    """
+def scales(view: View, teacher: Net) -> Stage:
+    """Stage II: learns a factor for every class, on class-balanced images."""
 
     def scaled(nets: Nets, pixels: Array) -> Array:
         return nets["scales"](lax.stop_gradient(nets["student"](pixels).logits))
@@ -154,21 +143,20 @@ def scales(view: View, teacher_trains: bool) -> Stage:
     def scores(nets: Nets, batch: Batch) -> Mapping[str, Any]:
         return by_frequency(everywhere(scaled(nets, batch.see(once))), batch)
 
-    nets = {"student": teacher_net(teacher_trains), "scales": learns(Scales())}
+    nets = {"student": teacher, "scales": learns(Scales())}
     return Stage(("ce",), nets, loss, scores, order=balanced)
 
 
-def imitation(view: View, kd_temperature: float, teacher_trains: bool) -> Stage:
+def imitation(view: View, kd_temperature: float, teacher: Net) -> Stage:
     """Stage III: a new student, whose own classifier imitates the teacher.
 
-    Another one, `hard`, learns the labels from the same features. `teacher_trains` is as in
-    `teacher_net`.
+    Another one, `hard`, learns the labels from the same features.
     """
 
     def loss(nets: Nets, batch: Batch) -> Losses:
         pixels, label = batch.see(view), share(batch.label)
-        student, teacher = nets["student"](pixels), nets["teacher"](pixels)
-        target = lax.stop_gradient(nets["scales"](teacher.logits))
+        student, taught = nets["student"](pixels), nets["teacher"](pixels)
+        target = lax.stop_gradient(nets["scales"](taught.logits))
         hard = nets["hard"](student.embed, student.logits)
         terms = {
             "ce": cross_entropy(hard, label),
@@ -189,7 +177,7 @@ def imitation(view: View, kd_temperature: float, teacher_trains: bool) -> Stage:
     nets = {
         "student": learns("student"),
         "hard": learns(Projector()),
-        "teacher": teacher_net(teacher_trains),
+        "teacher": teacher,
         "scales": frozen(Scales(), "scales/scales"),
     }
     return Stage(("ce", "kd"), nets, loss, scores)
@@ -218,8 +206,9 @@ def ssd_lt(
         released code, instead of by their running statistics.
     """
     view = partial(coloured, jitter) if jitter else once
+    teacher = (learns if teacher_trains else frozen)("student", "features/student")
     return {
         "features": features(view, width, queue_length, key_momentum, contrast_temperature),
-        "scales": scales(view, teacher_trains),
-        "student": imitation(view, kd_temperature, teacher_trains),
+        "scales": scales(view, teacher),
+        "student": imitation(view, kd_temperature, teacher),
     }

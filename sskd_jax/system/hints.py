@@ -119,7 +119,7 @@ def in_brackets(argv: Sequence[str]) -> str:
     """What to type for the first key with a name such as at+kd, which is no plain word; or ""."""
     for argument in argv:
         flag, _, value = argument.lstrip("-").partition("=")
-        if "+" in flag and "'" not in flag:
+        if flag.startswith("config.") and "+" in flag and "'" not in flag:
             parts = [f"['{part}']" if "+" in part else f".{part}" for part in flag.split(".")]
             return f'"--{"".join(parts).lstrip(".")}={value}"'
     return ""

@@ -47,7 +47,8 @@ def as_stored(config: Mapping[str, Any]) -> Row:
 
 
 def shared_parts(config: Row, other: Row) -> Row:
-    """A comparison's config without the sections and the methods' settings that `other` lacks.
+    """A comparison's config without the sections that `other` lacks, and with the settings of those
+    methods alone that both compare.
 
     If one of the two is not a comparison of methods, it is the whole config.
     """
@@ -56,7 +57,7 @@ def shared_parts(config: Row, other: Row) -> Row:
     shared = {
         key: value for key, value in config.items() if key in other or not isinstance(value, dict)
     }
-    names = config["settings"].keys() & other["settings"].keys()
+    names = set(config["methods"]) & set(other["methods"])
     return shared | {"settings": {name: config["settings"][name] for name in names}}
 
 

@@ -157,7 +157,7 @@ def result_cells(rows: Sequence[Row], seeds: int) -> list[str]:
         percent([row.get(score) for row in rows]) for score in ("top1", "top5", "best_top1")
     )
     return [
-        row_name(first) + f" ({len(rows)} of them)" * (len(rows) < seeds),
+        row_name(first) + f" (n = {len(rows)})" * (len(rows) < seeds),
         first["network"],
         last,
         "" if several else top5,  # so that a line has at most 80 characters

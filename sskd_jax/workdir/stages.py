@@ -11,7 +11,8 @@ from sskd_jax.workdir.files import STAGE, read_json, write_json
 from sskd_jax.workdir.seeds import check_one
 
 FORMAT = 2  # the version of the checkpoints' format: a state holds its nets by name
-UNKNOWN = ("dataset", "images", "classes")  # what may be unknown: earlier versions did not write it
+# What may be unknown: earlier versions did not write it, and a copied dataset may lack its origin.
+UNKNOWN = ("dataset", "origin", "images", "classes")
 
 
 def kind_of(stage: str) -> str:

@@ -34,7 +34,7 @@ def test_unknown_name():
 
 
 def test_lists_and_counts_of_ones_own_become_arrays_and_whole_numbers():
-    image, label = [np.zeros((4, 4, 3), np.uint8)] * 2, list(np.int32([0, 1]))
+    image, label = [np.zeros((4, 4, 3), np.uint8)] * 2, [0, 1]
     own = sources.Split(image, label)
     data = sources.own_dataset("own", lambda _: sources.Dataset(own, own, np.int32(2)), None)
     assert data.train.image.shape == (2, 4, 4, 3) and data.test.label.dtype == np.int32

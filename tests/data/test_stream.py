@@ -54,16 +54,16 @@ def test_sizes_classes_and_labels(flowers):
     assert np.bincount(data.train.label).tolist() == [8, 8, 8]
 
 
-def test_a_dataset_is_told_from_others_by_its_files_or_else_by_its_sizes(flowers, tmp_path):
+def test_a_dataset_is_told_from_others_by_its_sizes_and_its_files_if_known(flowers, tmp_path):
     """And not by its place or its format, on which neither text depends."""
     file = flowers / "flowers/.1.0.0.origin"
-    assert open_flowers(flowers).told == file.read_text()[:16]
+    whole = open_flowers(flowers).fingerprint
     copy = shutil.copytree(flowers, tmp_path / "data", ignore=lambda *_: [file.name])
     splits = json.loads((copy / "flowers/1.0.0/dataset_info.json").read_text())["splits"]
     train, test = (split["numBytes"] for split in splits)
-    assert open_flowers(copy).told == (
-        f"24 train images of {train} bytes and 9 validation images of {test} bytes"
-    )
+    sizes = f"24 train images of {train} bytes and 9 validation images of {test} bytes"
+    assert open_flowers(copy).fingerprint == {"dataset": sizes}
+    assert whole == {"dataset": sizes, "origin": file.read_text()[:16]}
 
 
 def test_a_folder_is_listed_once_to_see_whether_it_is_whole(flowers, monkeypatch):

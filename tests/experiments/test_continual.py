@@ -22,7 +22,7 @@ def test_the_measures_are_the_recorded_ones(shared, score):
 def workdir(folder, epochs: int, split: str = "test"):
     """A run of two tasks of two epochs each, of which `epochs` are done."""
     method = {"name": "der", "task_classes": 5, "task_epochs": 2}
-    config = {"methods": ["er"], "settings": {"er": {"method": method}}}
+    config = {"methods": ["er"], "settings": {"er": {"method": method}}, "student": {"epochs": 4}}
     (folder / "config.json").write_text(json.dumps(config))
     rows = [
         {

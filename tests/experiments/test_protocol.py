@@ -52,8 +52,10 @@ def test_what_decides_something_parts_experiments(change):
 
 def test_the_folder_of_a_file_decides_nothing():
     for key in ("student__start_from", "teacher__checkpoint"):
-        one, other = (experiment(KD, **{key: f"{folder}/x.pth"}) for folder in ("/a", "b/c"))
+        one, other = (experiment(KD, **{key: f"{folder}/x.pth"}) for folder in ("/a", "/b/c"))
         assert one == other
+    one, other = (experiment(KD, student__start_from=f"runs/{name}/kd") for name in ("a", "b"))
+    assert one != other
 
 
 def test_given_teachers_with_other_pixels_part_experiments():

@@ -30,7 +30,7 @@ def test_means_over_the_seeds_of_those_that_have_the_score(tmp_path):
 
 def test_what_a_stream_forgot_is_read_from_its_record(tmp_path):
     numbers = {"task_classes": 5, "task_epochs": 1}
-    config = {"methods": ["er"], "settings": {"er": {"method": numbers}}}
+    config = {"methods": ["er"], "settings": {"er": {"method": numbers}}, "student": {"epochs": 2}}
     names = [f"test/{score}_{task}" for score in ("class_il", "task_il") for task in (0, 1)]
     rows = [
         {"stage": "er/student", "epoch": epoch, "step": epoch, **dict.fromkeys(names, value)}

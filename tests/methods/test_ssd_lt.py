@@ -19,7 +19,7 @@ from sskd_jax.losses import cross_entropy, normalized
 from sskd_jax.methods import METHODS, ssd_lt
 from sskd_jax.methods.long_tail import Scales, balanced, by_frequency, class_balanced, groups
 from sskd_jax.models import MODELS
-from sskd_jax.types import Array, UserError
+from sskd_jax.types import Array, Method, UserError
 from sskd_jax.views import coloured, distorted, once
 
 FILE = "ssd_lt.npz"
@@ -291,12 +291,24 @@ def stage2_name(name: str) -> str:
     return name.replace("scales.weight", "classifier.scales")
 
 
+def method_of(teacher_trains: bool, kd_temperature: float = 1.0) -> Method:
+    return ssd_lt.ssd_lt(
+        width=128,
+        queue_length=64,
+        key_momentum=0.99,
+        contrast_temperature=0.2,
+        kd_temperature=kd_temperature,
+        jitter=0.0,
+        teacher_trains=teacher_trains,
+    )
+
+
 @pytest.mark.parametrize("teacher_trains", [False, True], ids=["eval", "train"])
 def test_steps_of_stage_two(golden, names, teacher_trains):
     mode = "train" if teacher_trains else "eval"
     gold, numbers = golden.under(FILE, f"step2_{mode}"), names["step2"]
     label = golden.arrays(FILE)["step/label"].astype(np.int32)
-    stage = ssd_lt.scales(once, teacher_trains)
+    stage = method_of(teacher_trains)["scales"]
     task = recorded.make_task(
         stage,
         {"student": RESNET},
@@ -346,17 +358,8 @@ def test_steps_of_stage_three(golden, names, teacher_trains):
     mode = "train" if teacher_trains else "eval"
     gold, numbers = golden.under(FILE, f"step3_{mode}"), names["step3"]
     label = golden.arrays(FILE)["step/label"].astype(np.int32)
-    method = ssd_lt.ssd_lt(
-        width=128,
-        queue_length=64,
-        key_momentum=0.99,
-        contrast_temperature=0.2,
-        kd_temperature=numbers["temperature"],
-        jitter=0.0,
-        teacher_trains=teacher_trains,
-    )
     task = recorded.make_task(
-        method["student"],
+        method_of(teacher_trains, numbers["temperature"])["student"],
         {"student": RESNET, "teacher": RESNET},
         {"ce": 1.0, "kd": 1.0},
         learning_rate=numbers["lr"],

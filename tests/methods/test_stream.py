@@ -111,15 +111,6 @@ def test_the_devices_must_divide_what_is_drawn():
         stream.recall(with_buffer(3), 1, 8, lambda pixels: pixels[:6])
 
 
-def test_draws_with_different_numbers_are_independent():
-    batch = with_buffer(16)
-    (one, now), (other, _) = (
-        stream.recall(batch, number, 8, lambda pixels: pixels) for number in (1, 2)
-    )
-    assert (one.label != other.label).any()
-    np.testing.assert_array_equal(now, one.pixels)
-
-
 def test_scores_by_task(shared):
     """The recorded logits are masked: only those of two classes are there."""
     gold = Golden(shared / "golden").under("coca.npz", "metrics/mask")

@@ -127,12 +127,12 @@ def test_several_seeds_are_taken_together(tmp_path, capsys):
     assert "standard deviation of 3 seeds" in said and "50.00 ± 25.00" in said
     assert all(len(line) <= 80 for line in said.splitlines()[:6])
     assert "epoch" not in said  # that of the best one differs by seed
-    assert "of them" not in said
+    assert "(n = " not in said
     results = tmp_path / "seed-1" / "results.json"
     further = {"stage": "sskd/student", "network": "vgg8", "top1": 0.5}
     results.write_text(json.dumps([*json.loads(results.read_text()), further]))
     report.show(epath.Path(tmp_path))
-    assert "sskd/student (1 of them)" in capsys.readouterr().out
+    assert "sskd/student (n = 1)" in capsys.readouterr().out
     assert (tmp_path / "curves.png").exists()
     with pytest.raises(UserError, match="several seeds: give one of them, such as .*seed-0"):
         seeds.check_one(epath.Path(tmp_path))
