@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sskd_jax
-from configs import cifar, named
+from configs import cifar, cifar_fast, imagenet, named
 from experiments import record, records
 from sskd_jax import settings, train
 from sskd_jax.exchange.export import export_network
@@ -179,7 +179,8 @@ def test_a_third_network_is_named_trained_and_taken_away(my_code, tmp_path, monk
     (tmp_path / "chain.py").write_text(ASSISTED)
     monkeypatch.delitem(sys.modules, "chain", raising=False)
     config = cifar.get_config("method=chain:assisted,teacher=resnet8,student=my_code:Tiny")
-    assert config.assistant.model == "my_code:Tiny"
+    for source in (cifar, imagenet):
+        assert source.get_config("method=chain:assisted,student=vgg8").assistant.model == "vgg8"
     config.assistant.model, config.data.name = "resnet8", "my_code:stripes"
     for stage in ("teacher", "assistant", "student"):
         config[stage].epochs = 1
@@ -217,6 +218,16 @@ def test_a_mistake_in_a_methods_factory_is_told_with_its_line(my_code, tmp_path)
     (tmp_path / "my_code.py").write_text(text.replace("kd_temperature=kd", "temperature=kd"))
     with pytest.raises(UserError, match="the method my_code:near, .*my_code.py, line .*TypeError"):
         settings.check(config)
+
+
+def test_only_numbers_count_epochs(my_code, tmp_path):
+    text = (tmp_path / "my_code.py").read_text()
+    (tmp_path / "my_code.py").write_text(
+        text.replace("*, sharpness", "*, drop_epochs: str = '30,60', sharpness")
+    )
+    config = cifar_fast.get_config("method=my_code:near,student=my_code:Tiny")
+    settings.check(config)
+    assert config.method.drop_epochs == "30,60"
 
 
 def test_a_number_without_a_default_is_asked_for(my_code, tmp_path):

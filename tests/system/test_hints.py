@@ -85,6 +85,14 @@ def test_a_key_goes_before_what_absl_suggests(tmp_path):
     assert said == "unknown flag 'student': type --config.student.model=resnet20"
 
 
+def test_a_plus_elsewhere_than_in_a_key_is_no_mistake(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text("def get_config():\n    return {'student': {'epochs': 1}}\n")
+    argv = ["main.py", f"--config={file}", "--workdir", "runs/at+kd", "--epochs=2"]
+    said = hints.reason(flags.UnrecognizedFlagError("epochs"), argv)
+    assert said == "unknown flag 'epochs': type --config.student.epochs=2"
+
+
 def test_flags_that_are_nearly_right_are_told_by_absl():
     error = flags.UnrecognizedFlagError("wrkdir", suggestions=["workdir"])
     assert hints.reason(error, ["main.py", "--wrkdir=x"]).endswith("Did you mean: workdir ?")

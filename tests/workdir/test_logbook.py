@@ -170,6 +170,15 @@ def test_further_methods_may_be_compared_but_none_changed(tmp_path):
     assert stored["methods"] == ["kd", "sskd", "at"]
 
 
+def test_settings_of_methods_that_are_not_compared_may_change(tmp_path):
+    """As the quickstart's config has them all."""
+    first, then = (compare(kd=0.9, dkd=weight) | {"methods": ("kd",)} for weight in (1.0, 2.0))
+    with book(tmp_path, first):
+        trained(tmp_path)
+    with book(tmp_path, then):
+        pass
+
+
 def test_a_further_method_brings_the_sections_of_its_own_stages(tmp_path):
     without, head = compare(kd=0.9), {"head": {"epochs": 6}}
     with book(tmp_path, without):
