@@ -304,7 +304,7 @@ def decoder(framing: Framing, centre: bool, tolerant: bool) -> Callable[[Any, An
 
 def load(
     name: str, data_dir: str | None, test_split: str, **framing: Any
-) -> tuple[Stream, Stream, int, tuple[str, ...], str]:
+) -> tuple[Stream, Stream, int, tuple[str, ...], dict[str, str]]:
     """The fields of a `Dataset`, of a prepared dataset.
 
     Args:

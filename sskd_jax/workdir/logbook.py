@@ -47,10 +47,10 @@ def as_stored(config: Mapping[str, Any]) -> Row:
 
 
 def shared_parts(config: Row, other: Row) -> Row:
-    """A comparison's config without the sections that `other` lacks, and with the settings of those
-    methods alone that both compare.
+    """The part of a comparison's config that `other` has, too.
 
-    If one of the two is not a comparison of methods, it is the whole config.
+    It lacks sections that are not in `other`, and settings of methods that not both compare. If one
+    of the two is not a comparison of methods, it is the whole config.
     """
     if "settings" not in config or "settings" not in other:
         return config
