@@ -26,7 +26,7 @@ from sskd_jax.exchange.torch_bridge import LEAVES
 from sskd_jax.types import Params, Stage
 from sskd_jax.views import Optics
 
-# Without optimisation, a convolution in float64 takes ten times as long.
+# It takes four times as long to compile. Without, some networks take ten times as long to run.
 OPTIMISED = {"xla_backend_optimization_level": 1}
 # The recorded images are already normalised: divided by 255 and by this std, they stay as they are.
 OPTICS = Optics(flip=False, pad=0, mean=(0.0,) * 3, std=(1 / 255,) * 3)
@@ -107,7 +107,12 @@ def first_state(task: Task, variables: Params, memory: Any, names: Sequence[str]
 
 
 def take_steps(
-    task: Task, frozen: Frozen, state: TrainState, count: int, dtype: Any = jnp.float64
+    task: Task,
+    frozen: Frozen,
+    state: TrainState,
+    count: int,
+    dtype: Any = jnp.float64,
+    optimised: bool = False,
 ) -> list[TrainState]:
     """The states after each of `count` steps in a dtype, every one on all images of `frozen`."""
 
@@ -121,7 +126,7 @@ def take_steps(
     with pytest.MonkeyPatch.context() as patch, jax.enable_x64(dtype == jnp.float64):
         patch.setattr(jnp, "float32", dtype)  # by which the package names its full precision
         program = train_program(task._replace(modules=modules), device)
-        program.options = OPTIMISED
+        program.options = OPTIMISED if optimised else {}
         state, resident = replicated(jax.tree.map(converted, (state, frozen)), device)
         for _ in range(count):
             state, _ = program(state, resident, order, 0, 1)
