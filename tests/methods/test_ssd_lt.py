@@ -262,7 +262,7 @@ def test_steps_of_stage_one(golden, names, monkeypatch):
     before = recorded.first_state(task, variables, memory, ["accuracy"])
     image = both_views(golden.images(0, 16), golden.images(1, 16))
     frozen = Frozen(np.zeros(2, np.uint32), image, label, {})
-    first, second = recorded.take_steps(task, frozen, before, 2, optimised=True)
+    first, second = recorded.take_steps(task, frozen, before, 2)
 
     losses = [[state.sums[name] for name in ("ce", "con", "loss")] for state in (first, second)]
     recorded.assert_recorded(losses, gold["losses"])
@@ -324,7 +324,7 @@ def test_steps_of_stage_two(golden, names, teacher_trains):
         task = task._replace(reached={"student": False, "scales": True})
     before = recorded.first_state(task, variables, {}, ["accuracy"])
     frozen = Frozen(np.zeros(2, np.uint32), golden.images(0, 16), label, nets)
-    states = recorded.take_steps(task, frozen, before, 2, optimised=True)
+    states = recorded.take_steps(task, frozen, before, 2)
 
     recorded.assert_recorded([state.sums["loss"] for state in states], gold["losses"])
     recorded.assert_recorded([state.params["scales"]["scale"] for state in states], gold["scales"])
@@ -379,7 +379,7 @@ def test_steps_of_stage_three(golden, names, teacher_trains):
         task = task._replace(reached={"student": True, "hard": True, "teacher": False})
     before = recorded.first_state(task, variables, {}, ["accuracy", "hard_accuracy"])
     frozen = Frozen(np.zeros(2, np.uint32), golden.images(0, 16), label, nets)
-    first, second = recorded.take_steps(task, frozen, before, 2, optimised=True)
+    first, second = recorded.take_steps(task, frozen, before, 2)
 
     losses = [[state.sums[name] for name in ("ce", "kd", "loss")] for state in (first, second)]
     recorded.assert_recorded(losses, gold["losses"])
