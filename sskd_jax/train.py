@@ -17,7 +17,14 @@ from sskd_jax.engine.devices import (
     keep_programs,
 )
 from sskd_jax.engine.loop import Job, Session, Trained, is_begun, measure, run_stage
-from sskd_jax.exchange.given import Start, as_trained, load_given, load_start, started
+from sskd_jax.exchange.given import (
+    Start,
+    as_trained,
+    check_earlier,
+    load_given,
+    load_start,
+    started,
+)
 from sskd_jax.plan import Row, described, load, parameters, plan, supply, up_to
 from sskd_jax.sections import optics_of
 from sskd_jax.system.console import console
@@ -109,6 +116,7 @@ def train_all(jobs: Sequence[Job], session: Session) -> list[tuple[Job, Trained]
     for job in jobs:  # so that a file which does not fit is reported before anything is trained
         if job.checkpoint:
             load_given(job)
+            check_earlier(job, jobs)
         elif job.start_from and not is_begun(job, session):
             starts[job.name] = load_start(job)
             console.print(f"{job.name}  {starts[job.name].line}")

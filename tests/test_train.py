@@ -476,6 +476,15 @@ def test_a_head_that_was_trained_on_another_teacher_is_refused(finished, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_given_head_needs_its_teacher_before_another_is_trained(finished, tmp_path):
+    config = small_config(**{"head.checkpoint": str(finished[0])})
+    message = "has a head of another teacher than this run would train: give --config.teacher.check"
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path)
+    assert not (tmp_path / "teacher").exists()
+
+
+@pytest.mark.slow
 def test_only_networks_come_from_pytorch(finished, tmp_path):
     (tmp_path / "head.pth").touch()
     head = {"head.checkpoint": str(tmp_path / "head.pth"), "teacher.checkpoint": str(finished[0])}

@@ -46,6 +46,20 @@ def load_given(job: Job) -> Params:
     return {net: load_net(job, path, net) for net in learned}
 
 
+def check_earlier(job: Job, jobs: Iterable[Job]) -> None:
+    """Refuses a given stage whose nets come from an earlier one that this run would train anew.
+
+    The networks of that stage would be others than those that the given one was trained with.
+    """
+    names = {name for name, _ in job.origins.values()}
+    for earlier in jobs:
+        if earlier.name in names and not earlier.checkpoint:
+            raise UserError(
+                f"{job.checkpoint} has a {job.kind} of another {earlier.kind} than this run would "
+                f"train: give --config.{earlier.kind}.checkpoint={job.checkpoint}, too"
+            )
+
+
 def as_trained(config: Mapping[str, Any], kinds: Iterable[str]) -> dict[str, Any]:
     """A run's config in which the section of a stage from another workdir is that workdir's own.
 
