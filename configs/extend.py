@@ -3,8 +3,9 @@ r"""More epochs for a finished run: its schedule again, from the last weights of
     python -m sskd_jax.main --config=configs/extend.py:run=runs/sskd,epochs=60 \
         --workdir=runs/sskd_more --config.student.learning_rate=.005
 
-All other stages are taken from that run unchanged, and so is every number that is not given. The
-result is a new run. Momentum and the memories of methods are not continued.
+The stages before it are taken from that run unchanged, and so is every number that is not given;
+those behind it, such as cRT's new classifier, are trained again. The result is a new run. Momentum
+and the memories of methods are not continued.
 """
 
 import json
@@ -14,6 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import common
+from sskd_jax import settings
 from sskd_jax.types import UserError, choose
 
 STAGES = ("student", "teacher")  # that may be extended; no stage comes before a teacher
@@ -25,18 +27,26 @@ def get_config(arg: str | None = None) -> ConfigDict:
     chosen = args["stage"]
     choose(dict.fromkeys(STAGES), chosen, "stage to extend")
     config = stored(args["run"])
-    stages = {name: part for name, part in config.items() if is_stage(part)}
+    recipes = settings.check(ConfigDict(config))
+    stages = {kind: config[kind] for recipe in recipes for kind in recipe.method}
     if chosen not in stages:
         raise UserError(f"the run in {args['run']} has no {chosen}: it has {', '.join(stages)}")
-    if any("task_epochs" in setting.get("method", {}) for setting in settings_of(config)):
+    if any("task_epochs" in recipe.numbers for recipe in recipes):
         raise UserError(f"{args['run']} is a stream of tasks, which can't be extended")
-    if chosen != "teacher":
-        for section in stages.values():
-            section |= {"checkpoint": section.get("checkpoint") or args["run"], "start_from": ""}
+    later = {kind for recipe in recipes for kind in behind(chosen, list(recipe.method))}
+    for kind, section in stages.items():
+        given = "" if kind in later else section.get("checkpoint") or args["run"]
+        section |= {"checkpoint": given, "start_from": ""}
     config[chosen] |= {"checkpoint": "", "start_from": args["run"]}
     if args["epochs"]:
         scale(config, chosen, common.whole(args["epochs"], "epochs"))
-    return ConfigDict(config | {"until": chosen, "time_limit": common.RUN["time_limit"]})
+    until = chosen if chosen == "teacher" else ""  # no student is trained again for its teacher
+    return ConfigDict(config | {"until": until, "time_limit": common.RUN["time_limit"]})
+
+
+def behind(chosen: str, kinds: list[str]) -> list[str]:
+    """The kinds of stages that come after the chosen one, if that is among them."""
+    return kinds[kinds.index(chosen) + 1 :] if chosen in kinds else []
 
 
 def scale(config: dict[str, Any], kind: str, epochs: int) -> None:
@@ -51,13 +61,6 @@ def scale(config: dict[str, Any], kind: str, epochs: int) -> None:
         stage[key] = epochs / before * stage.get(key, 0.0)
     if kind == "student":
         common.scale_counted(config, before, epochs)
-
-
-def settings_of(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The settings of all methods of a run, or of its only one."""
-    if "methods" not in config:
-        return [config]
-    return [config["settings"][name] for name in config["methods"]]
 
 
 def stored(workdir: str) -> dict[str, Any]:
@@ -80,8 +83,3 @@ def tuples(content: Any) -> Any:
     if isinstance(content, dict):
         return {key: tuples(value) for key, value in content.items()}
     return tuple(content) if isinstance(content, list) else content
-
-
-def is_stage(part: Any) -> bool:
-    """Whether a section of a config says how a stage is trained."""
-    return isinstance(part, dict) and "epochs" in part
