@@ -151,7 +151,7 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, i
         for key, value in changes.items()
         if key.partition(".")[0] in (*sections, "methods")
         or kind == "head"
-        and key.startswith(OF_THE_HEAD)
+        and is_of_the_head(key, changes.get("methods", ()))
     }
     if kind == "teacher":
         own["seed"] = 0
@@ -172,6 +172,13 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, i
     # weights, which only its workdir has.
     told = protocol.describe(loaded, stage)
     return run._replace(told={key: value for key, value in told.items() if key != "experiment"})
+
+
+def is_of_the_head(key: str, methods: Iterable[str]) -> bool:
+    """Whether a key is a number that heads are trained by; `methods` are those of a comparison."""
+    for name in methods:
+        key = key.removeprefix(f"settings.{name}.")
+    return key.startswith(OF_THE_HEAD)
 
 
 def typed_changes(typed: Iterable[str]) -> Row:

@@ -72,6 +72,16 @@ def test_it_is_known_which_numbers_the_head_is_trained_by(method):
     assert others and all(f"method.{name}".startswith(runs.OF_THE_HEAD) for name in others)
 
 
+def test_another_number_of_the_head_makes_another_head_in_every_config(place):
+    for table, key in {"quarter": "method", "digits": "settings.sskd.method"}.items():
+        cells = runs.chosen(plans.TABLES[table].cells, ["sskd"])
+        for name, is_heads in {"head_temperature": True, "tf_ratio": False}.items():
+            typed = {f"{key}.{name}": 0.5}
+            usual, other = (planned(place, [0], cells, **own) for own in ({}, typed))
+            (head,) = (run for run in other.values() if run.name.startswith("head"))
+            assert (head.name not in usual) == (typed.items() <= head.changes.items()) == is_heads
+
+
 @pytest.mark.parametrize("table", ["family", "family_quarter"])
 def test_a_teacher_of_a_methods_own_is_trained_by_it(place, table):
     joint = runs.chosen(plans.TABLES[table].cells, ["hsakd_joint"])
