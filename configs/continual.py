@@ -12,6 +12,8 @@ buffer 200): 64.88 top-1 among all classes, 91.92 among those of an image's task
 was found. Nothing of this has been run here at full length.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 from configs import cifar, common, imagenet, named
@@ -28,7 +30,7 @@ COMPARED = {
 }
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
 TASK_CLASSES = {"cifar10": "2", "cifar100": "10", "tiny_imagenet": "20"}
-# The weights (distil, replay), by the size of the buffer.
+# The weights (distil, replay), by the size of the buffer; others have those of the nearest size.
 CIFAR_WEIGHTS = {200: (0.1, 0.5), 500: (0.2, 0.5), 5120: (0.1, 1.0)}
 TINY_WEIGHTS = {200: (0.1, 1.0), 500: (0.1, 0.5), 5120: (0.1, 0.5)}
 # The weight of `distil` if no labels are replayed, where it is another one, for any buffer.
@@ -61,7 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     names = args["method"].split(",")
     known = TINY_WEIGHTS if dataset == "tiny_imagenet" else CIFAR_WEIGHTS
-    weights = known.get(stream["buffer_size"], known[200])
+    weights = known[min(known, key=lambda size: abs(math.log(size / stream["buffer_size"])))]
     alone = DISTIL_ALONE.get(dataset, weights[0])
     settings = {name: compared(name, stream, weights, alone) for name in names}
     for setting in settings.values():

@@ -2,8 +2,8 @@
 
 Numbers are those of the authors' released code, unless a comment says "ours". Those of the methods
 from `fitnet` to `nst` and of `fsp` are RepDistiller's; KDSVD's weight, which is missing there, is
-ours. Those for ImageNet are mdistiller's, except for DIST, CTKD, MLKD and SSD-LT, where they are
-the authors'.
+ours. Those for ImageNet are mdistiller's, except for DIST, CTKD, MLKD, LS and SSD-LT, where they
+are the authors'.
 """
 
 from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ def paraphraser(student: str) -> Schedules:
 
 
 def ssd_lt_stages(student: str) -> Schedules:
-    """SSD-LT's stages: features, for as long as the student, then a few epochs of scales."""
+    """SSD-LT's stages: features, then a few epochs of scales: ours, for CIFAR."""
     features = sgd(epochs=200, milestones=(), learning_rate=0.1, batch_size=128, cosine=True)
     scales = sgd(epochs=10, milestones=(), learning_rate=0.2, batch_size=128, cosine=True)
     return {"features": features, "scales": scales}
@@ -125,6 +125,7 @@ METHODS = {
             ("wrn_40_2", "wrn_16_2"): {"nckd": 6.0},
             ("wrn_40_2", "wrn_40_1"): {"nckd": 6.0},
             ("resnet56", "resnet20"): {"nckd": 2.0},
+            ("resnet110", "resnet20"): {"nckd": 2.0},  # ours, that of its siblings
             ("resnet110", "resnet32"): {"nckd": 2.0},
             ("vgg13", "vgg8"): {"nckd": 6.0},
             ("vgg13", "MobileNetV2"): {"nckd": 6.0},
@@ -142,6 +143,7 @@ METHODS = {
         without_kd(review=5.0),  # also for vgg and MobileNetV2, for which none was released
         by_pair={
             ("resnet56", "resnet20"): {"review": 0.6},
+            ("resnet110", "resnet20"): {"review": 0.6},  # ours, that of the same student
             ("resnet110", "resnet32"): {"review": 1.0},
             ("resnet32x4", "ShuffleV2"): {"review": 8.0},
         },
@@ -227,7 +229,7 @@ METHODS = {
     "ssd_lt": Entry(
         {
             "width": 128,
-            "queue_length": 8192,
+            "queue_length": 8192,  # ours
             "key_momentum": 0.999,
             "contrast_temperature": 0.2,
             "kd_temperature": 2.0,
@@ -242,7 +244,7 @@ METHODS = {
     "ldam": Entry(
         {"largest_margin": 0.5, "scale": 30.0, "beta": 0.9999, "deferred_epochs": 160},
         {"code": {"ldam": 1.0}},
-        imagenet_numbers={"deferred_epochs": 72},  # four fifths of 90
+        imagenet_numbers={"deferred_epochs": 72},  # ours, four fifths of 90
     ),
     "decoupled": Entry({"rescale": True}, {"code": {"ce": 1.0}}, classifier),
     "der": Entry(

@@ -109,7 +109,8 @@ def test_weights_of_a_pair():
 
 
 @pytest.mark.parametrize(
-    ("epochs", "milestones"), [(90, (30, 60)), (100, (30, 60, 90)), (120, (30, 60, 90))]
+    ("epochs", "milestones"),
+    [(30, (10, 20)), (90, (30, 60)), (100, (30, 60, 90)), (120, (30, 60, 90))],
 )
 def test_imagenets_schedules(epochs, milestones):
     config = imagenet.get_config(f"method=kd,epochs={epochs}")
@@ -316,7 +317,9 @@ def test_streams_of_tasks():
     ],
 )
 def test_streams_have_the_released_weights(dataset, released):
-    for buffer, weights in released.items():
+    near = {3000: 5120, 1000: 500, 100: 200}  # a size without numbers of its own: the nearest
+    for buffer in (*released, *near):
+        weights = released[near.get(buffer, buffer)]
         config = continual.get_config(f"dataset={dataset},buffer={buffer},method=derpp,coca,der")
         derpp, coca, der = (config.settings[name].weights for name in config.methods)
         assert (derpp.distil, derpp.replay, der.distil) == weights
@@ -334,13 +337,19 @@ def test_extending_a_run_takes_all_but_the_students_from_it(tmp_path):
     settings.check(found)
     assert (found.teacher.checkpoint, found.head.checkpoint) == (run, "runs/other")
     assert (found.student.checkpoint, found.student.start_from) == ("", run)
-    assert (found.student.epochs, found.until, found.time_limit) == (5, "student", 0.0)
+    assert (found.student.epochs, found.until, found.time_limit) == (5, "", 0.0)
     assert (found.student.warmup_epochs, found.student.cooldown_epochs) == (1.0, 4.0)
     (tmp_path / "tail").mkdir()
     ldam = long_tail.get_config("method=ldam").to_dict()
     (tmp_path / "tail" / "config.json").write_text(json.dumps(ldam))
     tail = extend.get_config(f"run={tmp_path / 'tail'},epochs=60")
     assert tail.settings.ldam.method.deferred_epochs == 48
+    (tmp_path / "cut").mkdir()
+    cut = long_tail.get_config("method=crt,ssd_lt")
+    cut.classifier.checkpoint = "runs/other"
+    (tmp_path / "cut" / "config.json").write_text(json.dumps(cut.to_dict()))
+    cut = extend.get_config(f"run={tmp_path / 'cut'}")  # cRT's classifier is behind its student
+    assert (cut.classifier.checkpoint, cut.features.checkpoint) == ("", str(tmp_path / "cut"))
     assert found.teacher.start_from == "" and found.methods == ("scratch", "kd", "sskd")
     teacher = extend.get_config(f"run={run},stage=teacher")
     assert (teacher.teacher.start_from, teacher.until) == (run, "teacher")
