@@ -252,7 +252,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs = shard(runs, arguments.shard)
         if not arguments.dry_run:
             states = states_of(runs, place)
-            check_weights(run for name, run in runs.items() if states[name] == LEFT)
+            begin = {LEFT, FAILED} if arguments.retry else {LEFT}
+            check_weights(run for name, run in runs.items() if states[name] in begin)
             with Interruption(arguments.time_limit, deferring=True) as interruption:
                 work(runs, place, interruption, arguments.retry)
         states = states_of(runs, place)

@@ -158,12 +158,16 @@ def keep_failed(
 def content_of(file: pathlib.Path) -> bytes:
     """A file's content for a record, without folders if it is JSON."""
     content = file.read_bytes()
-    return without_folders(content.decode()).encode() if file.suffix == ".json" else content
+    if file.suffix != ".json":
+        return content
+    # A string that is a path, or a flag's value that is one, may have spaces in its folders.
+    text = re.sub(r'(?<=["=])[/~][^"]*/', "", content.decode())
+    return without_folders(text).encode()
 
 
 def without_folders(text: str) -> str:
     """A text in which a path such as /data/weights/a.pth has become a.pth."""
-    return re.sub(r"(?<![\w.:/])/(?:[^/\s\"',]+/)*", "", text)
+    return re.sub(r"(?<![\w.:/~])~?/(?!\s)(?:[^/\s\"',]+/)*", "", text)
 
 
 def put(workdir: pathlib.Path, names: Iterable[str], folder: pathlib.Path, told: Row) -> None:

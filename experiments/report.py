@@ -263,8 +263,8 @@ def parts_of(results: pathlib.Path) -> list[Part]:
         claims_grid(found),
     ]
     for name in sorted(tables, key=lambda name: not any(one.networks for one in tables[name])):
-        cells = {one.cell.row: one.cell for one in tables[name]}
-        teachers = [fill(cell, known, of_teacher=True) for cell in cells.values()]
+        cells = of_teachers(plans.TABLES[name].cells).values()
+        teachers = [fill(cell, known, of_teacher=True) for cell in cells]
         parts += table_parts(name, tables[name], teachers, results)
     return [
         *parts,
@@ -276,6 +276,11 @@ def parts_of(results: pathlib.Path) -> list[Part]:
         environments(networks),
         Download(records.INDEX, records.index(results)),
     ]
+
+
+def of_teachers(cells: Iterable[Cell]) -> dict[str, Cell]:
+    """A cell by row that has the row's teacher: the last one, as the first is often scratch."""
+    return {cell.row: cell for cell in cells}
 
 
 def readme(text: str, results: pathlib.Path) -> str:
@@ -292,8 +297,7 @@ def readme(text: str, results: pathlib.Path) -> str:
 def readme_grid(name: str, known: Mapping[str, Mapping[int, Network]]) -> Grid:
     """A table for the README, of teachers and cells; one with a single seed is shown as not run."""
     table, rows = plans.table(name), []
-    first = {cell.row: cell for cell in table.cells}
-    for row, cell in first.items():
+    for row, cell in of_teachers(table.cells).items():
         own = [fill(one, known) for one in table.cells if one.row == row]
         for what, one in [
             ("teacher", fill(cell, known, of_teacher=True)),

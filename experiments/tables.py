@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 from etils import epath
 
@@ -158,7 +159,7 @@ def logs(one: Filled) -> str:
     """
     if is_given(one.networks):
         return ""
-    links = ", ".join(f"[{own.seed}]({own.run}/{METRICS})" for own in one.networks)
+    links = ", ".join(f"[{own.seed}]({quote(own.run, safe='+')}/{METRICS})" for own in one.networks)
     reasons = ", ".join(dict.fromkeys(own.reason for own in one.failures))
     told = (links, *differing(one.networks), f"{failed(one)}: {reasons}" if reasons else "")
     return "; ".join(filter(None, told))

@@ -112,7 +112,7 @@ def test_every_device_of_a_stage_is_named(tmp_path):
 
 
 def test_folders_of_this_machine_are_not_kept(tmp_path):
-    run = finished(tmp_path / "one", teacher__checkpoint="/data/weights/vgg13.pth")
+    run = finished(tmp_path / "one", teacher__checkpoint="/data/my weights/vgg13.pth")
     kept(tmp_path / "results", run)
     folder = tmp_path / "results" / "one"
     config = read_json(folder / "config.json")
@@ -128,6 +128,11 @@ def test_folders_of_this_machine_are_not_kept(tmp_path):
     again = [row | {"top1": row["top1"] + 1e-6} for row in started]  # measured by another device
     (run / "results.json").write_text(json.dumps(again))
     kept(tmp_path / "results", run)  # again
+
+
+def test_only_folders_leave_a_sentence():
+    told = "3 / 4 of /data/a.pth, ~/runs/b.pth and gs://bucket/c.pth fit"
+    assert record.without_folders(told) == "3 / 4 of a.pth, b.pth and gs://bucket/c.pth fit"
 
 
 def test_a_failed_run_is_a_line_with_its_reason_until_it_is_done(tmp_path):
