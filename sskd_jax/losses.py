@@ -127,6 +127,20 @@ def attention(features: Array) -> Array:
     return normalized(energy.reshape(features.shape[0], -1))
 
 
+def last_map(maps: Sequence[Array]) -> Array:
+    """A network's map [n, H, W, C] before the pooling, in float32.
+
+    Raises:
+      UserError: the network returns no maps.
+    """
+    if not maps:
+        raise UserError(
+            "this method compares feature maps, and a network returns none: return them as maps "
+            "of sskd_jax.types.Outputs, stem first"
+        )
+    return maps[-1].astype(jnp.float32)
+
+
 def map_pairs(
     student: Sequence[Array], teacher: Sequence[Array], start: int = 1
 ) -> list[tuple[Array, Array]]:
@@ -135,12 +149,17 @@ def map_pairs(
     They begin at the depth `start`; 1 leaves out the stem.
 
     Raises:
-      UserError: one network has more maps than the other.
+      UserError: one network has more maps than the other, or both have none behind the stem.
     """
     if len(student) != len(teacher):
         raise UserError(
             "this method pairs the maps of both networks, but the student has "
             f"{len(student)} and the teacher {len(teacher)}: choose networks of one family"
+        )
+    if len(student) < 2:
+        raise UserError(
+            "this method compares the maps behind the stem, and the networks return none: return "
+            "them as maps and preacts of sskd_jax.types.Outputs, stem first"
         )
     return list(zip(student[start:], teacher[start:], strict=True))
 

@@ -132,10 +132,12 @@ class Batch(NamedTuple):
       index: i32[N], the positions of the batch's images in the training set.
       see: (view, image=None) -> f32[n * V, H, W, C], the view of the batch's images, or of this
         device's share of other uint8 images. Every call draws new random numbers, which depend
-        on an image's position in the whole batch; in evaluation nothing is random.
-      epoch: i32[], counted from 0.
-      key: for random draws that concern the whole batch; a different one in every step.
-      memory: the arrays that the stage carries from step to step.
+        on an image's position in the whole batch. In evaluation, `once` and the rotations are
+        not random.
+      epoch: i32[], counted from 0; None in evaluation.
+      key: for random draws that concern the whole batch; a different one in every step, and None
+        in evaluation.
+      memory: the arrays that the stage carries from step to step; None in evaluation.
       counts: () -> i64[K], the number of training images of each class; a NumPy array, known
         when the program is traced.
       mask: bool[N], in evaluation: False for the images that only fill up the last batch.
@@ -239,6 +241,15 @@ def choose(registry: Mapping[str, Any], name: str, what: str) -> Any:
     hint = f"did you mean {close[0]!r}? " if close else ""
     choices = f"choose from {', '.join(registry)}" if registry else "there is none"
     raise UserError(f"unknown {what} {name!r}: {hint}{choices}")
+
+
+def expect(found: Any, kind: type, what: str) -> Any:
+    """`found`, which the code that `what` names returned; a `UserError` if it is no `kind`."""
+    if not isinstance(found, kind):
+        raise UserError(
+            f"{what} returns a {type(found).__name__}: return sskd_jax.types.{kind.__name__}"
+        )
+    return found
 
 
 def find(registry: Mapping[str, Any], name: str, what: str) -> Any:

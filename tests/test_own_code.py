@@ -5,13 +5,14 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import sskd_jax
 from configs import cifar, cifar_fast, imagenet, named
 from experiments import record, records
-from sskd_jax import settings, train
+from sskd_jax import plan, settings, train
 from sskd_jax.exchange.export import export_network
 from sskd_jax.types import UserError, find
 
@@ -368,7 +369,37 @@ def ragged(data_dir):
 
 def fails(data_dir):
     return {}["images"]
+
+
+class Flat(Thousand):
+    def __call__(self, pixels, train: bool = False):
+        return Outputs(pixels.mean((1, 2)), pixels)
+
+
+class Mapless(Thousand):
+    @nn.compact
+    def __call__(self, pixels, train: bool = False):
+        embed = pixels.mean((1, 2))
+        return Outputs(nn.Dense(self.num_classes)(embed), embed)
+
+
+def untyped():
+    return with_kd(("near",), lambda *_: {"near": 0.0}, kd_temperature=4.0)
 """
+
+
+@pytest.mark.parametrize(
+    "method", ["fitnet", "at", "sp", "vid", "ab", "ft", "nst", "fsp", "kdsvd", "reviewkd"]
+)
+def test_a_method_that_compares_maps_refuses_networks_without_any(method, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    nets = "teacher=broken:Mapless,student=broken:Mapless"
+    config = cifar.get_config(f"method={method},{nets}")
+    config.data.name = "digits"
+    with pytest.raises(UserError, match="maps"):
+        plan.plan(plan.load(config, jax.devices()[:1]), settings.check(config))
 
 
 @pytest.mark.parametrize(
@@ -377,7 +408,9 @@ def fails(data_dir):
         ("student=broken:NoTrain", "", "'broken:NoTrain' is called without train=: a linen module"),
         ("student=broken:NoType", "", "'broken:NoType' is made without dtype=: a linen module"),
         ("student=broken:vector", "", "'broken:vector' is made without num_classes=: a linen"),
-        ("student=broken:Bare", "", "student with broken:Bare: AttributeError: "),
+        ("student=broken:Bare", "", "the student returns a .*: return sskd_jax.types.Outputs"),
+        ("student=broken:Flat", "", r"embed of the shape \[2, 8, 8, 3\]: let it be \[B, D\]"),
+        ("method=broken:untyped", "", "own loss returns a dict: return sskd_jax.types.Losses"),
         ("method=broken:vector", "", r"'near' of the loss has the shape \[2, 10\], not that of a"),
         ("method=broken:odd", "", r"student with broken:odd, .*broken.py, line 50: TypeError: "),
         ("method=broken:scored", "", r"student with broken:scored, .*line \d+: TypeError: "),

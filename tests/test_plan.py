@@ -462,6 +462,21 @@ def test_an_order_that_gives_too_few_images_in_a_later_epoch():
     assert jobs[0].task.steps_per_epoch == 3
 
 
+@pytest.mark.parametrize(
+    ("method", "number", "message"),
+    [
+        ("ssd_lt", "queue_length", "holds 20 keys, fewer than the 32 images of a batch"),
+        ("der", "replay_size", "the devices do not divide replay_size=20: use a multiple"),
+    ],
+)
+def test_a_memory_fits_the_whole_batch_on_all_devices(method, number, message):
+    numbers = {f"settings.{method}.method.{number}": 20, "settings.der.method.task_epochs": 1}
+    config = small_config(methods=(method,), **numbers, **{"student.epochs": 5})
+    config.student.images.share = 1.0
+    with pytest.raises(UserError, match=message):
+        plan.plan(plan.load(config, jax.devices()[:8]), settings.check(config))
+
+
 def test_an_order_decides_how_many_steps_an_epoch_has():
     def twice(rng: np.random.Generator, images: object, epoch: int) -> np.ndarray:
         return np.tile(np.arange(images.size), 2)

@@ -7,20 +7,34 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 
+from sskd_jax.axis import AXIS, everywhere
 from sskd_jax.engine.task import (
     ONCE,
     Frozen,
     Functions,
     Task,
     TrainState,
+    as_float32,
     complete,
     objective,
     traced_once,
     viewer,
 )
-from sskd_jax.types import Array, Batch, Facts, Losses, Outputs, Params, Stage, UserError, choose
+from sskd_jax.types import (
+    Array,
+    Batch,
+    Facts,
+    Losses,
+    Outputs,
+    Params,
+    Stage,
+    UserError,
+    choose,
+    expect,
+)
 
 
 def begin(
@@ -31,9 +45,15 @@ def begin(
 
 
 def trace_loss(
-    task: Task, shape: tuple[int, ...], key: Array, label: Array, nets: Params, start: Params
+    task: Task,
+    shape: tuple[int, ...],
+    key: Array,
+    label: Array,
+    nets: Params,
+    start: Params,
+    count: int = 2,
 ) -> tuple[TrainState, Array | tuple[Array, Array]]:
-    """The state of step 0 and its objective, from the loss of two black images.
+    """The state of step 0 and its objective, from the loss of `count` black images.
 
     The first arguments of a net decide the shapes of its parameters.
 
@@ -55,13 +75,13 @@ def trace_loss(
         called[name] = True
         outputs = traced_once(module, "apply")(variables[name], *args, **kwargs)
         if stage.nets[name].is_network:
-            check_classes(name, outputs, task.num_classes)
-        return outputs
+            check_outputs(name, outputs, task.num_classes)
+        return as_float32(stage.nets[name], outputs)
 
     if stage.memory:
         facts = Facts(label, shape, task.num_classes)
         memory = stage.memory(jax.random.fold_in(key, ONCE), facts)
-    batch = black_batch(task, shape, key, memory)
+    batch = black_batch(task, (count, *shape), key, memory)
     losses = stage.loss(Functions({name: partial(call, name) for name in stage.nets}), batch)
     check_loss(stage, losses, called)
     check_memory(memory, losses.memory)
@@ -72,9 +92,31 @@ def trace_loss(
     return untrained_state(task, variables, memory, losses), objective(task, losses)
 
 
+def check_memory_fits(
+    task: Task, frozen: Frozen, start: Params, batch_size: int, devices: int
+) -> None:
+    """Traces the loss of a whole batch on all devices, if a stage carries a memory.
+
+    That may suit fewer images or devices than these. The shapes of `frozen` and `start` matter.
+
+    Raises:
+      UserError: as the loss does for such a batch.
+    """
+    if not task.stage.memory:
+        return
+    count, shape = batch_size // devices, frozen.image.shape[1:]
+
+    def on_device(place: Array, *args: Any) -> Any:
+        return trace_loss(task, shape, *args, count=count)
+
+    program = jax.vmap(on_device, (0, None, None, None, None), axis_name=AXIS)
+    given = frozen.key, frozen.label, frozen.nets, start
+    jax.eval_shape(program, jnp.zeros(devices), *given)
+
+
 def black_batch(task: Task, shape: tuple[int, ...], key: Array, memory: Any) -> Batch:
-    """A batch of two black images of class 0, in the first epoch."""
-    image, zeros = jnp.zeros((2, *shape), jnp.uint8), jnp.zeros(2, jnp.int32)
+    """A device's share [n, H, W, C] of a batch of black images of class 0, in the first epoch."""
+    image, zeros = jnp.zeros(shape, jnp.uint8), everywhere(jnp.zeros(shape[0], jnp.int32))
     return Batch(
         image=image,
         label=zeros,
@@ -107,6 +149,7 @@ def untrained_state(task: Task, variables: Params, memory: Any, losses: Losses) 
 
 def check_loss(stage: Stage, losses: Losses, called: Mapping[str, bool]) -> None:
     """Raises a `UserError` if the loss is not as its stage declares it."""
+    expect(losses, Losses, "the loss")
     if unused := [name for name in stage.nets if name not in called]:
         raise UserError(
             f"the stage declares the net {unused[0]!r}, but its loss never calls it: call it, or "
@@ -125,9 +168,15 @@ def check_loss(stage: Stage, losses: Losses, called: Mapping[str, bool]) -> None
             )
 
 
-def check_classes(name: str, outputs: Outputs, num_classes: int) -> None:
-    """Raises a `UserError` if a network has no logit for some class, or one for none."""
-    shape = jnp.shape(outputs.logits)
+def check_outputs(name: str, outputs: Any, num_classes: int) -> None:
+    """Raises a `UserError` if a network's outputs are no `Outputs`, or have other shapes."""
+    expect(outputs, Outputs, f"the {name}")
+    if np.ndim(outputs.embed) != 2:
+        raise UserError(
+            f"the {name} gives an embed of the shape {list(np.shape(outputs.embed))}: let it be "
+            "[B, D], a vector for each image"
+        )
+    shape = np.shape(outputs.logits)
     if shape[1:] != (num_classes,):
         raise UserError(
             f"the {name} gives logits of the shape {list(shape)} for {num_classes} classes: let "

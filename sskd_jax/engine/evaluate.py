@@ -37,7 +37,7 @@ def batch_scores(
 
 
 def masked_sum(name: str, score: Array | tuple[Array, Array] | Binned, mask: Array) -> Array:
-    """[sum, count] of a score f32[N * r] over the images that mask [N] marks.
+    """[sum, count] of a score [N * r] over the images that mask [N] marks.
 
     In a pair of a score and a bool[N * r], only the rows that the latter marks count. A `Binned`
     score gives [2, bins]: the sum in each bin, and the count of all rows, repeated for each bin.
@@ -56,7 +56,7 @@ def masked_sum(name: str, score: Array | tuple[Array, Array] | Binned, mask: Arr
             "numbers for each image"
         )
     rows = jnp.repeat(mask, score.size // mask.size) & some
-    counted = jnp.where(rows, score, 0)
+    counted = jnp.where(rows, score.astype(jnp.float32), 0)
     total = jax.ops.segment_sum(counted, place, bins) if bins else jnp.sum(counted)
     return jnp.stack([total, jnp.broadcast_to(jnp.sum(rows), total.shape)])
 

@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 
 from sskd_jax.axis import device_index
-from sskd_jax.types import Array, Losses, Nets, Params, Stage, Streamed, UserError, View
+from sskd_jax.types import Array, Losses, Net, Nets, Params, Stage, Streamed, UserError, View
 from sskd_jax.views import Optics
 
 # Numbers with which a step's key is folded. Those below 2**31 are positions of images in the
@@ -168,14 +168,25 @@ def net_functions(
         module, net = task.modules[name], task.stage.nets[name]
         own = {"params": variables[name]["params"], "batch_stats": stats[name]}
         if dropout is None or not (net.learns or net.follows):
-            return traced_once(module, "apply")(own, *args, **kwargs)
+            return as_float32(net, traced_once(module, "apply")(own, *args, **kwargs))
         rngs = {"dropout": jax.random.fold_in(dropout, next(calls))}
         in_training = {"train": True, "rngs": rngs, "mutable": ["batch_stats"]}
         outputs, moved = module.apply(own, *args, **kwargs, **in_training)
         stats[name] = moved.get("batch_stats", {})
-        return outputs
+        return as_float32(net, outputs)
 
     return Functions({name: partial(call, name) for name in task.stage.nets}), stats
+
+
+def as_float32(net: Net, outputs: Any) -> Any:
+    """What a net returns; of a network, logits and embed in float32, as losses are computed in it.
+
+    A user's own network may have computed them in bfloat16.
+    """
+    if not net.is_network:
+        return outputs
+    logits, embed = (leaf.astype(jnp.float32) for leaf in (outputs.logits, outputs.embed))
+    return outputs._replace(logits=logits, embed=embed)
 
 
 def viewer(optics: Optics, key: Array, image: Array) -> Callable[..., Array]:

@@ -19,6 +19,7 @@ from sskd_jax.types import (
     Outputs,
     Stage,
     Terms,
+    expect,
     frozen,
     learns,
 )
@@ -98,7 +99,8 @@ def taught(
     def loss(nets: Nets, batch: Batch) -> Losses:
         pixels = batch.see(once)
         student, teacher = nets["student"](pixels), nets["teacher"](pixels)
-        known, losses = labelled(student.logits, batch), own(nets, batch, student, teacher)
+        known = labelled(student.logits, batch)
+        losses = expect(own(nets, batch, student, teacher), Losses, "the method's own loss")
         return Losses(known.terms | losses.terms, known.figures | losses.figures, losses.memory)
 
     both = {"student": learns("student", start), "teacher": frozen("teacher")}
@@ -114,7 +116,7 @@ def with_kd(terms: tuple[str, ...], own: Own, *, kd_temperature: float, **more: 
 
     def both(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         kd = soft_divergence(student.logits, teacher.logits, temperature=kd_temperature)
-        losses = own(nets, batch, student, teacher)
+        losses = expect(own(nets, batch, student, teacher), Losses, "the method's own loss")
         return losses._replace(terms={"kd": kd} | losses.terms)
 
     return taught(("kd", *terms), both, **more)

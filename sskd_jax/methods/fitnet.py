@@ -24,7 +24,7 @@ def fitnet(*, layer: Index, kd_temperature: Positive) -> Method:
         if layer >= min(len(student.maps), len(teacher.maps)):
             raise UserError(
                 f"fitnet's layer is {layer}, but the networks have {len(student.maps)} and "
-                f"{len(teacher.maps)} maps: choose a smaller one"
+                f"{len(teacher.maps)} maps: choose a smaller one, or networks with more"
             )
         hint = teacher.maps[layer].astype(jnp.float32)
         regressed = nets["regressor"](student.maps[layer], hint)

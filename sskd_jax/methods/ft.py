@@ -10,7 +10,7 @@ from sskd_jax.layers.convolution import Conv
 from sskd_jax.layers.heads import Convolution
 from sskd_jax.layers.initializers import bias_uniform
 from sskd_jax.layers.norm import BatchNorm
-from sskd_jax.losses import attention, same_size
+from sskd_jax.losses import attention, last_map, same_size
 from sskd_jax.methods.common import unscored, with_kd
 from sskd_jax.rules import Positive, Share
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs, Stage, frozen, learns
@@ -71,7 +71,7 @@ def paraphraser(ratio: float) -> Stage:
     """The stage that trains paraphraser and decoder as an autoencoder of the teacher's map."""
 
     def loss(nets: Nets, batch: Batch) -> Losses:
-        features = nets["teacher"](batch.see(once)).maps[-1].astype(jnp.float32)
+        features = last_map(nets["teacher"](batch.see(once)).maps)
         reconstructed = nets["decoder"](nets["paraphraser"](features), features)
         return Losses({"reconstruction": jnp.mean(jnp.square(reconstructed - features))})
 
@@ -87,8 +87,8 @@ def ft(*, factor_ratio: Share, kd_temperature: Positive) -> Method:
     """The student's translator imitates the factors of the teacher's paraphraser."""
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
-        theirs = nets["paraphraser"](teacher.maps[-1])
-        ours = nets["translator"](student.maps[-1], theirs)
+        theirs = nets["paraphraser"](last_map(teacher.maps))
+        ours = nets["translator"](last_map(student.maps), theirs)
         return Losses({"ft": factor_loss(ours, theirs)})
 
     nets = {

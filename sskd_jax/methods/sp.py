@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from sskd_jax.axis import everywhere
-from sskd_jax.losses import normalized, product
+from sskd_jax.losses import last_map, normalized, product
 from sskd_jax.methods.common import with_kd
 from sskd_jax.rules import Positive
 from sskd_jax.types import Array, Batch, Losses, Method, Nets, Outputs
@@ -25,7 +25,7 @@ def sp(*, kd_temperature: Positive) -> Method:
 
     def own(nets: Nets, batch: Batch, student: Outputs, teacher: Outputs) -> Losses:
         # In float32 before they are gathered, as the gradient is summed over the devices there.
-        maps = [network.maps[-1].astype(jnp.float32) for network in (student, teacher)]
+        maps = [last_map(network.maps) for network in (student, teacher)]
         return Losses({"sp": similarity_loss(*everywhere(maps))})
 
     return with_kd(("sp",), own, kd_temperature=kd_temperature)
