@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import datetime
+import errno
 import os
 import sys
 import time
@@ -25,7 +26,8 @@ IN_PERCENT = ("top1", "top5", "accuracy", "contrastive")
 class Output(Console):
     """Standard output, to which text is written unchanged.
 
-    If its reader has gone (`| head -1`), further output is discarded without an error.
+    If its reader has gone (`| head -1`, a closed terminal), further output is discarded without an
+    error.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -39,6 +41,8 @@ class Output(Console):
         except BrokenPipeError:
             self.on_broken_pipe()
         except OSError as error:
+            if error.errno == errno.EIO:  # the terminal was closed, and its signal is ignored
+                return self.on_broken_pipe()
             write_nowhere(sys.stdout)
             raise UserError(
                 f"cannot write to standard output ({error.strerror}): make room, or send it "

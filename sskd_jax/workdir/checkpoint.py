@@ -1,6 +1,7 @@
 """A stage's checkpoints, written by orbax with a checksum; the last two and the best are kept."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -20,6 +21,17 @@ from sskd_jax.system.console import console
 from sskd_jax.system.paths import check_no_pattern, check_same, is_remote, locate
 from sskd_jax.system.quiet import quiet
 from sskd_jax.types import UserError
+
+# Errors that have other causes than a damaged file.
+OF_THE_MACHINE = (
+    errno.EACCES,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EPERM,
+    errno.ESTALE,
+)
 
 
 def checksum(tree: Any) -> int:
@@ -196,7 +208,8 @@ def _without_content(checkpoint: epath.Path) -> bool:
             if record != score_record(record["score"]):
                 return True
         return not (checkpoint / "default").is_dir()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _check_machine(checkpoint, error)
         return True
 
 
@@ -213,13 +226,22 @@ def _steps(folder: epath.Path) -> list[int]:
 
 def _read_whole(checkpoint: epath.Path) -> dict[str, Any] | None:
     """The state in a checkpoint, as nested dicts; None if it is damaged."""
-    # Any exception, as a damaged file can cause any error in orbax and tensorstore.
-    with quiet(), contextlib.suppress(Exception):
-        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
+    try:
+        with quiet(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
             stored = reader.restore(locate(checkpoint) / "default")
-        if checksum(stored["state"]) == stored["checksum"]:
-            return stored["state"]
-    return None
+        return stored["state"] if checksum(stored["state"]) == stored["checksum"] else None
+    except Exception as error:  # a damaged file can cause any error in orbax and tensorstore
+        _check_machine(checkpoint, error)
+        return None
+
+
+def _check_machine(checkpoint: epath.Path, error: Exception) -> None:
+    """Raises a `UserError` for an error of the machine, which says nothing about the files."""
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        raise UserError(
+            f"the checkpoint {checkpoint} can't be read now ({error.strerror}): type the same "
+            "command again later, or move it elsewhere to go on from the one before"
+        ) from error
 
 
 def _manager(folder: epath.Path) -> ocp.CheckpointManager:

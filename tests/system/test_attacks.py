@@ -132,6 +132,14 @@ def test_a_reader_that_has_gone_ends_nothing():
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+def test_a_terminal_that_was_closed_ends_nothing():
+    master, terminal = os.openpty()
+    os.close(master)
+    ended = call(PRINT.format("a line"), stdout=terminal)
+    os.close(terminal)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_behind_standard_output_is_named():
     code = (

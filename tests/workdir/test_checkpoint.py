@@ -1,3 +1,4 @@
+import errno
 import pathlib
 import random
 import resource
@@ -118,6 +119,18 @@ def test_a_damaged_best_checkpoint_is_told_and_another_is_used(folder, capsys):
     with Checkpoints(folder) as checkpoints:
         assert same(checkpoints.best(), 4)
     assert f"{folder / '1'} is damaged" in capsys.readouterr().out
+
+
+def test_a_machine_that_can_not_read_now_leaves_a_checkpoint_as_it_is(folder, monkeypatch):
+    def restore(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", restore)
+    before = sorted(folder.iterdir())
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(UserError, match="4 can't be read now .Too many open files.: type"):
+            checkpoints.newest()
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_step_that_is_damaged_again_takes_the_place_of_the_first_one(folder):
