@@ -81,7 +81,8 @@ def facts(workdir: epath.Path, network: Network) -> dict[str, Any]:
         "training": config.get(kind, {}),
         "seed": config.get("seed"),
         "validation": config["data"].get("validation", 0),
-        "environments": [environments[place] for place in sorted(places)],
+        # Those of a file that was deleted, as is advised if it is damaged, are not known any more.
+        "environments": [environments[i] for i in sorted(places) if i < len(environments)],
     }
 
 

@@ -116,7 +116,7 @@ def show(workdir: epath.Path) -> None:
     for file in files:
         times = existing_rows(file.parent / TIMES)
         for row in read_json(file):
-            row = row | {"minutes": minutes(times, row["stage"])}
+            row["minutes"] = minutes(times, row["stage"])
             networks.setdefault((row["stage"], row.get("net")), []).append(row)
     several = f", mean ± standard deviation of {len(files)} seeds" * (len(files) > 1)
     cells = [result_cells(rows, len(files)) for rows in networks.values()]

@@ -194,6 +194,12 @@ def test_the_model_card_says_what_the_records_say(with_best):
     assert "sskd-student.pth" in body and str(with_best) not in card
 
 
+def test_the_model_card_of_a_run_whose_environments_were_deleted(with_best):
+    (with_best / "environments.json").unlink()
+    assert export_network(str(with_best), "pth").endswith("README.md is its model card")
+    assert "trained with" not in (with_best / "README.md").read_text()
+
+
 def test_the_model_card_names_a_dataset_of_the_hub(with_best):
     config = json.loads((with_best / "config.json").read_text())
     config["data"]["name"] = "cifar100"

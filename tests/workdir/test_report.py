@@ -159,3 +159,10 @@ def test_an_epochs_line_is_short():
     figures |= {f"test/{name}": 0.5 for name in ("top1", "top5", "loss", "contrastive")}
     expected = "train/loss 10.500  test/top1 50.00 %  test/contrastive 50.00 %"
     assert in_short(figures) == expected
+
+
+def test_a_row_that_lacks_a_key_is_told_with_its_file(tmp_path):
+    rows = [{"stage": "student", "netwnrk": "vgg8", "parameters": 1234, "top1": 0.7512}]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="results.json is damaged .it lacks 'network'"):
+        report.show(tmp_path)
