@@ -36,7 +36,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 
 def parse(argv: Sequence[str]) -> list[str]:
     """Parses absl's flags; exits with one line and code 2 if they or the config have a mistake."""
-    argv = [with_installed_config(part) for part in argv]
+    argv = [with_installed_config(part) for part in with_equals(argv)]
     if {"-h", "-help", "--help"} & set(argv):
         print(usage())
         sys.exit(0)
@@ -60,6 +60,17 @@ def parse(argv: Sequence[str]) -> list[str]:
         return rest
     except Exception as error:  # a config file may raise anything
         fail(reason(error, argv))
+
+
+def with_equals(argv: Sequence[str]) -> list[str]:
+    """The command line with --config=FILE in place of --config FILE."""
+    parts: list[str] = []
+    for part in argv:
+        if parts and parts[-1] == "--config":
+            parts[-1] += f"={part}"
+        else:
+            parts.append(part)
+    return parts
 
 
 def usage() -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sskd_jax.data import cifar, stream
+from sskd_jax.data.prepared import root
 from sskd_jax.data.stream import Feed, Stream
 from sskd_jax.types import UserError, blamed, find
 
@@ -92,6 +93,11 @@ def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
                 "images: take configs/cifar.py, or prepare a folder of images"
             )
         return Dataset(*stream.load(name, data_dir, **streaming))
+    if name.isidentifier() and name not in LOADERS and (root(data_dir) / name).is_dir():
+        raise UserError(
+            f"the images of {name} are streamed as they were prepared: take "
+            f"--config=configs/imagenet.py:dataset={name}"
+        )
     loader = find(LOADERS, name, "dataset")
     dataset = own_dataset(name, loader, data_dir) if ":" in name else loader(data_dir)
     check(f"{name}, train", dataset.train, dataset.num_classes)

@@ -43,6 +43,17 @@ def config_of(argv: Sequence[str]) -> Mapping[str, Any]:
     return {}
 
 
+def as_argument(argv: Sequence[str], name: str, value: str) -> str:
+    """What to type for a flag that is an argument of the config file, such as --method; or ""."""
+    for argument in argv:
+        flag, _, file = argument.partition("=")
+        asked = f"{file}{',' if ':' in file else ':'}{name}={value}"
+        with contextlib.suppress(Exception):  # the file has no such argument
+            if flag == "--config" and read_config(asked):
+                return f": type --config={asked}"
+    return ""
+
+
 def keys_below(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yields the keys of a config with dots between their parts, such as "student.epochs"."""
     for key, value in config.items():
@@ -159,5 +170,6 @@ def reason(error: BaseException, argv: Sequence[str]) -> str:
     likely = flag and likely_keys(config_of(argv), flag)
     if flag and (likely or "did you mean" not in text.lower()):
         name, value = typed(argv, flag)
-        return f"unknown flag {flag!r}{what_to_type(config_of(argv), name, value)}"
+        advice = as_argument(argv, flag, value) or what_to_type(config_of(argv), name, value)
+        return f"unknown flag {flag!r}{advice}"
     return text
