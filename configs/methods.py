@@ -304,5 +304,3 @@ VARIANTS = {
 }
 ENTRIES = METHODS | VARIANTS
 NAMES = tuple(ENTRIES)
-# HSSAKD's section "teacher" names its peer, which is trained with its student.
-WITHOUT_TEACHER = ("scratch", "hssakd", "ssd_lt", "logit_adjustment", "ldam", "decoupled", *STREAMS)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from configs.common import OWN_PIXELS
-from configs.methods import ENTRIES, WITHOUT_TEACHER, Entry, Schedules, head
+from configs.methods import ENTRIES, Entry, Schedules, head
 from configs.standardized import Pair
-from sskd_jax.types import UserError, blamed, choose, find
+from sskd_jax.methods import METHODS
+from sskd_jax.types import Method, UserError, blamed, choose, find
 
 
 def entry_of(name: str) -> Entry:
@@ -92,11 +93,15 @@ def own_stages(names: str, student: str) -> Schedules:
     return found
 
 
+def stages_of(name: str) -> Method:
+    """The stages of a method by its typed name."""
+    return find(METHODS, name.partition("+")[0], "method")(**entry_of(name).numbers)
+
+
 def nesterov(names: str, stage: str) -> bool:
     """Whether "teacher" or "student" is trained with Nesterov's momentum.
 
     Methods in a comparison share these schedules, so all that train such a stage must want it.
     """
-    others = WITHOUT_TEACHER if stage == "teacher" else ()
-    training = [name for name in names.split(",") if name not in others]
+    training = [name for name in names.split(",") if stage in stages_of(name)]
     return bool(training) and all(stage in entry_of(name).nesterov for name in training)

@@ -1,6 +1,7 @@
 r"""The whole method in minutes on a laptop's CPU, without a download: small networks on digits.
 
     python -m sskd_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m sskd_jax.main --config=configs/quickstart.py:method=kd,at+kd,sskd
 
 A teacher and its self-supervision head see all training images of scikit-learn's digits. Three
 students, with the same first weights and the same few labelled images, learn from the labels alone
@@ -16,11 +17,13 @@ STUDENT = "resnet8"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    common.parse(arg)
+    """Argument: method (or several). It also has the settings of all others, for `methods`."""
+    chosen = common.parse(arg, method="scratch,kd,sskd")["method"].split(",")
+    names = [*methods.NAMES, *(name for name in chosen if name not in methods.NAMES)]
     config = ConfigDict(
         {
-            "methods": ("scratch", "kd", "sskd"),
-            "settings": {name: named.method(name) for name in methods.NAMES},
+            "methods": tuple(map(named.key_of, chosen)),
+            "settings": {named.key_of(name): named.method(name) for name in names},
         }
     )
     config.update(common.RUN | {"seeds": 3})
@@ -35,7 +38,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     teacher = common.sgd(epochs=12, milestones=(7 / 12, 9 / 12, 11 / 12), learning_rate=0.05)
     config.teacher = {"model": "resnet20", **common.OWN_PIXELS, **teacher}
-    for name in named.own_stages(",".join(methods.NAMES), STUDENT):
+    for name in named.own_stages(",".join(names), STUDENT):
         config[name] = common.sgd(epochs=6, milestones=(3 / 6, 5 / 6), learning_rate=0.05)
     student = common.sgd(
         epochs=40, milestones=(0.6, 0.75, 0.9), learning_rate=0.05, batch_size=32, share=0.1

@@ -54,7 +54,6 @@ def test_own_stages_are_scheduled_and_no_others():
     for name, entry in methods.METHODS.items():
         stages = METHODS[name](**entry.numbers).keys()
         assert entry.stages("resnet20").keys() == stages - {"teacher", "student"}, name
-        assert ("teacher" in stages) == (name not in methods.WITHOUT_TEACHER), name
     assert set(named.own_stages("ft,sskd,ab", "vgg8")) == {"paraphraser", "head", "warmup"}
 
 
