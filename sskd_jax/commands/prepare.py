@@ -55,7 +55,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--file_format",
         choices=FORMATS,
-        help="tfrecord where the dataset will lie in a bucket (default: array_record)",
+        help="default: array_record on a disk, tfrecord in a bucket",
     )
     args = parser.parse_args(argv)
     source = pathlib.Path(args.source).expanduser()

@@ -31,6 +31,7 @@ from sskd_jax.data.prepared import (
     is_prepared,
     open_builder,
     root,
+    usual_format,
 )
 from sskd_jax.system.console import console
 from sskd_jax.system.paths import CACHE, is_remote
@@ -106,7 +107,7 @@ def _download(builder: Any) -> None:
         try:
             import_tensorflow()
             with alone(builder):
-                builder.download_and_prepare(file_format="array_record")
+                builder.download_and_prepare(file_format=usual_format(builder))
         except Busy:
             raise
         except Exception as error:  # network, proxy, disk and checksum errors of four libraries

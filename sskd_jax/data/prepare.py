@@ -25,7 +25,7 @@ def prepare_cifar(
 ) -> str:
     """Writes cifar10 or cifar100 from the official files, unless it is there already.
 
-    `file_format` is one of `FORMATS`; None: the first one, or that of the dataset that is there.
+    `file_format` is one of `FORMATS`; None: the usual one, or that of the dataset that is there.
 
     Returns:
       The line that tells the user what was written, and what to type next.
@@ -44,7 +44,7 @@ def prepare_cifar(
         for feature, names in class_names.items():
             builder.info.features[feature].names = names
         examples = {split: official_examples(split, splits[split]) for split in splits}
-        write(builder, examples, file_format or FORMATS[0])
+        write(builder, examples, file_format or prepared.usual_format(builder))
     return written(builder, config)
 
 
@@ -63,7 +63,7 @@ def prepare_folder(
       source: the folder.
       data_dir: the folder of datasets; None: that of tfds.
       share: of every class that is held out if the folder has no train/ and val/; None: a tenth.
-      file_format: one of `FORMATS`; None: the first one, or that of the dataset that is there.
+      file_format: one of `FORMATS`; None: the usual one, or that of the dataset that is there.
       train_list: the file that lists the training images; None: all images of the folder.
 
     Returns:
@@ -87,7 +87,8 @@ def prepare_folder(
         import_tensorflow()
         builder = builder or new_builder(name, data_dir, folder.classes)
         splits = {split: imagefolder.examples(split, folder.files[split]) for split in folder.files}
-        write(builder, splits, file_format or FORMATS[0], folder.digest())
+        usual = prepared.usual_format(builder)
+        write(builder, splits, file_format or usual, folder.digest())
     return f"{written(builder, folder_config(builder))}\n{folder.counts()}"
 
 
@@ -177,7 +178,8 @@ def write(
     except (OSError, RuntimeError) as error:  # RuntimeError: array_record's, if the disk is full
         reason = prepared.first_line(error)
         raise UserError(
-            f"cannot write {builder.data_dir} ({reason}): make room, or give another --data_dir"
+            f"cannot write {builder.data_dir} ({reason}): mend that or make room, or give another "
+            "--data_dir"
         ) from error
 
 

@@ -163,6 +163,11 @@ def fingerprint(builder: Any) -> dict[str, str]:
     return found | ({"origin": file.read_text()[:16]} if file.exists() else {})
 
 
+def usual_format(builder: Any) -> str:
+    """In which files a dataset is written: TFRecord in a bucket, as array_record needs a disk."""
+    return "tfrecord" if is_remote(builder.data_dir) else "array_record"
+
+
 def home(builder: Any) -> str:
     """The folder of datasets: DIR for a builder whose dataset is DIR/NAME/VERSION."""
     return str(builder.data_dir).rsplit(f"/{builder.name}/", 1)[0]

@@ -155,8 +155,8 @@ class Checkpoints:
             refused = re.search(r": ([^:]*) \[os_error_code", str(error))
             reason = refused[1] if refused else getattr(error, "strerror", None) or error
             raise UserError(
-                f"cannot write a checkpoint to {self.folder} ({reason}): make room, then type the "
-                "same command again; it goes on from the checkpoint before"
+                f"cannot write a checkpoint to {self.folder} ({reason}): mend that or make room, "
+                "then type the same command again; it goes on from the checkpoint before"
             ) from error
 
 

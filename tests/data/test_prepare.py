@@ -3,6 +3,7 @@
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,3 +194,10 @@ def test_what_is_not_installed_is_told(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match="pip install tensorflow-datasets$"):
         prepared.open_builder("flowers", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("folder", "form"), [("/data/cifar100/3.0.2", "array_record"), ("gs://b/c/3.0.2", "tfrecord")]
+)
+def test_a_bucket_has_tfrecord_files(folder, form):
+    assert prepared.usual_format(SimpleNamespace(data_dir=folder)) == form

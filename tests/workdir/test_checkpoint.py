@@ -206,7 +206,8 @@ def test_a_full_disk_is_told_and_earlier_checkpoints_are_whole(folder):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
         with pytest.raises(
-            UserError, match=r"cannot write a checkpoint to .* \(File too large\): make room"
+            UserError,
+            match=r"cannot write a checkpoint to .* \(File too large\): mend that",
         ):
             with Checkpoints(folder) as checkpoints:
                 checkpoints.save(state(5), 1.0)
