@@ -66,7 +66,3 @@ def test_a_name_imports_no_more_than_it_needs():
     modules = prints(program)
     assert "sskd_jax.types" in modules
     assert not {"sskd_jax.models", "sskd_jax.methods", "sskd_jax.exchange"} & set(modules)
-
-
-def test_submodules_are_imported_as_before():
-    assert prints("from sskd_jax import rules; print(rules.__name__)") == ["sskd_jax.rules"]

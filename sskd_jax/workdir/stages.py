@@ -100,10 +100,19 @@ def check_formats(workdir: epath.Path) -> None:
 
 
 def load_stage(path: epath.Path, name: str, about: dict[str, Any]) -> dict[str, Any]:
-    """The last {"params", "batch_stats"} of every net of a finished stage, by net.
+    """The last {"params", "batch_stats"} of every net of the stage that `find_stage` finds, by net.
 
-    If there are several stages of this kind, it takes the first that fits, beginning with the one
-    of this name.
+    Raises:
+      UserError: as `find_stage`, or the stage is not finished.
+    """
+    return load_folder(find_stage(path, name, about))
+
+
+def find_stage(path: epath.Path, name: str, about: dict[str, Any]) -> epath.Path:
+    """The folder of a stage.
+
+    If there are several of this kind, it takes the first that fits, beginning with the one of this
+    name.
 
     Args:
       path: the workdir, or the folder of the stage itself.
@@ -111,13 +120,8 @@ def load_stage(path: epath.Path, name: str, about: dict[str, Any]) -> dict[str, 
       about: what its checkpoints must belong to.
 
     Raises:
-      UserError: there is no such stage, it is not finished, or it belongs to something else.
+      UserError: there is no such stage, or it belongs to something else.
     """
-    return load_folder(find_stage(path, name, about))
-
-
-def find_stage(path: epath.Path, name: str, about: dict[str, Any]) -> epath.Path:
-    """The folder of the stage that `load_stage` loads."""
     folders = candidates(path, name)
     folder = next((folder for folder in folders if fits(folder, about)), folders[0])
     kind = kind_of(name)
@@ -132,7 +136,7 @@ def find_stage(path: epath.Path, name: str, about: dict[str, Any]) -> epath.Path
 def candidates(path: epath.Path, name: str) -> list[epath.Path]:
     """The folders in a workdir of stages of this kind, the one of exactly this name first.
 
-    Args: as those of `load_stage`.
+    Args: as those of `find_stage`.
 
     Raises:
       UserError: there are none.

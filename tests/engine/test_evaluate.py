@@ -179,17 +179,9 @@ def test_a_stage_without_scores_is_not_evaluated():
     assert evaluation(task, jax.devices(), BATCH)(variables, frozen, None) == {}
 
 
-@pytest.mark.parametrize(
-    ("score", "message"),
-    [
-        (lambda batch: jnp.float32(1), r"the score 'odd' of 2 images is \[\]: give as many"),
-        (lambda batch: jnp.ones(3), r"the score 'odd' of 2 images is \[3\]: give as many"),
-        (lambda batch: jnp.ones((2, 2)), r"the score 'odd' of 2 images is \[2, 2\]: give"),
-    ],
-)
-def test_a_score_that_is_no_row_of_numbers_is_found_by_tracing_it(score, message):
-    with pytest.raises(UserError, match=message):
-        scored(lambda nets, batch: {"odd": score(batch)})
+def test_a_score_that_is_no_row_of_numbers_is_found_by_tracing_it():
+    with pytest.raises(UserError, match=r"the score 'odd' of 2 images is \[2, 2\]: give as many"):
+        scored(lambda nets, batch: {"odd": jnp.ones((2, 2))})
 
 
 def test_a_network_that_says_nothing_is_right_by_chance_only():

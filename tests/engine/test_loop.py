@@ -108,11 +108,6 @@ def test_a_stage_may_order_its_epochs_as_it_likes():
         np.testing.assert_array_equal(visited, expected)
 
 
-def test_an_order_that_is_too_short_is_told():
-    with pytest.raises(UserError, match="order has 31 images, too few for 2 steps of 16"):
-        epoch_order(with_order(lambda rng, split, epoch: np.arange(31)), 0, 1)
-
-
 @pytest.mark.parametrize(
     "name,value,text",
     [
