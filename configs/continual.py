@@ -30,7 +30,7 @@ COMPARED = {
 }
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
 TASK_CLASSES = {"cifar10": "2", "cifar100": "10", "tiny_imagenet": "20"}
-# The weights (distil, replay), by the size of the buffer; others have those of the nearest size.
+# The weights (distil, replay), by the size of the buffer; others have those of the nearest.
 CIFAR_WEIGHTS = {200: (0.1, 0.5), 500: (0.2, 0.5), 5120: (0.1, 1.0)}
 TINY_WEIGHTS = {200: (0.1, 1.0), 500: (0.1, 0.5), 5120: (0.1, 0.5)}
 # The weight of `distil` if no labels are replayed, where it is another one, for any buffer.

@@ -15,8 +15,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import common
-from sskd_jax import settings
-from sskd_jax.types import UserError, choose
+from sskd_jax.methods import METHODS
+from sskd_jax.types import Method, UserError, choose, find
 
 STAGES = ("student", "teacher")  # that may be extended; no stage comes before a teacher
 
@@ -27,20 +27,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
     chosen = args["stage"]
     choose(dict.fromkeys(STAGES), chosen, "stage to extend")
     config = stored(args["run"])
-    recipes = settings.check(ConfigDict(config))
-    stages = {kind: config[kind] for recipe in recipes for kind in recipe.method}
+    settings = [setting["method"] for setting in settings_of(config)]
+    orders = [list(stages_of(setting)) for setting in settings]
+    stages = {kind: config[kind] for kinds in orders for kind in kinds}
     if chosen not in stages:
         raise UserError(f"the run in {args['run']} has no {chosen}: it has {', '.join(stages)}")
-    if any("task_epochs" in recipe.numbers for recipe in recipes):
+    if any("task_epochs" in setting for setting in settings):
         raise UserError(f"{args['run']} is a stream of tasks, which can't be extended")
-    later = {kind for recipe in recipes for kind in behind(chosen, list(recipe.method))}
+    later = {kind for kinds in orders for kind in behind(chosen, kinds)}
     for kind, section in stages.items():
         given = "" if kind in later else section.get("checkpoint") or args["run"]
         section |= {"checkpoint": given, "start_from": ""}
     config[chosen] |= {"checkpoint": "", "start_from": args["run"]}
     if args["epochs"]:
         scale(config, chosen, common.whole(args["epochs"], "epochs"))
-    until = chosen if chosen == "teacher" else ""  # no student is trained again for its teacher
+    until = config["until"] if config["until"] in {chosen, *later} else ""
+    if chosen == "teacher":  # no student is trained again for its teacher
+        until = chosen
     return ConfigDict(config | {"until": until, "time_limit": common.RUN["time_limit"]})
 
 
@@ -61,6 +64,19 @@ def scale(config: dict[str, Any], kind: str, epochs: int) -> None:
         stage[key] = epochs / before * stage.get(key, 0.0)
     if kind == "student":
         common.scale_counted(config, before, epochs)
+
+
+def settings_of(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The settings of all methods of a run, or of its only one."""
+    if "methods" not in config:
+        return [config]
+    return [config["settings"][name] for name in config["methods"]]
+
+
+def stages_of(setting: dict[str, Any]) -> Method:
+    """The stages of a method with its numbers."""
+    numbers = {key: number for key, number in setting.items() if key != "name"}
+    return find(METHODS, setting["name"], "method")(**numbers)
 
 
 def stored(workdir: str) -> dict[str, Any]:

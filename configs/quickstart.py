@@ -38,8 +38,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     teacher = common.sgd(epochs=12, milestones=(7 / 12, 9 / 12, 11 / 12), learning_rate=0.05)
     config.teacher = {"model": "resnet20", **common.OWN_PIXELS, **teacher}
-    for name in named.own_stages(",".join(names), STUDENT):
-        config[name] = common.sgd(epochs=6, milestones=(3 / 6, 5 / 6), learning_rate=0.05)
+    own = common.sgd(epochs=6, milestones=(3 / 6, 5 / 6), learning_rate=0.05)
+    for name in (*names, *chosen):  # where two have a stage of one name, the chosen one's counts
+        for kind, usual in named.entry_of(name).stages(STUDENT).items():
+            config[kind] = usual | own
     student = common.sgd(
         epochs=40, milestones=(0.6, 0.75, 0.9), learning_rate=0.05, batch_size=32, share=0.1
     )

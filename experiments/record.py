@@ -161,7 +161,7 @@ def content_of(file: pathlib.Path) -> bytes:
     if file.suffix != ".json":
         return content
     # A string that is a path, or a flag's value that is one, may have spaces in its folders.
-    text = re.sub(r'(?<=["=])[/~][^"]*/', "", content.decode())
+    text = re.sub(r'(?<=["=])[/~][^"=,:|]*/', "", content.decode())
     return without_folders(text).encode()
 
 

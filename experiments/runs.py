@@ -3,6 +3,7 @@
 import ast
 import functools
 import pathlib
+import re
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -149,9 +150,7 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, i
     own = {
         key: value
         for key, value in changes.items()
-        if key.partition(".")[0] in (*sections, "methods")
-        or kind == "head"
-        and is_of_the_head(key, changes.get("methods", ()))
+        if key.partition(".")[0] in (*sections, "methods") or kind == "head" and is_of_the_head(key)
     }
     if kind == "teacher":
         own["seed"] = 0
@@ -174,11 +173,9 @@ def shared_run(config: str, changes: Mapping[str, Any], kind: str, model: str, i
     return run._replace(told={key: value for key, value in told.items() if key != "experiment"})
 
 
-def is_of_the_head(key: str, methods: Iterable[str]) -> bool:
-    """Whether a key is a number that heads are trained by; `methods` are those of a comparison."""
-    for name in methods:
-        key = key.removeprefix(f"settings.{name}.")
-    return key.startswith(OF_THE_HEAD)
+def is_of_the_head(key: str) -> bool:
+    """Whether a key is a number that heads are trained by, also of a method in a comparison."""
+    return re.sub(r"^settings\.[^.]+\.", "", key).startswith(OF_THE_HEAD)
 
 
 def typed_changes(typed: Iterable[str]) -> Row:

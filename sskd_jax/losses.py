@@ -158,8 +158,8 @@ def map_pairs(
         )
     if len(student) < 2:
         raise UserError(
-            "this method compares the maps behind the stem, and the networks return none: return "
-            "them as maps and preacts of sskd_jax.types.Outputs, stem first"
+            "this method compares maps behind the stem, and the networks return none: return them "
+            "as maps and preacts of sskd_jax.types.Outputs, behind that of the stem"
         )
     return list(zip(student[start:], teacher[start:], strict=True))
 

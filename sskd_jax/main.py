@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from sskd_jax.system import distributed
 from sskd_jax.system.console import complain, fail, mistakes
 from sskd_jax.system.hints import reason
-from sskd_jax.system.installed import with_installed_config
+from sskd_jax.system.installed import with_equals_sign, with_installed_config
 from sskd_jax.types import Stopped, UserError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -36,7 +36,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 
 def parse(argv: Sequence[str]) -> list[str]:
     """Parses absl's flags; exits with one line and code 2 if they or the config have a mistake."""
-    argv = [with_installed_config(part) for part in with_equals(argv)]
+    argv = [with_installed_config(part) for part in with_equals_sign(argv)]
     if {"-h", "-help", "--help"} & set(argv):
         print(usage())
         sys.exit(0)
@@ -60,17 +60,6 @@ def parse(argv: Sequence[str]) -> list[str]:
         return rest
     except Exception as error:  # a config file may raise anything
         fail(reason(error, argv))
-
-
-def with_equals(argv: Sequence[str]) -> list[str]:
-    """The command line with --config=FILE in place of --config FILE."""
-    parts: list[str] = []
-    for part in argv:
-        if parts and parts[-1] == "--config":
-            parts[-1] += f"={part}"
-        else:
-            parts.append(part)
-    return parts
 
 
 def usage() -> str:

@@ -113,11 +113,12 @@ def config_as_trained(config: ConfigDict, recipes: Sequence[settings.Recipe]) ->
 def train_all(jobs: Sequence[Job], session: Session) -> list[tuple[Job, Trained]]:
     """Trains or loads every stage in turn, with the variables that the earlier ones left."""
     starts: dict[str, Start] = {}
+    new = {job.name for job in jobs if not (job.checkpoint or is_begun(job, session))}
     for job in jobs:  # so that a file which does not fit is reported before anything is trained
         if job.checkpoint:
             load_given(job)
-            check_earlier(job, jobs)
-        elif job.start_from and not is_begun(job, session):
+            check_earlier(job, new)
+        elif job.start_from and job.name in new:
             starts[job.name] = load_start(job)
             console.print(f"{job.name}  {starts[job.name].line}")
     finished: dict[str, Params] = {}

@@ -481,6 +481,10 @@ def test_a_given_head_needs_its_teacher_before_another_is_trained(finished, tmp_
     message = "has a head of another teacher than this run would train: give --config.teacher.check"
     with pytest.raises(UserError, match=message):
         run(config, tmp_path)
+    file = tmp_path / "student.pth"  # of one network, which fits any teacher
+    file.write_bytes(torch_files.checkpoint("zip", torch_files.weights("tiny", num_classes=10)))
+    config = small_config(methods=("kd",), **{"student.checkpoint": str(file), "until": "teacher"})
+    run(config, tmp_path / "kd")
     assert not (tmp_path / "teacher").exists()
 
 

@@ -97,21 +97,18 @@ def check_memory_fits(
 ) -> None:
     """Traces the loss of a whole batch on all devices, if a stage carries a memory.
 
-    That may suit fewer images or devices than these. The shapes of `frozen` and `start` matter.
+    A memory may suit the two images of `sketch`, but not these. As there, only the shapes of
+    `frozen` and `start` matter.
 
     Raises:
       UserError: as the loss does for such a batch.
     """
     if not task.stage.memory:
         return
-    count, shape = batch_size // devices, frozen.image.shape[1:]
-
-    def on_device(place: Array, *args: Any) -> Any:
-        return trace_loss(task, shape, *args, count=count)
-
-    program = jax.vmap(on_device, (0, None, None, None, None), axis_name=AXIS)
-    given = frozen.key, frozen.label, frozen.nets, start
-    jax.eval_shape(program, jnp.zeros(devices), *given)
+    count = batch_size // devices
+    on_device = partial(trace_loss, task, frozen.image.shape[1:], count=count)
+    on_all = jax.vmap(on_device, in_axes=None, axis_name=AXIS, axis_size=devices)
+    jax.eval_shape(on_all, frozen.key, frozen.label, frozen.nets, start)
 
 
 def black_batch(task: Task, shape: tuple[int, ...], key: Array, memory: Any) -> Batch:

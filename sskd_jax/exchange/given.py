@@ -1,6 +1,6 @@
 """Weights from elsewhere for a stage: those that replace its training, or those it starts from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from sskd_jax.system.paths import locate
 from sskd_jax.types import Params, UserError
 from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.files import CONFIG, STAGE, read_json
-from sskd_jax.workdir.stages import candidates, compare, find_stage, load_folder
+from sskd_jax.workdir.stages import candidates, compare, find_stage, kind_of, load_folder
 
 # What a stage's description says of images, which may have been others in another run.
 OF_IMAGES = ("image", "dataset", "origin", "images", "steps")
@@ -46,18 +46,20 @@ def load_given(job: Job) -> Params:
     return {net: load_net(job, path, net) for net in learned}
 
 
-def check_earlier(job: Job, jobs: Iterable[Job]) -> None:
-    """Refuses a given stage whose nets come from an earlier one that this run would train anew.
+def check_earlier(job: Job, new: Collection[str]) -> None:
+    """Refuses a given stage with nets from one of the `new` stages, which this run would train.
 
-    The networks of that stage would be others than those that the given one was trained with.
+    The given stage was trained with other ones. A file of one network knows nothing of that.
     """
-    names = {name for name, _ in job.origins.values()}
-    for earlier in jobs:
-        if earlier.name in names and not earlier.checkpoint:
-            raise UserError(
-                f"{job.checkpoint} has a {job.kind} of another {earlier.kind} than this run would "
-                f"train: give --config.{earlier.kind}.checkpoint={job.checkpoint}, too"
-            )
+    nets = job.task.stage.nets
+    is_network = all(nets[name].is_network for name in job.sketch.state.params)
+    if is_network and not locate(job.checkpoint).is_dir():
+        return
+    for earlier in {kind_of(origin) for origin, _ in job.origins.values() if origin in new}:
+        raise UserError(
+            f"{job.checkpoint} has a {job.kind} of another {earlier} than this run would train: "
+            f"give --config.{earlier}.checkpoint, too, where that one is"
+        )
 
 
 def as_trained(config: Mapping[str, Any], kinds: Iterable[str]) -> dict[str, Any]:

@@ -166,7 +166,10 @@ class StageProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.bar.stop()
+        try:
+            self.bar.stop()
+        except OSError:  # the terminal was closed
+            console.on_broken_pipe()
 
     def pace(self) -> str:
         """Images per second and time left, both including evaluations and checkpoints."""

@@ -47,11 +47,21 @@ def as_argument(argv: Sequence[str], name: str, value: str) -> str:
     """What to type for a flag that is an argument of the config file, such as --method; or ""."""
     for argument in argv:
         flag, _, file = argument.partition("=")
-        asked = f"{file}{',' if ':' in file else ':'}{name}={value}"
-        with contextlib.suppress(Exception):  # the file has no such argument
-            if flag == "--config" and read_config(asked):
-                return f": type --config={asked}"
+        if flag == "--config":
+            more = f"{file}{',' if ':' in file else ':'}"
+            taken = [
+                is_config(more + asked) for asked in (f"{name}={value}", f"not_{name}={value}")
+            ]
+            # A file that takes any argument says nothing about this one.
+            return f": type --config={more}{name}={value}" if taken == [True, False] else ""
     return ""
+
+
+def is_config(argument: str) -> bool:
+    """Whether a config file can be loaded with these arguments: PATH:ARGUMENTS."""
+    with contextlib.suppress(Exception):  # a config file may raise anything
+        return bool(read_config(argument))
+    return False
 
 
 def keys_below(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -105,10 +115,11 @@ def typed(argv: Sequence[str], name: str) -> tuple[str, str]:
     Of several flags, it takes the first that is not a key of the config.
     """
     found, known = [], set(keys_below(config_of(argv)))
-    for argument in argv:
+    for argument, following in zip(argv, [*argv[1:], "-"], strict=True):
         flag, _, value = argument.lstrip("-").partition("=")
         if f".{name}." in f".{flag}.":
-            found.append((flag.removeprefix("config."), value or "VALUE"))
+            beside = "VALUE" if following.startswith("-") else following
+            found.append((flag.removeprefix("config."), value or beside))
     return next((one for one in found if one[0] not in known), (found or [(name, "VALUE")])[0])
 
 

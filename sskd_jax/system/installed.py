@@ -3,9 +3,21 @@
 import importlib.util
 import os
 import runpy
+from collections.abc import Sequence
 from typing import Any
 
 from sskd_jax.types import UserError
+
+
+def with_equals_sign(argv: Sequence[str]) -> list[str]:
+    """A command line with --config=FILE in place of --config FILE."""
+    parts: list[str] = []
+    for part in argv:
+        if parts and parts[-1] == "--config":
+            parts[-1] += f"={part}"
+        else:
+            parts.append(part)
+    return parts
 
 
 def with_installed_config(argument: str) -> str:

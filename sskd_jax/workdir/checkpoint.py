@@ -237,10 +237,12 @@ def _read_whole(checkpoint: epath.Path) -> dict[str, Any] | None:
 
 def _check_machine(checkpoint: epath.Path, error: Exception) -> None:
     """Raises a `UserError` for an error of the machine, which says nothing about the files."""
-    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+    told = re.search(r"os_error_code='(\d+)'", str(error))  # by tensorstore
+    code = int(told[1]) if told else getattr(error, "errno", None)
+    if code in OF_THE_MACHINE:
         raise UserError(
-            f"the checkpoint {checkpoint} can't be read now ({error.strerror}): type the same "
-            "command again later, or move it elsewhere to go on from the one before"
+            f"the checkpoint {checkpoint} can't be read now ({os.strerror(code)}): mend that, then "
+            "type the same command again"
         ) from error
 
 

@@ -130,6 +130,16 @@ def test_folders_of_this_machine_are_not_kept(tmp_path):
     kept(tmp_path / "results", run)  # again
 
 
+def test_only_folders_leave_a_command(tmp_path):
+    file = tmp_path / "environments.json"
+    command = ["--config=/a b/configs/extend.py:run=/c d/runs/sskd,epochs=60", "x=/e f/g.pth"]
+    file.write_text(json.dumps(command))
+    assert json.loads(record.content_of(file)) == [
+        "--config=extend.py:run=sskd,epochs=60",
+        "x=g.pth",
+    ]
+
+
 def test_only_folders_leave_a_sentence():
     told = "3 / 4 of /data/a.pth, ~/runs/b.pth and gs://bucket/c.pth fit"
     assert record.without_folders(told) == "3 / 4 of a.pth, b.pth and gs://bucket/c.pth fit"

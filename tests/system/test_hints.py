@@ -85,6 +85,16 @@ def test_a_key_goes_before_what_absl_suggests(tmp_path):
     assert said == "unknown flag 'student': type --config.student.model=resnet20"
 
 
+@pytest.mark.parametrize("flag", [["--method=kd"], ["--method", "kd"]])
+def test_an_argument_of_the_config_file(tmp_path, flag):
+    file = tmp_path / "config.py"
+    refuses = "    assert not arguments or arguments.split('=')[0] == 'method'\n"
+    for taken, hint in {refuses: f": type --config={file}:method=kd", "": NONE}.items():
+        file.write_text(f"def get_config(arguments=None):\n{taken}    return {{'seed': 0}}\n")
+        said = hints.reason(flags.UnrecognizedFlagError("method"), [f"--config={file}", *flag])
+        assert said == f"unknown flag 'method'{hint}"
+
+
 def test_a_plus_elsewhere_than_in_a_key_is_no_mistake(tmp_path):
     file = tmp_path / "config.py"
     file.write_text("def get_config():\n    return {'student': {'epochs': 1}}\n")

@@ -121,14 +121,21 @@ def test_a_damaged_best_checkpoint_is_told_and_another_is_used(folder, capsys):
     assert f"{folder / '1'} is damaged" in capsys.readouterr().out
 
 
-def test_a_machine_that_can_not_read_now_leaves_a_checkpoint_as_it_is(folder, monkeypatch):
+OF_THE_MACHINE = {  # as the system raises it, and as tensorstore does
+    "Too many open files": OSError(errno.EMFILE, "Too many open files"),
+    "Permission denied": ValueError("PERMISSION_DENIED: no [source [os_error_code='13']]"),
+}
+
+
+@pytest.mark.parametrize("reason", OF_THE_MACHINE)
+def test_a_machine_that_can_not_read_now_leaves_a_checkpoint_as_it_is(folder, monkeypatch, reason):
     def restore(*_):
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OF_THE_MACHINE[reason]
 
     monkeypatch.setattr(ocp.StandardCheckpointer, "restore", restore)
     before = sorted(folder.iterdir())
     with Checkpoints(folder) as checkpoints:
-        with pytest.raises(UserError, match="4 can't be read now .Too many open files.: type"):
+        with pytest.raises(UserError, match=f"4 can't be read now .{reason}.: mend that, then"):
             checkpoints.newest()
     assert sorted(folder.iterdir()) == before
 
