@@ -48,12 +48,11 @@ def as_argument(argv: Sequence[str], name: str, value: str) -> str:
     for argument in argv:
         flag, _, file = argument.partition("=")
         if flag == "--config":
-            more = f"{file}{',' if ':' in file else ':'}"
-            taken = [
-                is_config(more + asked) for asked in (f"{name}={value}", f"not_{name}={value}")
-            ]
+            before = f"{file}{',' if ':' in file else ':'}"
+            asked = f"{before}{name}={value}"
             # A file that takes any argument says nothing about this one.
-            return f": type --config={more}{name}={value}" if taken == [True, False] else ""
+            is_taken = is_config(asked) and not is_config(f"{before}not_{name}={value}")
+            return f": type --config={asked}" if is_taken else ""
     return ""
 
 
