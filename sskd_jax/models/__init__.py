@@ -9,6 +9,7 @@ from functools import partial
 from flax import linen as nn
 
 from sskd_jax.models.mobilenetv2 import MobileNetV2
+from sskd_jax.models.network import Initializers
 from sskd_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from sskd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from sskd_jax.models.vgg import VGG
@@ -57,6 +58,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
             skip="shortcut",
             classifier="linear",
             classifier_bias=False,
+            initializers=Initializers(),
         )
         for name, width in (("ResNet18", 64), ("ResNet18w16", 16))
     },

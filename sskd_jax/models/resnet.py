@@ -76,6 +76,7 @@ class ResNet(Network):
       classifier_bias: whether that has a bias.
       large: ImageNet's stem, a 7x7 convolution of stride 2 and max-pooling, instead of a 3x3
         convolution.
+      initializers: of its layers.
     """
 
     blocks: Sequence[int] = (3, 3, 3)
@@ -85,8 +86,7 @@ class ResNet(Network):
     classifier: str = "fc"
     classifier_bias: bool = True
     large: bool = False
-
-    initializers = Initializers(kernel=fan_out_normal)
+    initializers: Initializers = Initializers(kernel=fan_out_normal)
 
     @property
     def branch_initializers(self) -> Initializers:

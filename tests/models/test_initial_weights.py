@@ -1,6 +1,7 @@
 """What networks and their branches start from, as the reference's descriptions have it.
 
-Section 2 of that of SSKD has the networks, section 1.4 of that of HSAKD the branches.
+Section 2 of that of SSKD has the networks, section 1.4 of that of HSAKD the branches. The network
+of continual learning starts as PyTorch's layers do.
 """
 
 from collections import defaultdict
@@ -46,6 +47,7 @@ NETWORKS = (
     Start("MobileNetV2", {}, FAN_OUT, 0.01, True),
     Start("ShuffleV1", {}, FAN_IN, None, False),
     Start("ShuffleV2", {}, FAN_IN, None, False),
+    Start("ResNet18w16", {"blocks": (1, 1, 1, 1)}, FAN_IN, None, False),
 )
 BRANCHES = (
     Start("resnet8x4", {}, FAN_OUT, None, True),
