@@ -66,7 +66,8 @@ def usage() -> str:
     """The flags, and all names and keys that a config may have."""
     from sskd_jax import names
 
-    program = sys.modules["__main__"].__doc__ or __doc__  # this one, or a benchmark
+    text = sys.modules["__main__"].__doc__ or ""
+    program = text if "--config" in text else __doc__  # of a benchmark, or this one
     own = [flags.FLAGS[flag.name] for flag in (CONFIG, WORKDIR, DISTRIBUTED)]
     for module, others in flags.FLAGS.flags_by_module_dict().items():
         if module == sys.argv[0] or module.startswith("experiments."):

@@ -94,9 +94,9 @@ def run_seed(
     recipes, loaded = settings.check(config), load(config, devices)
     check_formats(folder)
     known = config_as_trained(config, recipes)
+    jobs = up_to(config.until, plan(loaded, recipes))  # before anything is written
     with Logbook(folder, known, devices) if chief() else NoLogbook() as book:
         session = Session(folder, devices, book, interruption, config.save_seconds)
-        jobs = up_to(config.until, plan(loaded, recipes))
         optics = optics_of(config.data)
         report.announce(devices, loaded.data, loaded.train.size, optics, map(described, jobs))
         rows = results(train_all(jobs, session), loaded.data.test, session)

@@ -477,15 +477,15 @@ def test_a_head_that_was_trained_on_another_teacher_is_refused(finished, tmp_pat
 
 @pytest.mark.slow
 def test_a_given_head_needs_its_teacher_before_another_is_trained(finished, tmp_path):
-    config = small_config(**{"head.checkpoint": str(finished[0])})
+    config, workdir = small_config(**{"head.checkpoint": str(finished[0])}), tmp_path / "run"
     message = "has a head of another teacher than this run would train: give --config.teacher.check"
     with pytest.raises(UserError, match=message):
-        run(config, tmp_path)
+        run(config, workdir)
     file = tmp_path / "student.pth"  # of one network, which fits any teacher
     file.write_bytes(torch_files.checkpoint("zip", torch_files.weights("tiny", num_classes=10)))
     config = small_config(methods=("kd",), **{"student.checkpoint": str(file), "until": "teacher"})
     run(config, tmp_path / "kd")
-    assert not (tmp_path / "teacher").exists()
+    assert not (workdir / "teacher").exists()
 
 
 @pytest.mark.slow
@@ -568,6 +568,12 @@ def test_mistakes_stop_the_run_before_it_trains(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         train.run(small_config(**changes), str(tmp_path))
     assert not (tmp_path / "metrics.jsonl").exists() and not (tmp_path / "teacher").exists()
+
+
+def test_a_run_that_can_not_be_planned_leaves_its_workdir_as_it_was(tmp_path):
+    with pytest.raises(UserError, match="unknown stage to end with 'foo'"):
+        train.run(small_config(until="foo"), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
