@@ -41,7 +41,9 @@ class Folder(NamedTuple):
     def digest(self) -> str:
         """SHA-256 over class, name and size of every file, by split."""
         lines = [
-            f"{split}/{path.parent.name}/{path.name} {path.stat().st_size}"
+            # A link without a target has the size of the link.
+            f"{split}/{path.parent.name}/{path.name} "
+            f"{path.stat(follow_symlinks=path.exists()).st_size}"
             for split, paths in self.files.items()
             for path in paths
         ]

@@ -160,6 +160,7 @@ def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(
     (source / "train/rose/empty.jpg").write_bytes(b"")
     (source / "train/tulip/words.JPG").write_text("hello")
     (source / "train/tulip/notes.txt").write_text("not an image, and not meant as one")
+    (source / "train/tulip/link.jpg").symlink_to("nowhere.jpg")
     assert (
         main(
             [
@@ -176,6 +177,7 @@ def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(
     assert "wrote mixed, 10 train and 9 validation images" in told.out
     for name in ("empty.jpg", "words.JPG"):
         assert f"{name} is left out (no image that can be read)" in told.err
+    assert "link.jpg is left out (No such file or directory)" in told.err
     drawn = next(
         row for row in rows(tmp_path, "train", "mixed") if row["file_name"] == b"drawn.png"
     )
