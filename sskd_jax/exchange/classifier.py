@@ -83,7 +83,12 @@ class Classifier:
                 f"{side}x{side}: resize them, or give the paths of image files"
             )
         for start in range(0, max(1, len(images)), AT_ONCE):  # no images give no rows
-            yield self.program(self.variables, images[start : start + AT_ONCE])
+            part = images[start : start + AT_ONCE]
+            # Filled up to a power of two, so that few programs serve for any number of images.
+            fill = (1 << max(len(part) - 1, 0).bit_length()) - len(part)
+            filled = np.pad(part, ((0, fill), (0, 0), (0, 0), (0, 0)))
+            found = self.program(self.variables, filled)
+            yield Outputs(found.logits[: len(part)], found.embed[: len(part)])
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -188,7 +193,17 @@ def from_file(path: pathlib.Path, network: str | None, given: Mapping[str, Any])
         )
     side, *_ = record.get("image", [torch_bridge.SIDE])
     record.setdefault("resize", side)
+    if record["resize"] < side:
+        raise UserError(
+            f"{path.name}.json says resize {record['resize']}, and images of {side} pixels: put a "
+            "copy of it back"
+        )
     variables, num_classes = torch_bridge.load_weights(path, name, section="", side=side)
+    if len(classes := record.get("classes", [])) not in (0, num_classes):
+        raise UserError(
+            f"{path.name}.json names {len(classes)} classes, and {path} has {num_classes}: put a "
+            "copy of it back"
+        )
     return classifier(name, variables, record | {"num_classes": num_classes})
 
 
@@ -217,9 +232,13 @@ def read_image(path: pathlib.Path, size: int, resize: int) -> np.ndarray:
         raise UserError(f"{path} is no image of a known format") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Unreadable) as error:
         raise UserError(f"{path} is no image that can be read: {error}") from error
-    shorter = min(image.size)
-    image = image.resize(
-        [side * resize // shorter for side in image.size], Image.Resampling.BILINEAR
-    )
-    left, top = (round((side - size) / 2) for side in image.size)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    # Only the centre is resized, as a thin image would become a very long one.
+    sides = [side * resize // min(image.size) for side in image.size]
+    starts = [round((side - size) / 2) for side in sides]
+    scales = [before / side for before, side in zip(image.size, sides, strict=True)]
+    corners = [
+        scale * (start + add)
+        for add in (0, size)
+        for scale, start in zip(scales, starts, strict=True)
+    ]
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=corners))

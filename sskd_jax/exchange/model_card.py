@@ -73,9 +73,13 @@ def facts(workdir: epath.Path, network: Network) -> dict[str, Any]:
     teachers = [result_row(workdir, Network(name, "teacher")) for name in own_or_shared]
     about = read_json(workdir / stage / STAGE)
     result, folder = result_row(workdir, network), stage.rpartition("/")[0]
+    method = result.get("method", "")
+    setting = config.get("settings", {}).get(folder, config) if kind == "student" else {}
     return {
         "result": result,
-        "method": result.get("method", folder),  # a run that is not done has no results yet
+        # Several names of a comparison, such as at+kd and at, may be one method.
+        "method": method if ":" in method else folder or method,
+        "weights": setting.get("weights", {}),
         "teacher": about.get("teacher_model") if kind != "teacher" else None,
         "teacher_result": teachers[0] or teachers[1],
         "training": config.get(kind, {}),
@@ -159,6 +163,7 @@ def table(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, str]
         else f"{shown(best)}, epoch {result['best_epoch']}, chosen on {chosen}",
         "measured on": f"the test images of {record['data']}",
         "method": known["method"],
+        "terms": ", ".join(f"{weight:g} {term}" for term, weight in known["weights"].items()),
         "teacher": teacher(known),
         "training": ", ".join(f"{key} {value}" for key, value in settings.items()),
         "images of it": ", ".join(f"{k} {v}" for k, v in training.get("images", {}).items()),

@@ -11,6 +11,7 @@ from students import IMAGE, MEAN, STD, logits, resnet8_variables, student
 
 import sskd_jax
 from sskd_jax.exchange import torch_file
+from sskd_jax.exchange.classifier import read_image
 from sskd_jax.exchange.export import export_network
 from sskd_jax.types import UserError
 
@@ -98,6 +99,25 @@ def test_the_path_of_an_image_is_that_image_resized(workdir, tmp_path):
     np.testing.assert_allclose(network.logits(tmp_path / "flat.png"), expected, rtol=1e-5)
 
 
+def test_of_a_thin_image_only_the_centre_is_resized(tmp_path):
+    thin = np.zeros((1, 30_001, 3), np.uint8)
+    thin[:, 15_000] = 255
+    Image.fromarray(thin).save(tmp_path / "thin.png")
+    # As a whole, it would have 123 million pixels. Bilinear, a white pixel becomes a triangle.
+    image = read_image(tmp_path / "thin.png", 64, 64)
+    column = 255 * (1 - np.abs(np.arange(64) + 0.5 - 32) / 64)
+    np.testing.assert_allclose(image, np.broadcast_to(column[:, None], image.shape), atol=1)
+
+
+def test_few_programs_serve_any_number_of_images(workdir):
+    network = sskd_jax.load(workdir)
+    images = np.concatenate([IMAGE, IMAGE[::-1]])
+    found = [network.logits(images[:count]) for count in (0, 5, 7, 8)]
+    assert network.program._cache_size() == 2
+    for rows in found:
+        np.testing.assert_array_equal(rows, found[-1][: len(rows)])
+
+
 def test_grey_of_16_bits_is_scaled_down(workdir, tmp_path):
     Image.fromarray(np.full((8, 8), 90 * 257, np.uint16)).save(tmp_path / "deep.png")
     network = sskd_jax.load(workdir)
@@ -145,6 +165,8 @@ def test_no_module_that_a_downloaded_record_names_is_run(workdir, tmp_path, monk
         ("image", [8, 8], r"has \[8, 8\] as its 'image': give three whole numbers,"),
         ("resize", "8", "has 8 as its 'resize': give a whole number from 1 on, or"),
         ("classes", [1, 2], r"has \[1, 2\] as its 'classes': give a list of names, or"),
+        ("classes", ["a"], "names 1 classes, and .* has 7: put a copy of it back"),
+        ("resize", 4, "says resize 4, and images of 8 pixels: put a copy of it back"),
     ],
 )
 def test_a_record_that_is_not_whole_is_one_line(key, value, message, workdir, tmp_path):

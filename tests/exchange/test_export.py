@@ -179,6 +179,9 @@ def test_the_teacher_too(workdir, variables):
 
 
 def test_the_model_card_says_what_the_records_say(with_best):
+    config = json.loads((with_best / "config.json").read_text())
+    config["settings"] = {"sskd": {"weights": {"ce": 0.1, "kd": 0.9}}}
+    (with_best / "config.json").write_text(json.dumps(config))
     export_network(str(with_best), "pth")
     card = (with_best / "README.md").read_text()
     _, head, body = card.split("---\n", 2)
@@ -189,7 +192,7 @@ def test_the_model_card_says_what_the_records_say(with_best):
     assert [metric["value"] for metric in result["metrics"]] == [75.0]
     assert "datasets" not in matter  # the hub does not have it
     assert "| top-1, best epoch | 80.00 %, epoch 2, chosen on the test images themselves |" in body
-    assert "| teacher | resnet20 |" in body
+    assert "| teacher | resnet20 |" in body and "| terms | 0.1 ce, 0.9 kd |" in body
     assert "| trained with | jax 0.10.2, Python 3.11.7, 2 x cpu |" in body
     assert "sskd-student.pth" in body and str(with_best) not in card
 
