@@ -82,8 +82,8 @@ MISTAKES = [
     ),
     ((QUICK, "--teacher=resnet20"), "unknown flag 'teacher': type --config.teacher.model=resnet20"),
     (
-        (CIFAR + ":teacher=vgg13", "--method=kd"),
-        "unknown flag 'method': type --config=configs/cifar.py:teacher=vgg13,method=kd",
+        (CIFAR + ":teacher=vgg13", "--student=vgg8"),
+        "unknown flag 'student': type --config=configs/cifar.py:teacher=vgg13,student=vgg8",
     ),
     (
         ("--config", "configs/quickstart.py", "--config.student.epoch=3"),

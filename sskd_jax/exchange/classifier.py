@@ -23,6 +23,7 @@ from sskd_jax.types import Array, Outputs, Params, UserError
 from sskd_jax.views import Optics, normalise
 
 AT_ONCE = 256  # images per forward pass
+THINNEST = 100  # ratio of an image file's sides; a thinner one would be resized to a very long one
 SIDE = whole(8, 4096)  # of an image, in pixels
 COLOURS = ", as colours count from 0 to 1"
 RULES = {  # for what `load` may be told of a file
@@ -223,7 +224,7 @@ def read_image(path: pathlib.Path, size: int, resize: int) -> np.ndarray:
     This is done as in `data.jpeg.decode_centre`, with which a network's accuracy is measured.
 
     Raises:
-      UserError: there is no such file, or it is not a whole image.
+      UserError: there is no such file, or it is not a whole image, or a very thin one.
     """
     try:
         with Image.open(io.BytesIO(contents(path)), formats=FORMATS) as image:
@@ -232,13 +233,11 @@ def read_image(path: pathlib.Path, size: int, resize: int) -> np.ndarray:
         raise UserError(f"{path} is no image of a known format") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Unreadable) as error:
         raise UserError(f"{path} is no image that can be read: {error}") from error
-    # Only the centre is resized, as a thin image would become a very long one.
-    sides = [side * resize // min(image.size) for side in image.size]
-    starts = [round((side - size) / 2) for side in sides]
-    scales = [before / side for before, side in zip(image.size, sides, strict=True)]
-    corners = [
-        scale * (start + add)
-        for add in (0, size)
-        for scale, start in zip(scales, starts, strict=True)
-    ]
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=corners))
+    shorter, longer = sorted(image.size)
+    if longer > THINNEST * shorter:
+        raise UserError(f"{path} is too thin, with {longer} by {shorter} pixels: cut it first")
+    image = image.resize(
+        [side * resize // shorter for side in image.size], Image.Resampling.BILINEAR
+    )
+    left, top = (round((side - size) / 2) for side in image.size)
+    return np.asarray(image.crop((left, top, left + size, top + size)))

@@ -11,7 +11,6 @@ from students import IMAGE, MEAN, STD, logits, resnet8_variables, student
 
 import sskd_jax
 from sskd_jax.exchange import torch_file
-from sskd_jax.exchange.classifier import read_image
 from sskd_jax.exchange.export import export_network
 from sskd_jax.types import UserError
 
@@ -99,14 +98,10 @@ def test_the_path_of_an_image_is_that_image_resized(workdir, tmp_path):
     np.testing.assert_allclose(network.logits(tmp_path / "flat.png"), expected, rtol=1e-5)
 
 
-def test_of_a_thin_image_only_the_centre_is_resized(tmp_path):
-    thin = np.zeros((1, 30_001, 3), np.uint8)
-    thin[:, 15_000] = 255
-    Image.fromarray(thin).save(tmp_path / "thin.png")
-    # As a whole, it would have 123 million pixels. Bilinear, a white pixel becomes a triangle.
-    image = read_image(tmp_path / "thin.png", 64, 64)
-    column = 255 * (1 - np.abs(np.arange(64) + 0.5 - 32) / 64)
-    np.testing.assert_allclose(image, np.broadcast_to(column[:, None], image.shape), atol=1)
+def test_a_very_thin_image_is_told(workdir, tmp_path):
+    Image.fromarray(np.zeros((1, 20_000, 3), np.uint8)).save(tmp_path / "thin.png")
+    with pytest.raises(UserError, match="thin.png is too thin, with 20000 by 1 pixels: cut it"):
+        sskd_jax.load(workdir).logits(tmp_path / "thin.png")
 
 
 def test_few_programs_serve_any_number_of_images(workdir):
