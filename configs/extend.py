@@ -14,9 +14,8 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from configs import common
-from sskd_jax.methods import METHODS
-from sskd_jax.types import Method, UserError, choose, find
+from configs import common, named
+from sskd_jax.types import UserError, choose
 
 STAGES = ("student", "teacher")  # that may be extended; no stage comes before a teacher
 
@@ -28,7 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     choose(dict.fromkeys(STAGES), chosen, "stage to extend")
     config = stored(args["run"])
     settings = [setting["method"] for setting in settings_of(config)]
-    orders = [list(stages_of(setting)) for setting in settings]
+    orders = [list(named.stages_of(setting)) for setting in settings]
     stages = {kind: config[kind] for kinds in orders for kind in kinds}
     if chosen not in stages:
         raise UserError(f"the run in {args['run']} has no {chosen}: it has {', '.join(stages)}")
@@ -71,12 +70,6 @@ def settings_of(config: dict[str, Any]) -> list[dict[str, Any]]:
     if "methods" not in config:
         return [config]
     return [config["settings"][name] for name in config["methods"]]
-
-
-def stages_of(setting: dict[str, Any]) -> Method:
-    """The stages of a method with its numbers."""
-    numbers = {key: number for key, number in setting.items() if key != "name"}
-    return find(METHODS, setting["name"], "method")(**numbers)
 
 
 def stored(workdir: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -93,9 +94,10 @@ def own_stages(names: str, student: str) -> Schedules:
     return found
 
 
-def stages_of(name: str) -> Method:
-    """The stages of a method by its typed name."""
-    return find(METHODS, name.partition("+")[0], "method")(**entry_of(name).numbers)
+def stages_of(section: Mapping[str, Any]) -> Method:
+    """The stages of a method, from the section with its registered name and its numbers."""
+    numbers = {key: number for key, number in section.items() if key != "name"}
+    return find(METHODS, section["name"], "method")(**numbers)
 
 
 def nesterov(names: str, stage: str) -> bool:
@@ -103,5 +105,5 @@ def nesterov(names: str, stage: str) -> bool:
 
     Methods in a comparison share these schedules, so all that train such a stage must want it.
     """
-    training = [name for name in names.split(",") if stage in stages_of(name)]
+    training = [name for name in names.split(",") if stage in stages_of(method(name).method)]
     return bool(training) and all(stage in entry_of(name).nesterov for name in training)

@@ -19,7 +19,7 @@ STUDENT = "resnet8"
 def get_config(arg: str | None = None) -> ConfigDict:
     """Argument: method (or several). It also has the settings of all others, for `methods`."""
     chosen = common.parse(arg, method="scratch,kd,sskd")["method"].split(",")
-    names = [*methods.NAMES, *(name for name in chosen if name not in methods.NAMES)]
+    names = dict.fromkeys((*methods.NAMES, *chosen))
     config = ConfigDict(
         {
             "methods": tuple(map(named.key_of, chosen)),

@@ -87,8 +87,8 @@ def prepare_folder(
         import_tensorflow()
         builder = builder or new_builder(name, data_dir, folder.classes)
         splits = {split: imagefolder.examples(split, folder.files[split]) for split in folder.files}
-        usual = prepared.usual_format(builder)
-        write(builder, splits, file_format or usual, folder.digest())
+        file_format = file_format or prepared.usual_format(builder)
+        write(builder, splits, file_format, folder.digest())
     return f"{written(builder, folder_config(builder))}\n{folder.counts()}"
 
 

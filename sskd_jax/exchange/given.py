@@ -55,10 +55,10 @@ def check_earlier(job: Job, new: Collection[str]) -> None:
     is_network = all(nets[name].is_network for name in job.sketch.state.params)
     if is_network and not locate(job.checkpoint).is_dir():
         return
-    for earlier in {kind_of(origin) for origin, _ in job.origins.values() if origin in new}:
+    if missing := [kind_of(origin) for origin, _ in job.origins.values() if origin in new]:
         raise UserError(
-            f"{job.checkpoint} has a {job.kind} of another {earlier} than this run would train: "
-            f"give --config.{earlier}.checkpoint, too, where that one is"
+            f"{job.checkpoint} has a {job.kind} of another {missing[0]} than this run would train: "
+            f"give --config.{missing[0]}.checkpoint, too, where that one is"
         )
 
 
