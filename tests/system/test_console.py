@@ -1,5 +1,6 @@
-"""The pace and the time left that a person sees beside a stage."""
+"""What a person sees beside a stage: its pace and the time left; and what no output can hinder."""
 
+import errno
 import sys
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 from sskd_jax.__main__ import main
 from sskd_jax.commands import report
 from sskd_jax.system import console
+from sskd_jax.types import Stopped
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -27,6 +29,19 @@ def test_what_a_bucket_refuses_is_one_line(known, monkeypatch, capsys):
     else:
         with pytest.raises(OpError):
             main(["report", "gs://mine/run"])
+
+
+def test_a_terminal_that_was_closed_hides_no_stop(monkeypatch):
+    def stop():
+        raise OSError(errno.EIO, "Input/output error")
+
+    gone = []
+    monkeypatch.setattr(console.console, "on_broken_pipe", lambda: gone.append(True))
+    progress = console.StageProgress("student", step=0, total=2, images_per_step=64)
+    monkeypatch.setattr(progress.bar, "stop", stop)
+    with pytest.raises(Stopped), progress:
+        raise Stopped("by a signal")
+    assert gone
 
 
 def test_the_pace_forgets_an_old_pause(monkeypatch):
