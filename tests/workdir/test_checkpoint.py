@@ -212,9 +212,7 @@ def test_a_full_disk_is_told_and_earlier_checkpoints_are_whole(folder):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
-        message = (
-            r"cannot write a checkpoint to .* \(File too large\): mend that or make room"
-        )
+        message = r"cannot write a checkpoint to .* \(File too large\): mend that or make room"
         with pytest.raises(UserError, match=message):
             with Checkpoints(folder) as checkpoints:
                 checkpoints.save(state(5), 1.0)
