@@ -23,6 +23,7 @@ from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.layers.norm import folded
 from sskd_jax.models.build import Adapted
 from sskd_jax.settings import Recipe
+from sskd_jax.system.precision import compute_dtype
 from sskd_jax.types import Params, Stage, UserError, blamed, choose, shuffled
 from sskd_jax.workdir.checkpoint import checksum
 from sskd_jax.workdir.files import Row
@@ -61,19 +62,6 @@ def load(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
         found = f"{checksum([data.train, data.test]):08x}"
         data = data._replace(fingerprint={"dataset": found})
     return Run(config, data, train, held_out, dtype, len(devices))
-
-
-def compute_dtype(name: str, device: jax.Device) -> Any:
-    """The dtype of the networks; parameters, batch statistics and losses are float32 anyway.
-
-    "auto" is bfloat16 where it is fast: not on CPUs, nor on NVIDIA's GPUs before Ampere, such as
-    the T4 and the V100, which compute it in float32.
-    """
-    generation = getattr(device, "compute_capability", "").partition(".")[0]
-    is_old = generation.isdecimal() and int(generation) < 8
-    auto = jnp.float32 if device.platform == "cpu" or is_old else jnp.bfloat16
-    dtypes = {"auto": auto, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    return choose(dtypes, name, "dtype")
 
 
 def plan(run: Run, recipes: Sequence[Recipe]) -> list[Job]:

@@ -1,7 +1,6 @@
 """What a run will do: its jobs, and every mistake in a method, told before anything is trained."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -303,25 +302,6 @@ def test_only_what_the_loss_depends_on_is_reached():
     assert all(jax.tree.leaves(teacher.task.reached))
     reached = student.task.reached["student"]
     assert not any(jax.tree.leaves(reached["fc"])) and all(jax.tree.leaves(reached["conv1"]))
-
-
-@pytest.mark.parametrize(
-    ("name", "platform", "capability", "expected"),
-    [
-        ("auto", "cpu", None, "float32"),
-        ("auto", "gpu", "7.5", "float32"),  # a T4
-        ("auto", "gpu", "8.0", "bfloat16"),
-        ("auto", "gpu", "10.0", "bfloat16"),
-        ("auto", "gpu", "gfx90a", "bfloat16"),
-        ("auto", "tpu", None, "bfloat16"),
-        ("float32", "gpu", "9.0", "float32"),
-        ("bfloat16", "cpu", None, "bfloat16"),
-    ],
-)
-def test_networks_compute_in_bfloat16_where_it_is_fast(name, platform, capability, expected):
-    known = {"compute_capability": capability} if capability else {}
-    device = SimpleNamespace(platform=platform, **known)
-    assert np.dtype(plan.compute_dtype(name, device)) == expected
 
 
 # Mistakes of a method.

@@ -15,6 +15,7 @@ from sskd_jax.engine.devices import Mapped, replicated
 from sskd_jax.engine.loop import Job, epoch_order, first_state
 from sskd_jax.engine.step import train_program
 from sskd_jax.plan import Run
+from sskd_jax.system.precision import compute_dtype
 from sskd_jax.workdir.files import Row
 
 STEPS = flags.DEFINE_integer(
@@ -40,7 +41,7 @@ def synthetic_run(config: ConfigDict, devices: Sequence[jax.Device], images: int
     rng = np.random.default_rng(0)
     train = random_split(rng, max(images, STEPS.value * largest))
     held_out = random_split(rng, IMAGES.value)
-    dtype = plan.compute_dtype(config.dtype, devices[0])
+    dtype = compute_dtype(config.dtype, devices[0])
     data = Dataset(train, held_out, CLASSES.value)
     return Run(config, data, train, held_out, dtype, len(devices))
 

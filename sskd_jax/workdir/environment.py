@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from sskd_jax.system.precision import compute_dtype
 from sskd_jax.workdir.files import Row
 
 LIBRARIES = (
@@ -37,13 +38,15 @@ UNKNOWN = {  # replaces an environment whose record was lost
 
 
 def environment(devices: Sequence[jax.Device], config: Mapping[str, Any]) -> Row:
-    """Versions, devices, command, git revision, and the `own_code` that the config names."""
+    """Versions, devices, dtype, command, git revision, and the `own_code` that the config names."""
+    dtype = compute_dtype(config.get("dtype", "auto"), devices[0])
     return {
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
         "processor": processor(),
         "platform": devices[0].platform,
         "devices": [device.device_kind for device in devices],
+        "dtype": jax.numpy.dtype(dtype).name,
         "cores": os.cpu_count(),
         "git_revision": git_revision(),
         "command": sys.orig_argv[1:],

@@ -77,7 +77,7 @@ def differences(stored: Row, config: Row) -> list[str]:
     """What differs between two configs of a workdir, in words, except for `HARMLESS` keys.
 
     Methods that only one of the two has, and the sections of their stages, are ignored. A dtype may
-    be named that was "auto" before, to keep it on another device.
+    be named that was "auto" before, to keep it on another device; `tell_changes` tells another one.
     """
     parts = shared_parts(stored, config), shared_parts(config, stored)
     old, new = map(flatten, parts)
@@ -121,20 +121,21 @@ def check_config(workdir: epath.Path, stored: Row, config: Row) -> None:
 def tell_changes(before: Row, here: Row) -> None:
     """Prints a line for what makes a resumed run another one than it was.
 
-    It may be resumed on devices of another kind, or another number of them, or with changed code of
-    the user's.
+    It may be resumed in another dtype, on devices of another kind, or another number of them, or
+    with changed code of the user's.
     """
-    counts = [len(where["devices"]) for where in (here, before)]
+    dtype, now = before.get("dtype", here["dtype"]), here["dtype"]  # earlier versions stored none
     kinds = ["{platform} ({devices[0]})".format(**where) for where in (here, before)]
-    if kinds[0] != kinds[1]:
+    counts = [len(where["devices"]) for where in (here, before)]
+    if now != dtype:
         console.print(
-            f"devices  {kinds[0]} in place of {kinds[1]} before: with dtype=auto, networks "
-            "compute in float32 on CPUs and older GPUs and in bfloat16 elsewhere, so from here on "
-            "the run may be another one; --config.dtype=float32 or bfloat16 keeps to what it was"
+            f"dtype  {now} on {kinds[0]} in place of {dtype} on {kinds[1]} before: from here on "
+            f"the run is another one; --config.dtype={dtype} keeps to what it was"
         )
-    elif counts[0] != counts[1]:
+    elif kinds[0] != kinds[1] or counts[0] != counts[1]:
+        found = kinds if kinds[0] != kinds[1] else counts
         console.print(
-            f"devices  {counts[0]} in place of {counts[1]} before: from here on the run is the "
+            f"devices  {found[0]} in place of {found[1]} before: from here on the run is the "
             "same up to rounding, not bit for bit"
         )
     own, earlier = (where.get("own_code", {}) for where in (here, before))

@@ -21,8 +21,8 @@ ROW = {"stage": "teacher", "step": 3}
 OTHER_KINDS = ("null", "{}", "[]", "3", '"text"', "[1]", "\xff", "[" * 100_000)
 
 
-def open_book(workdir, devices: int = 8) -> Logbook:
-    return Logbook(epath.Path(workdir), CONFIG, jax.devices()[:devices])
+def open_book(workdir, devices: int = 8, dtype: str = "auto") -> Logbook:
+    return Logbook(epath.Path(workdir), CONFIG | {"dtype": dtype}, jax.devices()[:devices])
 
 
 def state(step: int) -> dict[str, np.ndarray]:
@@ -156,8 +156,25 @@ def test_devices_of_another_kind_are_told(before, tmp_path, capsys):
     file.write_text(json.dumps([was]))
     with open_book(tmp_path):
         pass
-    told = f"devices  cpu (cpu) in place of {was['platform']} ({was['devices'][0]}) before: with"
+    told = f"devices  cpu (cpu) in place of {was['platform']} ({was['devices'][0]}) before: from"
     assert told in capsys.readouterr().out
+
+
+def test_another_dtype_is_told_whether_it_was_named_or_came_with_the_devices(tmp_path, capsys):
+    with open_book(tmp_path) as book:
+        book.saved("teacher", 3)
+    with open_book(tmp_path, dtype="bfloat16") as book:
+        told = "dtype  bfloat16 on cpu (cpu) in place of float32 on cpu (cpu) before: from here on"
+        assert told in capsys.readouterr().out
+        book.saved("teacher", 6)
+    with open_book(tmp_path, dtype="bfloat16"):
+        assert "in place of" not in capsys.readouterr().out
+    file = tmp_path / "environments.json"
+    first, last = json.loads(file.read_text())
+    file.write_text(json.dumps([first, last | {"dtype": "float32", "platform": "gpu"}]))
+    with open_book(tmp_path, dtype="bfloat16"):
+        told = "dtype  bfloat16 on cpu (cpu) in place of float32 on gpu (cpu) before: from here on"
+        assert told in capsys.readouterr().out
 
 
 def test_places_of_environments_that_were_deleted_are_not_given_away(tmp_path):

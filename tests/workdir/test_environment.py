@@ -12,6 +12,7 @@ def test_environment_says_what_a_figure_needs():
     said = environment(jax.devices(), {})
     assert said["versions"]["jax"] == jax.__version__
     assert len(said["devices"]) == 8 and said["platform"] == "cpu" and said["processor"]
+    assert said["dtype"] == "float32"
     assert all(said["versions"].values())
 
 
