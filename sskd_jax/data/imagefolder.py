@@ -4,14 +4,14 @@ They are SOURCE/train/CLASS/IMAGE and SOURCE/val/CLASS/IMAGE, or SOURCE/CLASS/IM
 a share is held out. A list of files may choose the training images, as that of ImageNet-LT does.
 """
 
-import collections
 import hashlib
 import io
 import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,15 +49,18 @@ class Folder(NamedTuple):
         ]
         return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
-    def counts(self) -> str:
-        """How many files of each class every split has, in words, and the folder next to train/."""
+    def counts(self, kept: Mapping[str, Counter[str]]) -> str:
+        """How many images of each class every split has, in words, and the folder next to train/.
+
+        `kept` has by split the number of images by class, as `examples` counts them.
+        """
         texts = []
         for split, paths in self.files.items():
-            found = collections.Counter(path.parent.name for path in paths).values()
+            found = [kept[split][name] for name in self.classes]
             least, most, place = min(found), max(found), paths[0].parent.parent.name
             told = f"{split} ({place}/)" if place in HELD_OUT else split
             texts.append(f"{told}: {least} to {most}" if least < most else f"{told}: {most}")
-        return f"files per class, of {len(self.classes)} classes: {', '.join(texts)}"
+        return f"images per class, of {len(self.classes)} classes: {', '.join(texts)}"
 
 
 def read(
@@ -97,6 +100,11 @@ def read(
     else:
         files = hold_out(images(source), 0.1 if share is None else share)
     classes = list(known or sorted({path.parent.name for path in files["train"]}))
+    if len(classes) == 1:
+        raise UserError(
+            f"{shown(files['train'][0].parent)} is the only class, and there is nothing to tell "
+            "apart: give --source a folder with a folder for each of several classes"
+        )
     folders = sorted({path.parent for paths in files.values() for path in paths})
     for folder in folders:
         check_name(folder)
@@ -143,13 +151,22 @@ def images(folder: pathlib.Path) -> Files:
     """
     found = sorted(filter(named_image, folder.glob("*/*")))
     if not found:
-        raise UserError(
-            f"{shown(folder)} has no CLASS/IMAGE: images ({', '.join(SUFFIXES)}) must lie in a "
-            "folder per class"
-        )
+        raise UserError(f"{shown(folder)} has no CLASS/IMAGE: {where_images_lie(folder)}")
     for line in passed_by(folder, found):
         print(f"left out  {line}", file=sys.stderr)
     return found
+
+
+def where_images_lie(folder: pathlib.Path) -> str:
+    """What to do about a folder without CLASS/IMAGE, in words."""
+    if any(map(named_image, folder.iterdir())):
+        return "its images must lie in a folder per class"
+    deeper = next(filter(named_image, folder.rglob("*")), None)
+    if not deeper:
+        return f"images ({', '.join(SUFFIXES)}) must lie in a folder per class"
+    split = deeper.parents[1]
+    source = split.parent if split.name in ("train", *HELD_OUT) else split
+    return f"there is {shown(deeper)}: give --source={shown(source)}"
 
 
 def named_image(path: pathlib.Path) -> bool:
@@ -160,7 +177,7 @@ def passed_by(folder: pathlib.Path, found: Files) -> Iterator[str]:
     """Yields a line about each place with images that are not in `found`, and each empty class."""
     for pattern, where in (("*", "in no class"), ("*/*/*", "deeper than CLASS/IMAGE")):
         places = (path.parent for path in folder.glob(pattern) if named_image(path))
-        for place, count in sorted(collections.Counter(places).items()):
+        for place, count in sorted(Counter(places).items()):
             yield f"{shown(place)}: images that lie {where} ({count})"
     classes = set(map(class_folder, found))
     for path in sorted(folder.iterdir()):
@@ -227,23 +244,25 @@ def class_folder(path: pathlib.Path) -> pathlib.Path:
     return path.parent
 
 
-def examples(split: str, files: Sequence[pathlib.Path]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def examples(
+    split: str, files: Sequence[pathlib.Path], kept: Counter[str]
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yields (key, example) of every image file, as tfds's builders do.
 
-    A file that is not an image, or is damaged, is reported on stderr and left out.
+    A file that is not an image, or is damaged, is reported on stderr and left out. So is a class
+    that loses all its images by that. `kept` counts the others by class.
 
     Raises:
       UserError: all files are left out.
     """
-    kept = 0
     for path in tqdm(files, f"writing {split}", unit=" images", disable=None):
         try:
             content = readable(path)
         except Unreadable as error:
             tqdm.write(f"damaged  {shown(path)} is left out ({error})", file=sys.stderr)
             continue
-        kept += 1
         label, name = path.parent.name, os.fsencode(path.name)
+        kept[label] += 1
         key = os.fsencode(f"{label}/") + name  # as bytes, since it may not be UTF-8
         text = name.decode(errors="backslashreplace")
         yield key, {"image": io.BytesIO(content), "label": label, "file_name": text}
@@ -252,6 +271,9 @@ def examples(split: str, files: Sequence[pathlib.Path]) -> Iterator[tuple[bytes,
             f"none of the {len(files)} images of {split}, such as {shown(files[0])}, can be read: "
             "give sound ones"
         )
+    for place in dict.fromkeys(map(class_folder, files)):
+        if not kept[place.name]:
+            tqdm.write(f"left out  {shown(place)}: a class without images", file=sys.stderr)
 
 
 def readable(path: pathlib.Path) -> bytes:

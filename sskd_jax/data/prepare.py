@@ -5,6 +5,7 @@ import re
 import shlex
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -86,10 +87,14 @@ def prepare_folder(
     with quiet(), warnings.catch_warnings(action="ignore"):  # PIL's, about odd files
         import_tensorflow()
         builder = builder or new_builder(name, data_dir, folder.classes)
-        splits = {split: imagefolder.examples(split, folder.files[split]) for split in folder.files}
+        kept = {split: Counter() for split in folder.files}
+        splits = {
+            split: imagefolder.examples(split, files, kept[split])
+            for split, files in folder.files.items()
+        }
         file_format = file_format or prepared.usual_format(builder)
         write(builder, splits, file_format, folder.digest())
-    return f"{written(builder, folder_config(builder))}\n{folder.counts()}"
+    return f"{written(builder, folder_config(builder))}\n{folder.counts(kept)}"
 
 
 def folder_config(builder: Any) -> str:

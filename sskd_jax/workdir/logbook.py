@@ -13,7 +13,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from sskd_jax.system.console import console
-from sskd_jax.system.paths import check_no_pattern, check_same, is_remote, take_lock
+from sskd_jax.system.paths import check_no_pattern, check_same, is_remote, locate, take_lock
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints
 from sskd_jax.workdir.environment import UNKNOWN, environment
@@ -36,7 +36,7 @@ TENSORBOARD = "tensorboard"  # the folder of its files
 
 # Prefixes of the config keys that may change between two starts of a run.
 HARMLESS = ("seeds", "time_limit", "until", "save_seconds", "data.data_dir", "paper.", "methods")
-
+PATHS = (".checkpoint", ".start_from")  # ends of the keys that name a workdir or a file
 
 flatten = partial(flatten_dict, sep=".")  # {"a": {"b": 1}} -> {"a.b": 1}: keys as they are typed
 
@@ -84,11 +84,18 @@ def differences(stored: Row, config: Row) -> list[str]:
     return [
         f"{key} was {old.get(key)}, is {new.get(key)}"
         for key in sorted(old | new)
-        if old.get(key) != new.get(key)
+        if not is_same(key, old.get(key), new.get(key))
         and (old.get(key) or new.get(key))  # a key that one of them lacks may be empty in the other
         and not key.startswith(HARMLESS)
         and not (key == "dtype" and old.get(key) == "auto")
     ]
+
+
+def is_same(key: str, old: Any, new: Any) -> bool:
+    """Whether two values of a config key are the same: of paths, the places that they name."""
+    if key.endswith(PATHS) and old and new:
+        return locate(old) == locate(new)
+    return old == new
 
 
 def begun(workdir: epath.Path) -> Row | None:

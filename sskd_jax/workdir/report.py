@@ -128,7 +128,7 @@ def show(workdir: epath.Path) -> None:
         if "start_from" in rows[0]:
             console.print(f"start    {stage} began with the weights of {rows[0]['start_from']}")
     picture = plot_curves(workdir, [file.parent for file in files])
-    console.print(f"curves   {picture}" if picture else "curves   none: nothing was trained")
+    console.print(f"curves   {picture}" if picture else f"curves   none: {METRICS} has no rows")
     for file in files:
         console.print(f"results  {file}")
 
@@ -152,7 +152,7 @@ def other_cells(rows: Sequence[Row]) -> list[str]:
 
 def result_cells(rows: Sequence[Row], seeds: int) -> list[str]:
     """The cells of a network's row, by `RESULT_COLUMNS`, from its rows of some seeds."""
-    first, several = rows[0], len(rows) > 1
+    first, several, trained = rows[0], len(rows) > 1, sum(row["minutes"] for row in rows)
     last, top5, best = (
         percent([row.get(score) for row in rows]) for score in ("top1", "top5", "best_top1")
     )
@@ -163,7 +163,7 @@ def result_cells(rows: Sequence[Row], seeds: int) -> list[str]:
         "" if several else top5,  # so that a line has at most 80 characters
         best,
         "" if several else str(first.get("best_epoch", "")),
-        f"{sum(row['minutes'] for row in rows):.1f}",
+        f"{trained:.1f}" if trained else "",  # of a given network, they are not known
         str(first.get("paper", "")),
     ]
 
@@ -173,7 +173,7 @@ def is_student(kind: str) -> bool:
 
 
 def plot_curves(workdir: epath.Path, runs: Sequence[epath.Path]) -> str | None:
-    """Draws a workdir's curves.png and returns its path; None if nothing was trained.
+    """Draws a workdir's curves.png and returns its path; None if the runs have no rows of epochs.
 
     There is a column per kind of stage and a line per method: the held-out score above, the
     training loss below. For several runs, which differ in their seed, the line is their mean, and

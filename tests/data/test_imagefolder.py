@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_a_changed_folder_is_told(tmp_path, capsys):
     ]
     assert main([*arguments, "--held_out=0.25"]) == 0
     said = capsys.readouterr().out
-    assert "files per class, of 3 classes: train: 6, validation: 2" in said
+    assert "images per class, of 3 classes: train: 6, validation: 2" in said
     assert main([*arguments, "--held_out=0.25"]) == 0
     assert main([*arguments, "--held_out=0.5"]) == 2
     assert "of other images or another --held_out (18 train and 6 validation images)" in (
@@ -86,7 +87,11 @@ def test_one_of_several_folders_to_test_on_is_named_and_the_others_are_left_out(
     source = folder(tmp_path)
     (source / "val").rename(source / "valid")
     (source / "test").mkdir()
-    assert read(source, None).counts().endswith("train: 8, validation (valid/): 3")
+    found = read(source, None)
+    kept = {
+        split: Counter(path.parent.name for path in found.files[split]) for split in found.files
+    }
+    assert found.counts(kept).endswith("train: 8, validation (valid/): 3")
     line = f"left out  {source}/test: {source}/valid is there to test on\n"
     assert capsys.readouterr().err == line
 
@@ -161,6 +166,8 @@ def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(
     (source / "train/tulip/words.JPG").write_text("hello")
     (source / "train/tulip/notes.txt").write_text("not an image, and not meant as one")
     (source / "train/tulip/link.jpg").symlink_to("nowhere.jpg")
+    for i in range(3):
+        (source / f"val/tulip/tulip{i}.jpg").write_text("hello")
     assert (
         main(
             [
@@ -174,7 +181,10 @@ def test_what_is_no_jpeg_becomes_one_and_what_is_no_image_is_named_and_left_out(
         == 0
     )
     told = capfd.readouterr()
-    assert "wrote mixed, 10 train and 9 validation images" in told.out
+    assert "wrote mixed, 10 train and 6 validation images" in told.out
+    assert "of 3 classes: train: 3 to 4, validation (val/): 0 to 3" in told.out
+    assert f"left out  {source}/val/tulip: a class without images\n" in told.err
+    assert told.err.count("a class without images") == 1
     for name in ("empty.jpg", "words.JPG"):
         assert f"{name} is left out (no image that can be read)" in told.err
     assert "link.jpg is left out (No such file or directory)" in told.err
@@ -200,6 +210,12 @@ def test_imagenets_folders_become_imagenet2012(shared, tmp_path, capsys):
     assert found == expected
 
 
+def nested(folder: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
+    """Moves a folder to a place; returns the folder around it."""
+    place.parent.mkdir()
+    return folder.rename(place).parent
+
+
 @pytest.mark.parametrize(
     "mistake,message",
     [
@@ -212,7 +228,16 @@ def test_imagenets_folders_become_imagenet2012(shared, tmp_path, capsys):
             lambda root: (root / "val/rose").rename(root / "val/lily").parents[1],
             "lily is none of the 3 classes",
         ),
-        (lambda root: root / "train/rose", "has no CLASS/IMAGE"),
+        (
+            lambda root: root / "train/rose",
+            "rose has no CLASS/IMAGE: its images must lie in a folder per class",
+        ),
+        (lambda root: root.parent, "jpg: give --source={root}\n"),
+        (
+            lambda root: nested(root / "val", root / "outer/inner"),
+            "give --source={root}/outer/inner\n",
+        ),
+        (lambda root: nested(root / "val/rose", root / "one/rose"), "rose is the only class, and"),
     ],
 )
 def test_a_wrong_folder_is_one_line(mistake, message, tmp_path, capsys):
@@ -230,7 +255,7 @@ def test_a_wrong_folder_is_one_line(mistake, message, tmp_path, capsys):
         == 2
     )
     error = capsys.readouterr().err
-    assert message in error and len(error.splitlines()) == 1
+    assert message.format(root=tmp_path / "source") in error and len(error.splitlines()) == 1
 
 
 def test_a_class_too_small_to_hold_any_out(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import jax
 import pytest
@@ -135,6 +136,19 @@ def test_a_dtype_may_be_named_but_not_changed(tmp_path):
         message = f"dtype was float32, is {dtype}"
         with pytest.raises(UserError, match=message), book(tmp_path, {**CONFIG, "dtype": dtype}):
             pass
+
+
+def test_another_spelling_of_a_path_is_the_same_path(tmp_path):
+    with book(tmp_path, {**CONFIG, "teacher": {"checkpoint": "runs/one"}}):
+        trained(tmp_path)
+    for path in ("runs/one/", "./runs//one", os.path.abspath("runs/one")):
+        with book(tmp_path, {**CONFIG, "teacher": {"checkpoint": path}}):
+            pass
+    with (
+        pytest.raises(UserError, match="teacher.checkpoint was /.*runs/one, is runs/on"),
+        book(tmp_path, {**CONFIG, "teacher": {"checkpoint": "runs/on"}}),
+    ):
+        pass
 
 
 def test_a_key_that_came_later_may_be_empty(tmp_path):
