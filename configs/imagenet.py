@@ -64,8 +64,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         changes = own.get(name, {"epochs": 12, "milestones": ()})
         config[name] = usual | stage(args["batch"], **changes)
     config.student = {"model": student, **common.OWN_PIXELS, **stage(args["batch"], **long)}
-    if args["dataset"] == "imagenet2012":
-        config.paper = paper(names, args["dataset"], teacher, student)
+    config.paper = paper(names, args["dataset"], teacher, student)
     return config
 
 

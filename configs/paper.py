@@ -1,7 +1,11 @@
-"""Published accuracies of networks, of pairs and of methods."""
+"""Published accuracies of networks, of pairs and of methods, by dataset."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 # CIFAR-100 top-1 in per cent, best epoch, as the official repository prints them: tables 3 and 4
-# of the paper.
+# of the paper. Those of KD equal the ones of CRD's authors in every digit, so most likely they are
+# of the last epoch, and with CRD's teachers.
 BASELINES = {
     "wrn_40_2": 76.46,
     "resnet56": 73.44,
@@ -49,14 +53,23 @@ for _name, _scores in OTHERS.items():
         _pair[f"{_name}+kd"] = _score
 TABLES = tuple(PAIRS)
 
-# Accuracies from later papers, also of the best epoch. Their teachers are CRD's: wrn_40_2 75.61,
-# resnet56 72.34, resnet110 74.31, resnet32x4 79.42 and vgg13 74.64, which are weaker than those
-# above, and ResNet50 79.34, which is not.
-# All trained for 240 epochs on one view, except MLKD: 480 (960 for ShuffleV2) on two views.
+# From CRD's authors, last epoch.
 BASELINES |= {"resnet110": 74.31, "resnet32": 71.14}
 PAIRS |= {
-    ("resnet110", "resnet20"): {"kd": 70.67},  # CRD's, last epoch
+    ("resnet110", "resnet20"): {"kd": 70.67},
     ("resnet110", "resnet32"): {"kd": 73.08},
+}
+
+# Accuracies from later papers, of the best epoch, with CRD's teachers. All but ResNet50 are weaker
+# than those above. All trained for 240 epochs on one view, except MLKD: 480 (960 for ShuffleV2) on
+# two views. TTM, WTTM and ITRD have numbers of their own for each pair, most of them not released.
+CRD_TEACHERS = {
+    "wrn_40_2": 75.61,
+    "resnet56": 72.34,
+    "resnet110": 74.31,
+    "resnet32x4": 79.42,
+    "vgg13": 74.64,
+    "ResNet50": 79.34,
 }
 LATER_PAIRS = (
     ("wrn_40_2", "wrn_16_2"),
@@ -130,31 +143,9 @@ PAIRS |= {
     ("wrn_40_2", "MobileNetV2"): {"kd+ls": 69.23, "dkd+ls": 70.01},
 }
 
-# ImageNet, top-1 of the best epoch: torchvision's networks, and the published results of methods.
-# AT, CRD and SSKD trained for 90 epochs or do not say; CTKD for 120, with a teacher of 73.96; the
-# others for 100. KD's is mdistiller's, with the temperature and weights of the configs; KD+LS has
-# 71.26 in its last epoch.
-BASELINES |= {"resnet34": 73.31, "resnet18": 69.75}
-PAIRS["resnet34", "resnet18"] = {
-    "kd": 71.03,
-    "kd+ls": 71.45,
-    "at": 70.70,
-    "crd": 71.17,
-    "dkd": 71.70,
-    "dist": 72.07,
-    "reviewkd": 71.61,
-    "wttm": 72.19,
-    "dot": 71.72,
-    "ctkd": 71.32,
-    "itrd": 71.68,
-    "srd": 71.87,
-    "sskd": 71.62,
-}
-
-
-# From HSAKD's authors (poster; best epoch, mean of three): CIFAR-100's pairs with a frozen teacher
-# and with a joint one, that teacher itself, and HSSAKD's two equal peers. Their MobileNetV2 is
-# MobileNetV2s1.
+# From HSAKD's authors (poster; best epoch, mean of three): pairs with a frozen teacher and with a
+# joint one, that teacher itself, and HSSAKD's two equal peers. Their MobileNetV2 is MobileNetV2s1.
+HSAKD_TEACHERS = {"wrn_40_2": 76.45, "vgg13": 74.64, "ResNet50": 79.34}  # where not as above
 HSAKD = {
     ("wrn_40_2", "wrn_16_2"): (77.20, 78.67),
     ("wrn_40_2", "wrn_40_1"): (77.00, 78.12),
@@ -164,7 +155,6 @@ HSAKD = {
     ("ResNet50", "MobileNetV2s1"): (78.79, 79.43),
     ("wrn_40_2", "ShuffleV1"): (78.51, 80.11),
     ("resnet32x4", "ShuffleV2"): (79.93, 80.86),
-    ("resnet34", "resnet18"): (72.16, 72.39),
 }
 for _pair, (_frozen, _joint) in HSAKD.items():
     PAIRS[_pair] = PAIRS.get(_pair, {}) | {"hsakd": _frozen, "hsakd_joint": _joint}
@@ -174,7 +164,6 @@ JOINT_TEACHERS = {
     "resnet32x4": 83.73,
     "vgg13": 78.48,
     "ResNet50": 83.85,
-    "resnet34": 75.48,
 }
 HSSAKD = {
     "wrn_40_2": 82.58,
@@ -185,24 +174,86 @@ HSSAKD = {
     "MobileNetV2s1": 78.85,
     "ShuffleV1": 78.34,
     "ShuffleV2": 79.98,
-    "resnet18": 71.49,
 }
 for _model, _score in HSSAKD.items():
     PAIRS[_model, _model] = {"hssakd": _score}
 BASELINES |= {"MobileNetV2s1": 73.51}
 
 
+class Published(NamedTuple):
+    """The published accuracies on a dataset, in per cent.
+
+    Attributes:
+      networks: of networks that learned the labels alone.
+      pairs: of students, by (teacher, student) and method.
+      joint_teachers: of teachers that learned together with their branches.
+      teachers: of a method's teachers, by method, where they differ from `networks`.
+    """
+
+    networks: Mapping[str, float]
+    pairs: Mapping[tuple[str, str], Mapping[str, float]]
+    joint_teachers: Mapping[str, float]
+    teachers: Mapping[str, Mapping[str, float]]
+
+
+# ImageNet, top-1 of the best epoch: torchvision's networks, and the published results of methods.
+# AT, CRD and SSKD trained for 90 epochs or do not say; CTKD for 120; the others for 100. KD's is
+# mdistiller's, with the temperature and weights of the configs; KD+LS has 71.26 in its last epoch.
+IMAGENET = Published(
+    {"resnet34": 73.31, "resnet18": 69.75},
+    {
+        ("resnet34", "resnet18"): {
+            "kd": 71.03,
+            "kd+ls": 71.45,
+            "at": 70.70,
+            "crd": 71.17,
+            "dkd": 71.70,
+            "dist": 72.07,
+            "reviewkd": 71.61,
+            "wttm": 72.19,
+            "dot": 71.72,
+            "ctkd": 71.32,
+            "itrd": 71.68,
+            "srd": 71.87,
+            "sskd": 71.62,
+            "hsakd": 72.16,
+            "hsakd_joint": 72.39,
+        },
+        ("resnet18", "resnet18"): {"hssakd": 71.49},
+    },
+    {"resnet34": 75.48},
+    {"ctkd": {"resnet34": 73.96}},
+)
+CIFAR100 = Published(
+    BASELINES,
+    PAIRS,
+    JOINT_TEACHERS,
+    dict.fromkeys(LATER, CRD_TEACHERS) | {"hsakd": HSAKD_TEACHERS},
+)
+PUBLISHED = {"cifar100": CIFAR100, "imagenet2012": IMAGENET}
+
+
 def paper(names: str, data: str, teacher: str, student: str) -> dict[str, object]:
     """Published accuracies in per cent: the teacher's, and the students' by the named methods.
 
-    A teacher that learns together with its branches has another accuracy: `JOINT_TEACHERS`. The
-    entry "of" names the data and the networks that they hold for.
+    The teacher is that of the methods' authors; if they had different ones, its accuracy is left
+    out. One that learns together with its branches has another accuracy. The entry "of" names the
+    data and the networks for which the accuracies hold. There are none for unknown data.
     """
-    known = PAIRS.get((teacher, student), {}) | {"scratch": BASELINES.get(student)}
-    scores = {name: known.get(name) for name in names.split(",")}
-    students = scores if "," in names else {"student": scores[names]}
-    joint = {"teacher" if names == "hsakd_joint" else "hsakd_joint/teacher": JOINT_TEACHERS}
-    teachers = {"teacher": BASELINES} | (joint if "hsakd_joint" in scores else {})
-    found = {stage: known.get(teacher) for stage, known in teachers.items()} | students
     of = {"data": data, "teacher": teacher, "student": student}
-    return {"of": of} | {name: score for name, score in found.items() if score}
+    if data not in PUBLISHED:
+        return {}
+    known = PUBLISHED[data]
+    pair = known.pairs.get((teacher, student), {}) | {"scratch": known.networks.get(student)}
+    scores = {name: pair.get(name) for name in names.split(",")}
+    students = scores if "," in names else {"student": scores[names]}
+    theirs = {
+        known.teachers.get(name, {}).get(teacher, known.networks.get(teacher))
+        for name, score in scores.items()
+        if score and name != "scratch"
+    } or {known.networks.get(teacher)}
+    teachers = {"teacher": theirs.pop() if len(theirs) == 1 else None}
+    if "hsakd_joint" in scores:
+        stage = "teacher" if names == "hsakd_joint" else "hsakd_joint/teacher"
+        teachers[stage] = known.joint_teachers.get(teacher)
+    return {"of": of} | {name: score for name, score in (teachers | students).items() if score}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from configs import named
-from configs.paper import BASELINES, OTHERS, PAIRS
+from configs.paper import CIFAR100, IMAGENET, OTHERS
 from configs.paper import TABLES as CIFAR_PAIRS
 from sskd_jax.types import choose
 
@@ -90,7 +90,7 @@ def pair_cells(pairs: Iterable[tuple[str, str]]) -> tuple[Cell, ...]:
             f"{teacher} -> {student}",
             method,
             f"configs/cifar.py:method={method},teacher={teacher},student={student}",
-            paper=PAIRS[teacher, student].get(method, BASELINES[student]),
+            paper=CIFAR100.pairs[teacher, student].get(method, CIFAR100.networks[student]),
         )
         for teacher, student in pairs
         for method in COMPARED
@@ -99,7 +99,7 @@ def pair_cells(pairs: Iterable[tuple[str, str]]) -> tuple[Cell, ...]:
 
 def imagenet_cells() -> tuple[Cell, ...]:
     teacher, student = "resnet34", "resnet18"
-    published = PAIRS[teacher, student] | {"scratch": BASELINES[student]}
+    published = IMAGENET.pairs[teacher, student] | {"scratch": IMAGENET.networks[student]}
     return tuple(
         Cell(
             f"{teacher} -> {student}",

@@ -143,6 +143,35 @@ def test_imagenets_pair_is_published_too():
     assert config.paper.of.to_dict() == of
 
 
+@pytest.mark.parametrize(
+    ("configs", "typed"),
+    [
+        (cifar, "method=kd,teacher=resnet34,student=resnet18"),
+        (cifar, "method=hssakd,teacher=resnet18,student=resnet18"),
+        (imagenet, "method=scratch,kd,sskd,teacher=resnet56,student=resnet20"),
+        (cifar, "method=kd,dataset=cifar10"),
+    ],
+)
+def test_what_is_published_for_other_data_is_not_shown(configs, typed):
+    assert not published(configs.get_config(typed))
+
+
+@pytest.mark.parametrize(
+    ("configs", "typed", "teacher"),
+    [
+        (cifar, "method=kd,sskd", 76.46),
+        (cifar, "method=scratch,dkd,mlkd", 75.61),
+        (cifar, "method=scratch,sskd,dkd", None),
+        (cifar, "method=hsakd,teacher=vgg13,student=MobileNetV2s1", 74.64),
+        (cifar, "method=scratch", 76.46),
+        (imagenet, "method=kd", 73.31),
+        (imagenet, "method=ctkd", 73.96),
+    ],
+)
+def test_a_published_teacher_is_that_of_the_methods_authors(configs, typed, teacher):
+    assert configs.get_config(typed).paper.get("teacher") == teacher
+
+
 def published(config) -> dict[str, float]:
     return {name: score for name, score in config.paper.to_dict().items() if name != "of"}
 
