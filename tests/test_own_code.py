@@ -68,7 +68,7 @@ def test_a_network_that_changed_meanwhile_is_told(my_code, tmp_path):
         train.run(config, str(tmp_path / "run"))
 
 
-def test_dropout_drops_in_training_alone(my_code, tmp_path):
+def test_dropout_drops_in_training_alone(my_code, tmp_path, capsys):
     behind_pooling(tmp_path, "nn.Dropout(1.0, deterministic=not train)")
     config = cifar.get_config("method=scratch,student=my_code:Tiny")
     config.data.name, config.student.epochs, config.student.weight_decay = "my_code:stripes", 1, 0.0
@@ -82,6 +82,11 @@ def test_dropout_drops_in_training_alone(my_code, tmp_path):
     assert np.abs(layers[0]["bias"] - layers[1]["bias"]).max() > 1e-3
     np.testing.assert_array_equal(layers[0]["kernel"], layers[1]["kernel"])
     assert students[0].features(np.full((1, 8, 8, 3), 255, np.uint8)).any()
+    assert "changed since" not in capsys.readouterr().err
+    with (tmp_path / "my_code.py").open("a") as file:
+        file.write("# another line")
+    sskd_jax.load(workdir)
+    assert "code  my_code changed since student was trained: it" in capsys.readouterr().err
 
 
 def test_a_network_with_flax_batch_norm_may_be_the_teacher(my_code, tmp_path):

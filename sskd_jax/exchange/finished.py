@@ -1,5 +1,6 @@
 """The trained networks in a workdir: which there are, what is known of them, and their weights."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +10,17 @@ from sskd_jax.exchange.torch_bridge import model_of
 from sskd_jax.rules import MEAN, STD, TEXT, Rule, is_sequence, is_whole, whole
 from sskd_jax.types import Params, UserError, choose
 from sskd_jax.workdir.checkpoint import read_step
-from sskd_jax.workdir.files import CONFIG, METRICS, RESULTS, existing_rows, read_json
+from sskd_jax.workdir.environment import changed_code, own_code
+from sskd_jax.workdir.files import (
+    CONFIG,
+    ENVIRONMENTS,
+    METRICS,
+    RESULTS,
+    TIMES,
+    Row,
+    existing_rows,
+    read_json,
+)
 from sskd_jax.workdir.seeds import check_run
 from sskd_jax.workdir.stages import description, kind_of, load_folder, nets_in, stage_folders
 
@@ -159,8 +170,28 @@ def best_step(workdir: epath.Path, network: Network) -> int:
 
 
 def load_network(workdir: epath.Path, network: Network) -> Params:
-    """{"params", "batch_stats"} of a network after the last epoch of its stage."""
+    """{"params", "batch_stats"} of a network after the last epoch of its stage.
+
+    If code of the user's, which the config names, has changed since, stderr says so.
+    """
+    here = {"own_code": own_code(read_json(workdir / CONFIG))}
+    for before in environments(workdir, network.stage)[-1:]:
+        for module in changed_code(before, here):
+            print(
+                f"code  {module} changed since {network.name} was trained: it may be another "
+                "network now",
+                file=sys.stderr,
+            )
     return load_folder(workdir / network.stage)[network.net]
+
+
+def environments(workdir: epath.Path, stage: str) -> list[Row]:
+    """The environments in which a stage was trained, as far as they are known, the newest last."""
+    places = {row["environment"] for row in existing_rows(workdir / TIMES) if row["stage"] == stage}
+    file = workdir / ENVIRONMENTS
+    known = read_json(file) if file.exists() else []
+    # Those of a file that was deleted, as is advised if it is damaged, are not known any more.
+    return [known[place] for place in sorted(places) if place < len(known)]
 
 
 def load_best(workdir: epath.Path, network: Network) -> Params:

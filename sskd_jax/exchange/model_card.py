@@ -10,9 +10,9 @@ import yaml
 from etils import epath
 
 import sskd_jax
-from sskd_jax.exchange.finished import Network, result_row
+from sskd_jax.exchange.finished import Network, environments, result_row
 from sskd_jax.system.paths import write_bytes
-from sskd_jax.workdir.files import CONFIG, ENVIRONMENTS, STAGE, TIMES, existing_rows, read_json
+from sskd_jax.workdir.files import CONFIG, STAGE, read_json
 from sskd_jax.workdir.stages import kind_of
 
 MARK = "<!-- written by sskd_jax export -->"  # distinguishes our card from any other README.md
@@ -64,9 +64,6 @@ session = onnxruntime.InferenceSession("{file}")
 def facts(workdir: epath.Path, network: Network) -> dict[str, Any]:
     """What the records of a run say about a network: config, results, environments."""
     config, stage = read_json(workdir / CONFIG), network.stage
-    places = {row["environment"] for row in existing_rows(workdir / TIMES) if row["stage"] == stage}
-    file = workdir / ENVIRONMENTS
-    environments = read_json(file) if file.exists() else []
     kind = kind_of(stage)
     # A method that trains a teacher of its own has it beside its student.
     own_or_shared = Network(stage, "teacher").name, "teacher"
@@ -85,8 +82,7 @@ def facts(workdir: epath.Path, network: Network) -> dict[str, Any]:
         "training": config.get(kind, {}),
         "seed": config.get("seed"),
         "validation": config["data"].get("validation", 0),
-        # Those of a file that was deleted, as is advised if it is damaged, are not known any more.
-        "environments": [environments[i] for i in sorted(places) if i < len(environments)],
+        "environments": environments(workdir, stage),
     }
 
 

@@ -66,6 +66,12 @@ def own_code(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def changed_code(before: Row, here: Row) -> list[str]:
+    """The modules of a user's whose content differs between two environments that both have it."""
+    own, earlier = (where.get("own_code", {}) for where in (here, before))
+    return [name for name in own if own[name] != earlier.get(name, own[name])]
+
+
 def file_of(module: str) -> pathlib.Path | None:
     """The file of a module; None if there is none, which is an error only where it is used."""
     with contextlib.suppress(ImportError, ValueError):

@@ -16,7 +16,7 @@ from sskd_jax.system.console import console
 from sskd_jax.system.paths import check_no_pattern, check_same, is_remote, locate, take_lock
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints
-from sskd_jax.workdir.environment import UNKNOWN, environment
+from sskd_jax.workdir.environment import UNKNOWN, changed_code, environment
 from sskd_jax.workdir.files import (
     CONFIG,
     ENVIRONMENTS,
@@ -145,8 +145,7 @@ def tell_changes(before: Row, here: Row) -> None:
             f"devices  {found[0]} in place of {found[1]} before: from here on the run is the "
             "same up to rounding, not bit for bit"
         )
-    own, earlier = (where.get("own_code", {}) for where in (here, before))
-    if changed := [name for name in own if own[name] != earlier.get(name, own[name])]:
+    if changed := changed_code(before, here):
         console.print(
             f"code  {', '.join(changed)} changed since this run began: from here on it may be "
             "another one; give another --workdir to train it anew"
