@@ -339,6 +339,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = parser.parse_args(argv).results
     protocol.leave_accelerators()
     try:
+        if results and not results.is_dir():
+            raise UserError(f"--results={results} is no folder: give one that `record` wrote")
         pages = contents(results) if results else contents(records.RECORDS, README)
         for path, content in pages.items():
             path.write_text(content, encoding="utf-8")

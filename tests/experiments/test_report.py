@@ -215,3 +215,11 @@ def test_similar_students_have_a_line_per_experiment():
     expected = ["digits", "vgg8", "kd", "1.50 ± 0.71", "55.00 ± 7.07", "25.00 ± 0.00", "2"]
     assert [[field.text for field in row] for row in grid.rows] == [expected]
     assert report.similarities({})[-1] == page.Text("Not run.")
+
+
+def test_a_folder_of_records_that_is_not_there_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        report.main([f"--results={tmp_path / 'none'}"])
+    assert capsys.readouterr().err == (
+        f"error: --results={tmp_path / 'none'} is no folder: give one that `record` wrote\n"
+    )
