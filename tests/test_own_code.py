@@ -66,6 +66,8 @@ def test_a_network_that_changed_meanwhile_is_told(my_code, tmp_path):
     message = r"Conv_0.bias is \[8\] in .*student, and \[16\] in this run: the code or"
     with pytest.raises(UserError, match=message):
         train.run(config, str(tmp_path / "run"))
+    with pytest.raises(UserError, match="student in .*run has other arrays than my_code:Tiny"):
+        sskd_jax.load(tmp_path / "run")
 
 
 def test_dropout_drops_in_training_alone(my_code, tmp_path, capsys):

@@ -4,9 +4,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from sskd_jax.exchange.torch_bridge import model_of
+from sskd_jax.models.build import architecture
 from sskd_jax.rules import MEAN, STD, TEXT, Rule, is_sequence, is_whole, whole
 from sskd_jax.types import Params, UserError, choose
 from sskd_jax.workdir.checkpoint import read_step
@@ -173,6 +177,9 @@ def load_network(workdir: epath.Path, network: Network) -> Params:
     """{"params", "batch_stats"} of a network after the last epoch of its stage.
 
     If code of the user's, which the config names, has changed since, stderr says so.
+
+    Raises:
+      UserError: it has changed so much that it makes a network with other arrays.
     """
     here = {"own_code": own_code(read_json(workdir / CONFIG))}
     for before in environments(workdir, network.stage)[-1:]:
@@ -182,7 +189,26 @@ def load_network(workdir: epath.Path, network: Network) -> Params:
                 "network now",
                 file=sys.stderr,
             )
-    return load_folder(workdir / network.stage)[network.net]
+    record = describe(workdir, network)
+    variables = load_folder(workdir / network.stage)[network.net]
+    if ":" in record["model"] and shapes(variables) != shapes(as_made_now(record)):
+        raise UserError(
+            f"{network.name} in {workdir} has other arrays than {record['model']} makes now: put "
+            "back the code that it was trained with"
+        )
+    return variables
+
+
+def as_made_now(record: Mapping[str, Any]) -> Params:
+    """The shapes of the variables that the code of a network's architecture makes."""
+    make = architecture(record["model"])
+    module = make(num_classes=record["num_classes"], dtype=jnp.float32)
+    pixels = jax.ShapeDtypeStruct((1, *record["image"]), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), pixels)
+
+
+def shapes(variables: Params) -> dict[tuple[str, ...], tuple[int, ...]]:
+    return {path: leaf.shape for path, leaf in flatten_dict(variables).items()}
 
 
 def environments(workdir: epath.Path, stage: str) -> list[Row]:
