@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 from flax.traverse_util import flatten_dict
 
+from sskd_jax.engine.devices import all_devices
 from sskd_jax.exchange.torch_bridge import model_of
 from sskd_jax.models.build import architecture
 from sskd_jax.rules import MEAN, STD, TEXT, Rule, is_sequence, is_whole, whole
@@ -179,7 +180,8 @@ def load_network(workdir: epath.Path, network: Network) -> Params:
     If code of the user's, which the config names, has changed since, stderr says so.
 
     Raises:
-      UserError: it has changed so much that it makes a network with other arrays.
+      UserError: it has changed so much that it makes a network with other arrays, or JAX can't use
+        the devices.
     """
     here = {"own_code": own_code(read_json(workdir / CONFIG))}
     for before in environments(workdir, network.stage)[-1:]:
@@ -189,6 +191,7 @@ def load_network(workdir: epath.Path, network: Network) -> Params:
                 "network now",
                 file=sys.stderr,
             )
+    all_devices()  # or else their error would seem to be a damaged checkpoint's
     record = describe(workdir, network)
     variables = load_folder(workdir / network.stage)[network.net]
     if ":" in record["model"] and shapes(variables) != shapes(as_made_now(record)):

@@ -50,7 +50,7 @@ def locate(path: str | os.PathLike[str]) -> epath.Path:
     except KeyError as error:  # etils knows no such scheme
         raise UserError(
             f"{path} cannot be read from there: download it and give its path, or give one that "
-            "begins with gs:// or s3://"
+            "begins with gs://"
         ) from error
     try:
         os.path.abspath(found).encode()

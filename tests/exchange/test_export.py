@@ -50,6 +50,15 @@ def test_weights_alone_by_pytorchs_names(kind, read, workdir, expected):
     np.testing.assert_array_equal(logits(torch_bridge.from_state_dict("resnet8", state)), expected)
 
 
+def test_devices_that_cannot_be_had_are_no_damaged_checkpoint(workdir, monkeypatch):
+    def refused():
+        raise RuntimeError("no tpu")
+
+    monkeypatch.setattr(jax, "devices", refused)
+    with pytest.raises(UserError, match="JAX finds no devices .no tpu.: free them"):
+        export_network(str(workdir), "pth")
+
+
 @pytest.mark.parametrize("moment", ["write_bytes", "write_json"])
 def test_an_export_that_was_cut_short_begins_anew(moment, workdir, monkeypatch):
     def cut(*_):
