@@ -425,7 +425,8 @@ MISTAKES = [
             "--config.data.data_dir={folder}/cifar",
             "--config.data.test_split=test",
         ),
-        "cifar100 has no JPEG `image` and class `label`: only such datasets can be streamed",
+        "the images of cifar100 are no JPEGs, which alone are streamed: take --config=configs/"
+        "cifar.py:dataset=cifar100",
     ),
     # the workdir
     (

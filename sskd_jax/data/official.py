@@ -81,8 +81,14 @@ ALLOWED = {
 
 
 def find(name: str, parent: epath.Path) -> epath.Path | None:
-    """The official folder of a dataset in the folder `parent`, or else its archive, or None."""
-    candidates = (parent / LAYOUTS[name].folder, parent / LAYOUTS[name].archive)
+    """The official folder of a dataset in the folder `parent`, or else its archive, or None.
+
+    `parent` may be the official folder itself.
+    """
+    layout = LAYOUTS[name]
+    candidates = [parent / layout.folder, parent / layout.archive]
+    if parent.name == layout.folder:
+        candidates.append(parent)
     return next((path for path in candidates if path.exists()), None)
 
 

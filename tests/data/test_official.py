@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_files import archive, batch, cifar100, dump
@@ -24,6 +25,12 @@ def folder(tmp_path_factory) -> Path:
     for name in ("train", "test"):
         dump(folder / name, batch(3, 0))
     return folder
+
+
+def test_the_folder_itself_or_the_one_around_it_may_be_named(folder):
+    found = [official.find("cifar100", epath.Path(path)) for path in (folder, folder.parent)]
+    assert found == [folder, folder]
+    assert official.find("cifar10", epath.Path(folder)) is None
 
 
 def read(folder: Path) -> None:

@@ -272,6 +272,11 @@ def test_a_shard_that_was_cut_short(tmp_path):
             "there is no dataset nosuch in .*nor in tfds's catalogue: prepare it with python -m",
         ),
         (
+            "cifar10",
+            "test",
+            "cifar10 are no JPEGs.*: take --config=configs/cifar.py:dataset=cifar10",
+        ),
+        (
             "imagenet2012",
             "validation",
             "imagenet2012 is not in .*: prepare it with python -m sskd_jax prepare "
