@@ -68,6 +68,9 @@ def test_a_network_that_changed_meanwhile_is_told(my_code, tmp_path):
         train.run(config, str(tmp_path / "run"))
     with pytest.raises(UserError, match="student in .*run has other arrays than my_code:Tiny"):
         sskd_jax.load(tmp_path / "run")
+    file.write_text(file.read_text().replace("nn.Conv(16", "nn.Conv(8"))
+    sys.modules.pop("my_code")
+    assert sskd_jax.load(tmp_path / "run").variables["params"]["Conv_0"]["bias"].shape == (8,)
 
 
 def test_dropout_drops_in_training_alone(my_code, tmp_path, capsys):

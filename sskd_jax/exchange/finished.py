@@ -4,14 +4,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from etils import epath
 from flax.traverse_util import flatten_dict
 
 from sskd_jax.engine.devices import all_devices
-from sskd_jax.exchange.torch_bridge import model_of
-from sskd_jax.models.build import architecture
+from sskd_jax.exchange.torch_bridge import model_of, template
 from sskd_jax.rules import MEAN, STD, TEXT, Rule, is_sequence, is_whole, whole
 from sskd_jax.types import Params, UserError, choose
 from sskd_jax.workdir.checkpoint import read_step
@@ -183,6 +180,21 @@ def load_network(workdir: epath.Path, network: Network) -> Params:
       UserError: it has changed so much that it makes a network with other arrays, or JAX can't use
         the devices.
     """
+    tell_changed_code(workdir, network)
+    all_devices()  # or else their error would seem to be a damaged checkpoint's
+    record = describe(workdir, network)
+    variables = load_folder(workdir / network.stage)[network.net]
+    model, side = record["model"], record["image"][0]
+    if ":" in model and shapes(variables) != shapes(template(model, record["num_classes"], side)):
+        raise UserError(
+            f"{network.name} in {workdir} has other arrays than {model} makes now: put back the "
+            "code that it was trained with"
+        )
+    return variables
+
+
+def tell_changed_code(workdir: epath.Path, network: Network) -> None:
+    """Says on stderr which code of the user's has changed since a network was trained."""
     here = {"own_code": own_code(read_json(workdir / CONFIG))}
     for before in environments(workdir, network.stage)[-1:]:
         for module in changed_code(before, here):
@@ -191,23 +203,6 @@ def load_network(workdir: epath.Path, network: Network) -> Params:
                 "network now",
                 file=sys.stderr,
             )
-    all_devices()  # or else their error would seem to be a damaged checkpoint's
-    record = describe(workdir, network)
-    variables = load_folder(workdir / network.stage)[network.net]
-    if ":" in record["model"] and shapes(variables) != shapes(as_made_now(record)):
-        raise UserError(
-            f"{network.name} in {workdir} has other arrays than {record['model']} makes now: put "
-            "back the code that it was trained with"
-        )
-    return variables
-
-
-def as_made_now(record: Mapping[str, Any]) -> Params:
-    """The shapes of the variables that the code of a network's architecture makes."""
-    make = architecture(record["model"])
-    module = make(num_classes=record["num_classes"], dtype=jnp.float32)
-    pixels = jax.ShapeDtypeStruct((1, *record["image"]), jnp.float32)
-    return jax.eval_shape(module.init, jax.random.key(0), pixels)
 
 
 def shapes(variables: Params) -> dict[tuple[str, ...], tuple[int, ...]]:
@@ -216,11 +211,12 @@ def shapes(variables: Params) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 def environments(workdir: epath.Path, stage: str) -> list[Row]:
     """The environments in which a stage was trained, as far as they are known, the newest last."""
-    places = {row["environment"] for row in existing_rows(workdir / TIMES) if row["stage"] == stage}
+    rows = [row for row in existing_rows(workdir / TIMES) if row["stage"] == stage]
+    newest_first = dict.fromkeys(row["environment"] for row in reversed(rows))
     file = workdir / ENVIRONMENTS
     known = read_json(file) if file.exists() else []
     # Those of a file that was deleted, as is advised if it is damaged, are not known any more.
-    return [known[place] for place in sorted(places) if place < len(known)]
+    return [known[place] for place in reversed(newest_first) if place < len(known)]
 
 
 def load_best(workdir: epath.Path, network: Network) -> Params:

@@ -6,7 +6,7 @@ by dots, is its name in PyTorch except for the last part; and the axes are in an
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sskd_jax.exchange import torch_file
@@ -195,24 +196,29 @@ def to_state_dict(
     return {key: np.asarray(array, order="C") for key, array in state.items()}
 
 
-@cache
 def template(name: str, num_classes: int, side: int = SIDE) -> dict[str, Any]:
     """The shapes of the variables of an architecture or its branches, {"params", "batch_stats"}.
 
     Raises:
       UserError: there is no such architecture.
     """
-    network = architecture(model_of(name))(num_classes=num_classes, dtype=jnp.float32)
+    return _template(architecture(model_of(name)), _is_part(name), num_classes, side)
+
+
+@cache  # by the architecture itself, as a user may load its module again with other code
+def _template(
+    make: Callable[..., nn.Module], branches: bool, num_classes: int, side: int
+) -> dict[str, Any]:
+    network = make(num_classes=num_classes, dtype=jnp.float32)
 
     def init(key: Array, image: Array) -> dict[str, Any]:
         outputs, variables = network.init_with_output(key, image)
-        return network.branches.init(key, outputs.maps) if _is_part(name) else variables
+        return network.branches.init(key, outputs.maps) if branches else variables
 
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     return jax.eval_shape(init, jax.random.key(0), image)
 
 
-@cache
 def _places(name: str, num_classes: int, side: int = SIDE) -> dict[str, Place]:
     """The places of an architecture's variables, by their names in PyTorch."""
     places = {}

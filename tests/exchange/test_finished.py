@@ -2,8 +2,9 @@
 
 import json
 
-from sskd_jax.exchange.finished import Network, find_network, networks_in, result_row
+from sskd_jax.exchange.finished import Network, environments, find_network, networks_in, result_row
 from sskd_jax.system.paths import locate
+from sskd_jax.workdir.files import write_rows
 
 
 def test_networks_are_found_by_a_relative_path(tmp_path, monkeypatch):
@@ -19,6 +20,14 @@ def test_networks_are_found_by_a_relative_path(tmp_path, monkeypatch):
         (tmp_path / "run" / stage / "stage.json").write_text(json.dumps({"format": 2} | about))
     monkeypatch.chdir(tmp_path)
     assert list(networks_in(locate("run"))) == ["assistant", "kd/student", "teacher"]
+
+
+def test_the_environment_to_which_a_run_came_back_is_the_newest(tmp_path):
+    known = [{"python": "3.11"}, {"python": "3.12"}, {"python": "3.13"}]
+    (tmp_path / "environments.json").write_text(json.dumps(known))
+    rows = [{"stage": "student", "step": step, "environment": step % 2} for step in (2, 3, 4)]
+    write_rows(tmp_path / "times.jsonl", [*rows, {"stage": "teacher", "step": 1, "environment": 2}])
+    assert environments(locate(tmp_path), "student") == [known[1], known[0]]
 
 
 def test_a_network_that_learned_beside_that_of_the_stage(tmp_path):
