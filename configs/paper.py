@@ -240,20 +240,18 @@ def paper(names: str, data: str, teacher: str, student: str) -> dict[str, object
     out. One that learns together with its branches has another accuracy. The entry "of" names the
     data and the networks for which the accuracies hold. There are none for unknown data.
     """
-    of = {"data": data, "teacher": teacher, "student": student}
     if data not in PUBLISHED:
         return {}
     known = PUBLISHED[data]
+    usual = known.networks.get(teacher)
     pair = known.pairs.get((teacher, student), {}) | {"scratch": known.networks.get(student)}
     scores = {name: pair.get(name) for name in names.split(",")}
     students = scores if "," in names else {"student": scores[names]}
-    theirs = {
-        known.teachers.get(name, {}).get(teacher, known.networks.get(teacher))
-        for name, score in scores.items()
-        if score and name != "scratch"
-    } or {known.networks.get(teacher)}
+    taught = [name for name, score in scores.items() if score and name != "scratch"]
+    theirs = {known.teachers.get(name, {}).get(teacher, usual) for name in taught} or {usual}
     teachers = {"teacher": theirs.pop() if len(theirs) == 1 else None}
     if "hsakd_joint" in scores:
         stage = "teacher" if names == "hsakd_joint" else "hsakd_joint/teacher"
         teachers[stage] = known.joint_teachers.get(teacher)
+    of = {"data": data, "teacher": teacher, "student": student}
     return {"of": of} | {name: score for name, score in (teachers | students).items() if score}

@@ -93,9 +93,8 @@ def differences(stored: Row, config: Row) -> list[str]:
 
 def is_same(key: str, old: Any, new: Any) -> bool:
     """Whether two values of a config key are the same: of paths, the places that they name."""
-    if key.endswith(PATHS) and old and new:
-        return locate(old) == locate(new)
-    return old == new
+    is_path = key.endswith(PATHS) and old and new
+    return old == new or is_path and locate(old) == locate(new)
 
 
 def begun(workdir: epath.Path) -> Row | None:

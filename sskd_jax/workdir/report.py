@@ -152,7 +152,8 @@ def other_cells(rows: Sequence[Row]) -> list[str]:
 
 def result_cells(rows: Sequence[Row], seeds: int) -> list[str]:
     """The cells of a network's row, by `RESULT_COLUMNS`, from its rows of some seeds."""
-    first, several, trained = rows[0], len(rows) > 1, sum(row["minutes"] for row in rows)
+    first, several = rows[0], len(rows) > 1
+    trained = sum(row["minutes"] for row in rows)  # 0 for a given network: they are not known
     last, top5, best = (
         percent([row.get(score) for row in rows]) for score in ("top1", "top5", "best_top1")
     )
@@ -163,7 +164,7 @@ def result_cells(rows: Sequence[Row], seeds: int) -> list[str]:
         "" if several else top5,  # so that a line has at most 80 characters
         best,
         "" if several else str(first.get("best_epoch", "")),
-        f"{trained:.1f}" if trained else "",  # of a given network, they are not known
+        f"{trained:.1f}" if trained else "",
         str(first.get("paper", "")),
     ]
 
