@@ -1,6 +1,9 @@
 """What an installed package brings along, and what its requirements are."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -32,6 +35,26 @@ def test_a_config_is_found_in_any_folder(flag, tmp_path, monkeypatch):
     found = with_installed_config(f"{flag}configs/cifar.py:method=kd")
     path, _, arguments = found.removeprefix(flag).partition(":")
     assert Path(path).samefile(ROOT / "configs/cifar.py") and arguments == "method=kd"
+
+
+def test_modules_are_found_beside_a_package_of_ones_own(tmp_path):
+    """A folder whose own `configs` is a package, which hides other folders of that name."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").touch()
+    program = (
+        "from sskd_jax.system.installed import read_config\n"
+        "print(read_config('configs/cifar.py:method=kd').method.name)\n"
+        "import configs; print(configs.__file__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["kd", str(tmp_path / "configs" / "__init__.py")]
 
 
 def test_a_config_of_ones_own_comes_first(tmp_path, monkeypatch):

@@ -1,12 +1,16 @@
 """The config files that are installed next to the package."""
 
-import importlib.util
+import contextlib
+import importlib
 import os
+import pathlib
 import runpy
 from collections.abc import Sequence
 from typing import Any
 
 from sskd_jax.types import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]  # the folder that holds sskd_jax and configs
 
 
 def with_equals_sign(argv: Sequence[str]) -> list[str]:
@@ -27,14 +31,23 @@ def with_installed_config(argument: str) -> str:
     """
     flag, equals, value = argument.rpartition("--config=")
     path, colon, rest = value.partition(":")
-    if not path.startswith("configs/") or os.path.exists(path):
+    if not path.startswith("configs/"):
         return argument
-    package = importlib.util.find_spec("configs")
-    places = [] if package is None else package.submodule_search_locations
-    for folder in places:
-        if os.path.exists(found := os.path.join(os.path.dirname(folder), path)):
-            return flag + equals + found + colon + rest
-    return argument
+    add_installed_modules()
+    if os.path.exists(path) or not (ROOT / path).exists():
+        return argument
+    return f"{flag}{equals}{ROOT / path}{colon}{rest}"
+
+
+def add_installed_modules() -> None:
+    """Lets `from configs import common` find the installed file in a folder with other configs.
+
+    Those may be a package called `configs` themselves, which alone would be searched.
+    """
+    with contextlib.suppress(Exception):  # of the user's package; a config that needs it tells it
+        places = importlib.import_module("configs").__path__
+        if str(ROOT / "configs") not in places:
+            places.append(str(ROOT / "configs"))
 
 
 def read_config(argument: str) -> Any:
