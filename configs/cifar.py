@@ -42,8 +42,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def build(args: dict[str, str]) -> ConfigDict:
     """The config of these arguments."""
     names, teacher, student = args["method"], args["teacher"], args["student"]
-    one = partial(named.method, preset=args["weights"], pair=(teacher, student))
-    config = named.chosen(names, one)
+    one = partial(named.method, pair=(teacher, student))
+    config = named.chosen(names, args["weights"], one)
     config.update(common.RUN)
     config.data = data(args["dataset"])
     # The teacher's checkpoint may also be a .pth file.

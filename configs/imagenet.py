@@ -15,8 +15,6 @@ What they did not specify is marked "silent". Most later papers train the studen
 (epochs=100), CTKD for 120. With fewer than 90, the rate falls after each third of them.
 """
 
-from functools import partial
-
 from ml_collections import ConfigDict
 
 from configs import common, named
@@ -39,7 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         epochs="90",
     )
     names, teacher, student = args["method"], args["teacher"], args["student"]
-    config = named.chosen(names, partial(named.imagenet_method, preset=args["weights"]))
+    config = named.chosen(names, args["weights"], named.imagenet_method)
     config.update(common.RUN)
     config.data = data(args["dataset"])
     # The teacher's checkpoint may be torchvision's .pth.

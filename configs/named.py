@@ -1,5 +1,6 @@
 """The methods that a config names: their entries, their sections, and the stages of their own."""
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,10 +13,20 @@ from configs.standardized import Pair
 from sskd_jax.methods import METHODS
 from sskd_jax.types import Method, UserError, blamed, choose, find
 
+SCENARIOS = ("long_tail", "continual")  # configs that give the methods of `COMPARED` other names
+
 
 def entry_of(name: str) -> Entry:
     """The entry of a method by its typed name, which may be a user's, "my_code:method"."""
-    return own_entry(name) if ":" in name else choose(ENTRIES, name, "method")
+    if ":" in name:
+        return own_entry(name)
+    for scenario in () if name in ENTRIES else SCENARIOS:
+        file = f"configs/{scenario}.py"
+        if name in importlib.import_module(f"configs.{scenario}").COMPARED:
+            raise UserError(
+                f"the method {name!r} is one of {file}: take --config={file}:method={name}"
+            )
+    return choose(ENTRIES, name, "method")
 
 
 def own_entry(name: str) -> Entry:
@@ -68,12 +79,22 @@ def imagenet_method(name: str, preset: str = "code") -> ConfigDict:
     return config
 
 
-def chosen(names: str, one: Callable[[str], ConfigDict]) -> ConfigDict:
-    """The config of the named method; for several, separated by commas, that of all of them."""
+def chosen(names: str, preset: str, one: Callable[[str, str], ConfigDict]) -> ConfigDict:
+    """The config of the named method; for several, separated by commas, that of all of them.
+
+    Args:
+      names: of the methods.
+      preset: of the terms' weights. Of several methods, those that lack it have the preset "code".
+      one: (name, preset) -> the config of one method.
+    """
     split = names.split(",")
+    having = [name for name in split if preset in entry_of(name).weights]
     if len(split) == 1:
-        return one(names)
-    settings = {key_of(name): one(name) for name in split}
+        return one(names, preset)
+    settings = {
+        key_of(name): one(name, "code" if having and name not in having else preset)
+        for name in split
+    }
     return ConfigDict({"methods": tuple(map(key_of, split)), "settings": settings})
 
 

@@ -37,6 +37,16 @@ def test_every_method_has_numbers_and_a_weight_for_every_term(name):
         assert all(kind in config for kind in built.method)
 
 
+def test_a_preset_counts_for_the_methods_that_have_it():
+    for module in (cifar, imagenet):
+        found = module.get_config("method=scratch,kd,sskd,weights=eccv").settings
+        alone = [module.get_config(f"method={name}").weights for name in ("scratch", "kd")]
+        assert [found.scratch.weights, found.kd.weights] == alone
+        assert found.sskd.weights == module.get_config("weights=eccv").weights
+    with pytest.raises(UserError, match="unknown weights for scratch 'eccv'"):
+        cifar.get_config("method=scratch,kd,weights=eccv")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_imagenets_numbers_and_weights_are_those_of_the_method(name):
     """What differs there is said of numbers and terms that there are."""

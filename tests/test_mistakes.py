@@ -72,6 +72,14 @@ MISTAKES = [
     ((QUICK, "stray"), "'stray' is not a flag"),
     ((QUICK + ":metod=kd",), "unknown config argument 'metod': did you mean 'method'"),
     ((CIFAR + ":method=ssdk",), "unknown method 'ssdk': did you mean 'sskd'"),
+    (
+        (CIFAR + ":method=crt",),
+        "'crt' is one of configs/long_tail.py: take --config=configs/long_tail.py:method=crt",
+    ),
+    (
+        (QUICK + ":method=kd,derpp",),
+        "'derpp' is one of configs/continual.py: take --config=configs/continual.py:method=derpp",
+    ),
     ((CIFAR + ":method",), "config argument 'method' has no value: write method=sskd"),
     ((CIFAR + ":teacher=resnet57",), "unknown architecture 'resnet57': did you mean 'resnet56'"),
     ((CIFAR + ":weights=iccv",), "did you mean 'eccv'"),
@@ -147,7 +155,7 @@ MISTAKES = [
     ),
     (
         (QUICK, "--config.student.batch_size=4096"),
-        "student.batch_size=4096 is more than the 136 training images",
+        "student.batch_size=4096 is more than the 136 images of an epoch",
     ),
     (
         (QUICK, "--config.teacher.learning_rate=-0.1"),
@@ -413,7 +421,7 @@ MISTAKES = [
     ),
     (
         (*FLOWERS, "--config.student.batch_size=64"),
-        "student.batch_size=64 is more than the 24 training images",
+        "student.batch_size=64 is more than the 24 images of an epoch",
     ),
     (
         (IMAGENET + ":dataset=flowers", "--config.data.data_dir={folder}/shorn"),
