@@ -87,7 +87,7 @@ def steps_per_epoch(
         )
     if size > visited:
         raise UserError(
-            f"{kind}.batch_size={size} is more than the {visited} training images: "
+            f"{kind}.batch_size={size} is more than the {visited} images of an epoch: "
             "use a smaller one"
         )
     steps = visited // size

@@ -153,6 +153,11 @@ def check(config: ConfigDict) -> list[Recipe]:
     Raises:
       UserError: a key is missing or unknown, or its value is not allowed.
     """
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"the config is a {type(config).__name__}: give the ConfigDict of a config file, such "
+            "as configs.quickstart.get_config()"
+        )
     check_keys("", config, RUN, allowed=("methods", *NO_STAGE))
     data = section(config, "data")
     check_keys("data.", data, DATA | (STREAMING if "size" in data else {}))

@@ -46,6 +46,13 @@ def test_a_star_gives_all_of_them():
     assert NAMES.keys() <= set(names)
 
 
+@pytest.mark.parametrize("config", ["configs/quickstart.py", {"seed": 0}])
+def test_what_is_no_config_says_what_to_give(config, tmp_path):
+    kind = type(config).__name__
+    with pytest.raises(UserError, match=f"the config is a {kind}: give .*quickstart.get_config"):
+        sskd_jax.run(config, str(tmp_path))
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'sskd_jax' has no attribute 'MODEL'"):
         sskd_jax.MODEL  # noqa: B018

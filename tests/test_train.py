@@ -548,7 +548,7 @@ MISTAKES = [
         {"student.batch_size": 12},
         "8 devices do not divide student.batch_size=12: use --config.student.batch_size=16",
     ),
-    ({"student.batch_size": 512}, "student.batch_size=512 is more than the 109 training images"),
+    ({"student.batch_size": 512}, "student.batch_size=512 is more than the 109 images of an epoch"),
     (
         {"student.model": "resnet57"},
         "unknown student architecture 'resnet57': did you mean 'resnet56'",

@@ -87,6 +87,11 @@ def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
         to be streamed.
     """
     if streaming:
+        if name in LOADERS:
+            raise UserError(
+                f"the images of {name} are no JPEGs, which alone are streamed: take "
+                f"--config=configs/cifar.py:dataset={name}"
+            )
         if name.partition(":")[2].isidentifier():  # not a version, as in food101:2.0.0
             raise UserError(
                 f"the dataset {name!r} is loaded into memory, and this config streams prepared "

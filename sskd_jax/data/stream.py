@@ -317,11 +317,6 @@ def load(
     Raises:
       UserError: the dataset is absent, not whole, or of another kind.
     """
-    if name in prepared.OFFICIAL_FOLDER:
-        raise UserError(
-            f"the images of {name} are no JPEGs, which alone are streamed: take "
-            f"--config=configs/cifar.py:dataset={name}"
-        )
     import_tensorflow()  # before tfds does, and as it should be
     import tensorflow_datasets as tfds
 

@@ -186,7 +186,7 @@ def from_file(path: pathlib.Path, network: str | None, given: Mapping[str, Any])
             + " and ".join(f"{key}=(R, G, B)" for key in missing)
             + " (as flags: --mean R G B --std R G B)"
         )
-    name = network or record.get("model") or torch_bridge.identified(state)
+    name = network or record.get("model") or identified(path, state)
     if not network and ":" in name:
         raise UserError(
             f"{path} is a network of the module {name.partition(':')[0]!r}, whose code would be "
@@ -206,6 +206,14 @@ def from_file(path: pathlib.Path, network: str | None, given: Mapping[str, Any])
             "copy of it back"
         )
     return classifier(name, variables, record | {"num_classes": num_classes})
+
+
+def identified(path: pathlib.Path, state: torch_bridge.StateDict) -> str:
+    """The name in `MODELS` of the architecture whose weights `state`, of this file, holds."""
+    try:
+        return torch_bridge.identified(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def is_described(path: pathlib.Path) -> bool:

@@ -145,7 +145,10 @@ def identified(state_dict: StateDict) -> str:
     """
     name = _fitting_model(_own_entries("", state_dict))
     if name is None:
-        raise UserError("this is none of our architectures: name the one that it is")
+        raise UserError(
+            "it is none of our architectures: name a network of yours, network=MODULE:CLASS "
+            "(--network=MODULE:CLASS)"
+        )
     prefix = _telling_prefix(_unwrapped(state_dict))
     return MOBILENETS[prefix] if prefix and name in MOBILENETS.values() else name
 

@@ -276,6 +276,7 @@ def test_a_shard_that_was_cut_short(tmp_path):
             "test",
             "cifar10 are no JPEGs.*: take --config=configs/cifar.py:dataset=cifar10",
         ),
+        ("digits", "test", "digits are no JPEGs.*: take --config=configs/cifar.py:dataset=digits"),
         (
             "imagenet2012",
             "validation",

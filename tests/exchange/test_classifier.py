@@ -184,6 +184,16 @@ def test_what_is_no_image_is_told(workdir, tmp_path):
         sskd_jax.load(workdir).predict(tmp_path / "text.png")
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"), [((3, 4), "it is none of our arch.*: name"), ((3,), "no classifier in")]
+)
+def test_a_file_of_no_network_of_ours_is_named(shape, message, tmp_path):
+    path = tmp_path / "x.pth"
+    torch_file.write_tensors(path, {"strange.weight": np.ones(shape, np.float32)})
+    with pytest.raises(UserError, match=f"x.pth: {message}"):
+        sskd_jax.load(path, mean=MEAN, std=STD)
+
+
 def test_a_damaged_safetensors_file(workdir, tmp_path):
     content = (workdir / "student.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
