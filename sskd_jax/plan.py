@@ -185,6 +185,7 @@ def make_job(
         remarks=remarks_of(config, recipe, kind, name),
         beside={
             "normalisation": sections.normalisations(config, stage),
+            "made": [net for net, own in stage.nets.items() if own.made],
         },
     )
 
@@ -272,7 +273,7 @@ def supplied(task: Task, frozen: Frozen, variables: Params) -> tuple[Frozen, Par
     constants, start = {}, {}
     for name, own in variables.items():
         net, module = task.stage.nets[name], task.modules[name]
-        if net.learns or net.follows:
+        if not net.is_frozen:
             start[name] = own
         elif is_ours(module):
             dtype = getattr(module, "dtype", jnp.float32)
@@ -323,14 +324,14 @@ def parameters(job: Job, *nets: str) -> int:
 
 def described(job: Job) -> Row:
     """The row of a job in the table of stages that is shown before training."""
-    learned = [name for name, net in job.task.stage.nets.items() if net.learns]
+    own = [name for name, net in job.task.stage.nets.items() if net.learns or net.made]
     epochs = "1 epoch" if job.epochs == 1 else f"{job.epochs} epochs"
     work = f"{epochs}, {job.total_steps} steps of {job.batch_size}"
     if job.start_from:
         work += f", from {job.start_from}"
     return {
         "stage": job.name,
-        "network": ", ".join(job.networks.get(name, name) for name in learned),
+        "network": ", ".join(job.networks.get(name, name) for name in own),
         "parameters": parameters(job),
         "images": job.images.size,
         "work": f"from {job.checkpoint}" if job.checkpoint else work,

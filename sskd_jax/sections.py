@@ -65,7 +65,7 @@ def normalisations(config: ConfigDict, stage: Stage) -> dict[str, dict[str, Any]
     """The mean, std and, if it is their own, image size of a stage's learning networks, by net."""
     found = {}
     for name, net in stage.nets.items():
-        if net.learns and net.is_network:
+        if (net.learns or net.made) and net.is_network:
             optics = optics_of(config.data).own(config[net.module])
             found[name] = {"mean": list(optics.mean), "std": list(optics.std)}
             if size := config[net.module].get("size"):

@@ -70,8 +70,8 @@ class Outputs(NamedTuple):
 class Net(NamedTuple):
     """A network, or any other module with parameters, that takes part in a stage.
 
-    A net that neither learns nor follows is frozen: it runs in evaluation mode and is not stored
-    in checkpoints.
+    A net that neither learns, follows nor is made is frozen: it runs in evaluation mode and is not
+    stored in checkpoints.
 
     Attributes:
       module: a linen module whose `__call__` takes `train: bool = False`, or a string for the
@@ -82,6 +82,8 @@ class Net(NamedTuple):
       follows: the net of this stage whose moving average it is. It starts with that net's
         weights, is updated after every step, and runs in training mode.
       momentum: of the moving average.
+      made: whether `Stage.tied` makes its parameters of other nets'. The loss never calls it, and
+        `start` gives its first weights and its batch statistics, which stay.
     """
 
     module: nn.Module | str
@@ -89,6 +91,12 @@ class Net(NamedTuple):
     learns: bool = True
     follows: str = ""
     momentum: float = 0.0
+    made: bool = False
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it stays as an earlier stage left it."""
+        return not (self.learns or self.follows or self.made)
 
     @property
     def place(self) -> tuple[str, str]:
@@ -121,6 +129,11 @@ def frozen(module: nn.Module | str, start: str = "") -> Net:
 def follows(leader: str, module: nn.Module | str, momentum: float) -> Net:
     """A net that is the moving average of the net `leader`."""
     return Net(module, learns=False, follows=leader, momentum=momentum)
+
+
+def made(module: nn.Module | str, start: str) -> Net:
+    """A net that starts as an earlier stage left it, and that `Stage.tied` then changes."""
+    return Net(module, start, learns=False, made=True)
 
 
 class Batch(NamedTuple):
@@ -195,8 +208,8 @@ class Stage(NamedTuple):
     """One part of a method's training.
 
     A stage that has the name of one of its nets produces that network, which can be exported, as
-    can other networks that learn in it. Its accuracy is reported in the results, as is that of
-    every other stage with a score `top1`.
+    can other networks that learn or are made in it. Its accuracy is reported in the results, as is
+    that of every other stage with a score `top1`.
 
     Attributes:
       terms: names of the loss terms, each of which needs a weight.
@@ -212,8 +225,8 @@ class Stage(NamedTuple):
       order: (rng, images, epoch) -> i64[M'], the images of an epoch in order. `images` has the
         attributes `size` and `label`; M' is the same in all epochs. A method `check` of it,
         (images, number of epochs), raises a `UserError` if they do not suit it.
-      tied: (params of the nets that learn or follow) -> the same, in which some that the loss does
-        not use are made of others. It is applied to the first weights and after every update.
+      tied: (params of all nets) -> the same, in which some that the loss does not use are made of
+        others. It is applied to the first weights and after every update; frozen nets stay.
       shared: whether it is trained once for all methods of a run.
       momentum_offset: is subtracted from the momentum of the first term's gradient and added to
         that of the other terms'; 0: one momentum for the whole gradient. See `methods/dot.py`.

@@ -206,9 +206,7 @@ def begin(
     all_learn = {name: net._replace(learns=True, start="") for name, net in nets.items()}
     everything = task._replace(stage=stage._replace(nets=all_learn))
     state = initial_state(everything, jax.random.key(4), frozen, start)
-    still = {
-        name: state.variables[name] for name, net in nets.items() if not (net.learns or net.follows)
-    }
+    still = {name: state.variables[name] for name, net in nets.items() if net.is_frozen}
     params, batch_stats = (
         {name: own for name, own in tree.items() if name not in still}
         for tree in (state.params, state.batch_stats)

@@ -216,10 +216,11 @@ def test_methods_with_more_than_a_student_train(others):
 
 
 @pytest.mark.slow
-def test_a_student_whose_method_has_a_classifier_of_its_own_is_evaluated_with_it(others):
+@pytest.mark.parametrize("stage", ["ldam/student", "decoupled/classifier"])
+def test_a_student_whose_method_has_a_classifier_of_its_own_is_evaluated_with_it(others, stage):
     workdir, table = others
-    (row,) = (row for row in table if row["stage"] == "ldam/student")
-    student = sskd_jax.load(workdir, stage="ldam/student")
+    (row,) = (row for row in table if row["stage"] == stage)
+    student = sskd_jax.load(workdir, stage=stage)
     found = evaluate(student, sources.load("digits", None), "test", jax.devices()[:1])
     assert found["top1"] == row["top1"]
 

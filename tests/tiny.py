@@ -105,7 +105,7 @@ def make_frozen(task: Task, count: int = 48) -> Frozen:
     everything = task._replace(stage=stage._replace(nets=learning))
     program = partial(begin, everything, frozen.image.shape[1:])
     state = run_once(program, jax.random.key(2), frozen.label, frozen.nets, {})
-    still = [name for name, net in stage.nets.items() if not (net.learns or net.follows)]
+    still = [name for name, net in stage.nets.items() if net.is_frozen]
     return frozen._replace(nets={name: state.variables[name] for name in still})
 
 

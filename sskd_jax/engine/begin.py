@@ -20,6 +20,7 @@ from sskd_jax.engine.task import (
     as_float32,
     complete,
     objective,
+    tied,
     traced_once,
     viewer,
 )
@@ -129,13 +130,13 @@ def black_batch(task: Task, shape: tuple[int, ...], key: Array, memory: Any) -> 
 def untrained_state(task: Task, variables: Params, memory: Any, losses: Losses) -> TrainState:
     """The state of step 0, given the variables of all nets; of `losses`, only the names matter."""
     nets = task.stage.nets
-    own = {name: variables[name] for name, net in nets.items() if net.learns or net.follows}
-    params = {name: net["params"] for name, net in own.items()}
+    own = {name: variables[name] for name, net in nets.items() if not net.is_frozen}
+    params = tied(task, {name: net["params"] for name, net in variables.items()})
     learned = {name: tree for name, tree in params.items() if nets[name].learns}
     names = ("loss", *losses.terms, *losses.figures)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=task.stage.tied(params),
+        params=params,
         batch_stats={name: net["batch_stats"] for name, net in own.items()},
         opt_state=task.optimizer.init(learned),
         memory=memory,
@@ -147,7 +148,7 @@ def untrained_state(task: Task, variables: Params, memory: Any, losses: Losses) 
 def check_loss(stage: Stage, losses: Losses, called: Mapping[str, bool]) -> None:
     """Raises a `UserError` if the loss is not as its stage declares it."""
     expect(losses, Losses, "the loss")
-    if unused := [name for name in stage.nets if name not in called]:
+    if unused := [name for name, net in stage.nets.items() if not (net.made or name in called)]:
         raise UserError(
             f"the stage declares the net {unused[0]!r}, but its loss never calls it: call it, or "
             "leave it out"

@@ -23,7 +23,7 @@ def batch_scores(
     """The number of images that count in a whole batch, and {name: [sum, count]} of every score.
 
     Args:
-      variables: {"params", "batch_stats"} of the nets that learn or follow, by net.
+      variables: {"params", "batch_stats"} of the nets that are not frozen, by net.
       index: [n], this device's examples.
       mask: bool[n], whether they count.
     """

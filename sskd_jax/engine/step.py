@@ -28,6 +28,7 @@ from sskd_jax.engine.task import (
     gather_examples,
     net_functions,
     objective,
+    tied,
     viewer,
 )
 from sskd_jax.types import Array, Batch, Params, Streamed
@@ -80,7 +81,7 @@ def train_step(
     watched = values | {"gradient": sum_of_leaves(grads)}
     return TrainState(
         step=state.step + 1,
-        params=task.stage.tied(params),
+        params=tied(task, {name: own["params"] for name, own in frozen.nets.items()} | params),
         batch_stats=batch_stats,
         opt_state=opt_state,
         memory=memory,

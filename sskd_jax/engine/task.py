@@ -58,7 +58,7 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: i32[], steps done.
-      params: by net, of those that learn or follow.
+      params: by net, of those that are not frozen.
       batch_stats: likewise, of their batch norms.
       opt_state: of the optimizer.
       memory: what the stage carries.
@@ -77,7 +77,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> Params:
-        """{"params", "batch_stats"} of the nets that learn or follow, by net."""
+        """{"params", "batch_stats"} of the nets that are not frozen, by net."""
         return {
             net: {"params": params, "batch_stats": self.batch_stats[net]}
             for net, params in self.params.items()
@@ -112,6 +112,12 @@ class Frozen(NamedTuple):
     image: Array
     label: Array
     nets: Params
+
+
+def tied(task: Task, params: Params) -> Params:
+    """The params of the nets that are not frozen, as `Stage.tied` makes them of those of all."""
+    found = task.stage.tied(params)
+    return {name: own for name, own in found.items() if not task.stage.nets[name].is_frozen}
 
 
 def traced_once(module: nn.Module, method: str) -> Callable[..., Any]:

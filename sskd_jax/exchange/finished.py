@@ -80,14 +80,15 @@ def find_network(workdir: epath.Path, name: str | None) -> Network:
 
     Args:
       workdir: of the run.
-      name: the wanted one; None: the only student.
+      name: the wanted one; None: the only student. A network that was made of one, such as cRT's,
+        is a student, too.
 
     Raises:
       UserError: there is no such network, or there are several students to choose from.
     """
     check_run(workdir)
     found = networks_in(workdir)
-    students = [name for name, network in found.items() if network.net == "student"]
+    students = [name for name, network in found.items() if is_student(workdir, network)]
     if name is None and not students:
         raise UserError(f"{workdir} holds no student: give the workdir of a run that trained one")
     if name is None and len(students) > 1:
@@ -95,6 +96,12 @@ def find_network(workdir: epath.Path, name: str | None) -> Network:
             f"{workdir} holds several students: choose one with --stage={'|'.join(students)}"
         )
     return choose(found, name or students[0], "stage")
+
+
+def is_student(workdir: epath.Path, network: Network) -> bool:
+    """Whether a network is a student, or was made of one."""
+    made = description(workdir / network.stage).get("made", [])
+    return network.net in ("student", *made)
 
 
 def describe(workdir: epath.Path, network: Network, best: bool = False) -> dict[str, Any]:

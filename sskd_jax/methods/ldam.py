@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sskd_jax.axis import everywhere
 from sskd_jax.losses import accuracy, normalized, product
-from sskd_jax.methods.long_tail import by_frequency
+from sskd_jax.methods.long_tail import Classifier, by_frequency, with_classifier
 from sskd_jax.rules import BelowOne, Index, NotNegative, Positive
-from sskd_jax.types import Array, Batch, Losses, Method, Nets, Params, Stage, UserError, learns
+from sskd_jax.types import Array, Batch, Losses, Method, Nets, Params, Stage, learns
 from sskd_jax.views import once
 
 
@@ -69,23 +68,9 @@ def with_cosines(params: Params) -> Params:
     """The params in which the student's classifier [E, K] holds the class vectors, without a bias.
 
     So the trained network ranks the classes as the cosines do, wherever it is used.
-
-    Raises:
-      UserError: the student has no such classifier, or several layers that may be it.
     """
-    vectors = normalized(params["cosines"]["kernel"]).T
-    student = flatten_dict(params["student"])
-    found = [path for path, leaf in student.items() if leaf.shape == vectors.shape]
-    if len(found) != 1:
-        raise UserError(
-            f"ldam takes the place of a student's classifier, a kernel {list(vectors.shape)}, and "
-            f"this student has {len(found)} of them: choose another network"
-        )
-    *layer, _ = found[0]
-    bias = (*layer, "bias")
-    zeros = {bias: jnp.zeros_like(student[bias])} if bias in student else {}
-    student = unflatten_dict(student | {found[0]: vectors} | zeros)
-    return {**params, "student": student}
+    vectors = Classifier(normalized(params["cosines"]["kernel"]).T, bias=None)
+    return {**params, "student": with_classifier(params["student"], vectors)}
 
 
 def ldam(

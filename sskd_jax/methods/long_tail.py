@@ -1,20 +1,22 @@
-"""What methods for long-tailed datasets share: scores by frequency, a balanced order, scales.
+"""What methods for long-tailed datasets share: scores by frequency, a balanced order, scales,
+and another classifier in place of a network's own.
 
 By the number of its training images a class is frequent, medium or rare (Liu et al., Large-Scale
 Long-Tailed Recognition in an Open World, CVPR 2019).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sskd_jax.axis import everywhere
 from sskd_jax.methods.common import Scores, classification_scores
-from sskd_jax.types import Array, Batch, Binned, Nets
+from sskd_jax.types import Array, Batch, Binned, Nets, Params, UserError
 from sskd_jax.views import once
 
 Shuffle = Callable[[list[Any]], None]  # in place
@@ -29,6 +31,55 @@ class Scales(nn.Module):
     @nn.compact
     def __call__(self, logits: Array, train: bool = False) -> Array:
         return logits * self.param("scale", nn.initializers.ones, logits.shape[-1:])[None]
+
+
+class Classifier(NamedTuple):
+    """A network's last layer: kernel f32[E, K], and bias f32[K], or None for none."""
+
+    kernel: Array
+    bias: Array | None
+
+
+def kernel_path(network: Params, *shape: int) -> tuple[str, ...]:
+    """The place of a classifier's kernel [E, K] in the params of a network; `shape` is E, K or K.
+
+    Raises:
+      UserError: there is none, or there are several matrices that may be it.
+    """
+    leaves = flatten_dict(network).items()
+    matrices = {path: leaf.shape for path, leaf in leaves if leaf.ndim == 2}
+    found = [path for path, sides in matrices.items() if sides[-len(shape) :] == shape]
+    if len(found) != 1:
+        kernel = ", ".join(map(str, ("E", *shape)[-2:]))
+        raise UserError(
+            f"this method replaces a student's classifier, a kernel [{kernel}], and this student "
+            f"has {len(found)} of them: choose another network"
+        )
+    return found[0]
+
+
+def classifier_of(network: Params, num_classes: int) -> Classifier:
+    """The classifier in the params of a network; raises a `UserError` as `kernel_path`."""
+    path, leaves = kernel_path(network, num_classes), flatten_dict(network)
+    return Classifier(leaves[path], leaves.get((*path[:-1], "bias")))
+
+
+def with_classifier(network: Params, classifier: Classifier) -> Params:
+    """The params of a network with another classifier; a bias of the old one becomes 0 for None.
+
+    Raises:
+      UserError: as `kernel_path`, or only the new classifier has a bias.
+    """
+    path, leaves = kernel_path(network, *classifier.kernel.shape), flatten_dict(network)
+    new, bias = {path: classifier.kernel}, (*path[:-1], "bias")
+    if bias in leaves:
+        new[bias] = jnp.zeros_like(leaves[bias]) if classifier.bias is None else classifier.bias
+    elif classifier.bias is not None:
+        raise UserError(
+            "this method replaces a student's classifier by one with a bias, and this student's "
+            "has none: choose another network"
+        )
+    return unflatten_dict(leaves | new)
 
 
 def groups(counts: np.ndarray) -> dict[str, np.ndarray]:

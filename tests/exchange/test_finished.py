@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
+
 from sskd_jax.exchange.finished import Network, environments, find_network, networks_in, result_row
 from sskd_jax.system.paths import locate
+from sskd_jax.types import UserError
 from sskd_jax.workdir.files import write_rows
 
 
@@ -20,6 +23,16 @@ def test_networks_are_found_by_a_relative_path(tmp_path, monkeypatch):
         (tmp_path / "run" / stage / "stage.json").write_text(json.dumps({"format": 2} | about))
     monkeypatch.chdir(tmp_path)
     assert list(networks_in(locate("run"))) == ["assistant", "kd/student", "teacher"]
+
+
+def test_a_network_that_was_made_of_a_student_is_one_to_choose_from(tmp_path):
+    for kind in ("teacher", "student", "classifier"):
+        about = {"format": 2, f"{kind}_model": "resnet8", "made": ["classifier"]}
+        (tmp_path / "crt" / kind).mkdir(parents=True)
+        (tmp_path / "crt" / kind / "stage.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="choose one with --stage=crt/classifier.crt/student$"):
+        find_network(locate(tmp_path), None)
+    assert find_network(locate(tmp_path), "crt/classifier").net == "classifier"
 
 
 def test_the_environment_to_which_a_run_came_back_is_the_newest(tmp_path):

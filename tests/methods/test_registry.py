@@ -120,7 +120,8 @@ def test_scores_come_by_row(found):
 def test_shapes_are_known_before_anything_is_computed(found):
     """And every parameter that learns is one that the loss depends on, but for a classifier's."""
     task, frozen, state = found.start
-    planned = sketch(task, frozen, {})
+    made = {name: state.variables[name] for name, net in task.stage.nets.items() if net.made}
+    planned = sketch(task, frozen, made)
     assert jax.tree.map(describe, planned.state) == jax.tree.map(describe, state)
     reached = jax.tree.leaves_with_path(planned.reached)
     passed_over = {jax.tree_util.keystr(path) for path, is_reached in reached if not is_reached}
