@@ -102,8 +102,14 @@ def test_seeds_of_another_config_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_seeds_are_trained_one_after_the_other(tmp_path, capsys):
-    config = small_config(seed=3, seeds=2, until="teacher", **{"teacher.epochs": 1})
+    """A run of one seed that was moved there is the first of them."""
+    config = small_config(seed=3, until="teacher", **{"teacher.epochs": 1})
+    run(config, tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "seed-3")
+    before = (tmp_path / "seed-3" / "metrics.jsonl").read_bytes()
+    config.seeds = 2
     table = run(config, tmp_path)
+    assert (tmp_path / "seed-3" / "metrics.jsonl").read_bytes() == before
     assert [(row["seed"], row["stage"]) for row in table] == [(3, "teacher"), (4, "teacher")]
     assert "seed-3" in capsys.readouterr().out
     weights = []

@@ -3,7 +3,7 @@
 from etils import epath
 
 from sskd_jax.types import UserError
-from sskd_jax.workdir.files import CONFIG, STAGE
+from sskd_jax.workdir.files import CONFIG, STAGE, read_json
 
 PREFIX = "seed-"
 
@@ -47,9 +47,10 @@ def check_free(workdir: epath.Path, several: bool) -> None:
         if (run / CONFIG).exists():
             raise UserError(f"{workdir} lies in {run}, which is a run itself: give another place")
     if several and (workdir / CONFIG).exists():
+        seed = read_json(workdir / CONFIG)["seed"]
         raise UserError(
-            f"{workdir} holds a run of one seed: give --config.seeds=1 to go on with it, or "
-            "another --workdir"
+            f"{workdir} holds a run of one seed: give --config.seeds=1 to go on with it, or move "
+            f"it to NEW/{PREFIX}{seed} and give --workdir=NEW"
         )
     if not several and (found := folders(workdir)):
         raise UserError(

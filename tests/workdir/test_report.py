@@ -141,9 +141,9 @@ def test_one_run_and_several_seeds_do_not_share_a_workdir(tmp_path):
     finished_seed(several, 7, 0.5)
     with pytest.raises(UserError, match="several seeds: give --workdir=.*seed-7"):
         seeds.check_free(several, several=False)
-    with Logbook(single, {"seed": 0}, jax.devices()):
+    with Logbook(single, {"seed": 5}, jax.devices()):
         pass
-    with pytest.raises(UserError, match="give --config.seeds=1"):
+    with pytest.raises(UserError, match="give --config.seeds=1 .*, or move it to NEW/seed-5 and"):
         seeds.check_free(single, several=True)
     for inner in ("kd", "kd/student"):
         with pytest.raises(
