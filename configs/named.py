@@ -88,9 +88,9 @@ def chosen(names: str, preset: str, one: Callable[[str, str], ConfigDict]) -> Co
       one: (name, preset) -> the config of one method.
     """
     split = names.split(",")
-    having = [name for name in split if preset in entry_of(name).weights]
     if len(split) == 1:
         return one(names, preset)
+    having = [name for name in split if preset in entry_of(name).weights]
     settings = {
         key_of(name): one(name, "code" if having and name not in having else preset)
         for name in split

@@ -1,5 +1,4 @@
-"""What methods for long-tailed datasets share: scores by frequency, a balanced order, scales,
-and another classifier in place of a network's own.
+"""What methods for long tails share: scores by frequency, a balanced order, other classifiers.
 
 By the number of its training images a class is frequent, medium or rare (Liu et al., Large-Scale
 Long-Tailed Recognition in an Open World, CVPR 2019).

@@ -17,6 +17,7 @@ from shapes import shapes
 from sskd_jax.axis import AXIS
 from sskd_jax.exchange import torch_bridge
 from sskd_jax.layers.norm import BatchNorm, folded
+from sskd_jax.methods.long_tail import classifier_of
 from sskd_jax.models import MODELS
 from sskd_jax.models.shufflenet import shuffle
 from sskd_jax.types import Outputs
@@ -217,10 +218,9 @@ def normalised(run: Recorded) -> list[np.ndarray]:
 
 
 def test_embedding_feeds_the_classifier(run):
-    leaves = flatten_dict(run.variables["params"])
-    (path,) = {path[:-1] for path in leaves if path[0] in ("fc", "linear", "classifier")}
-    logits = np.asarray(run.evaluated.embed) @ leaves[*path, "kernel"] + leaves[*path, "bias"]
-    assert_near(logits, run.evaluated.logits, 1e-5)
+    logits = run.evaluated.logits
+    kernel, bias = classifier_of(run.variables["params"], logits.shape[1])
+    assert_near(np.asarray(run.evaluated.embed) @ kernel + bias, logits, 1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", *MANY_SHAPES])
