@@ -15,7 +15,11 @@ def methods() -> list[str]:
     """Every method with its numbers."""
     numbers = {name: ", ".join(inspect.signature(METHODS[name]).parameters) for name in METHODS}
     lines = [f"{name:<18}{text}" for name, text in numbers.items()]
-    return [*lines, "or one of your own, my_code:method; and variants, such as at+kd and kd+ls"]
+    return [
+        *lines,
+        "or one of your own, my_code:method; and variants, such as at+kd and kd+ls",
+        "configs/long_tail.py and configs/continual.py have other names, such as crt and derpp",
+    ]
 
 
 def keys() -> list[str]:
