@@ -5,6 +5,8 @@ from random weights (cRT), or a factor is learned for each class's logit (LWS). 
 that classifier is the result.
 """
 
+import jax.numpy as jnp
+
 from sskd_jax.layers.heads import Projector
 from sskd_jax.methods.common import labelled, supervised
 from sskd_jax.methods.long_tail import (
@@ -29,9 +31,15 @@ def rescaled(params: Params) -> Params:
 
 
 def retrained(params: Params) -> Params:
-    """The params in which the net `classifier` is the student with another classifier."""
-    new = Classifier(**params["head"]["to_target"]["linear"])
-    return {**params, "classifier": with_classifier(params["classifier"], new)}
+    """The params in which the net `classifier` is the student with another classifier.
+
+    If the student's has no bias, the other one's stays 0.
+    """
+    layer = params["head"]["to_target"]["linear"]
+    if classifier_of(params["classifier"], layer["bias"].size).bias is None:
+        layer = {**layer, "bias": jnp.zeros_like(layer["bias"])}
+    network = with_classifier(params["classifier"], Classifier(**layer))
+    return {**params, "head": {"to_target": {"linear": layer}}, "classifier": network}
 
 
 def decoupled(*, rescale: Flag) -> Method:

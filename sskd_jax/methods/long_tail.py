@@ -64,20 +64,14 @@ def classifier_of(network: Params, num_classes: int) -> Classifier:
 
 
 def with_classifier(network: Params, classifier: Classifier) -> Params:
-    """The params of a network with another classifier; a bias of the old one becomes 0 for None.
+    """The params of a network with another classifier; raises a `UserError` as `kernel_path`.
 
-    Raises:
-      UserError: as `kernel_path`, or only the new classifier has a bias.
+    The network has a bias as before: that of the classifier, 0 in place of None, or none.
     """
     path, leaves = kernel_path(network, *classifier.kernel.shape), flatten_dict(network)
     new, bias = {path: classifier.kernel}, (*path[:-1], "bias")
     if bias in leaves:
         new[bias] = jnp.zeros_like(leaves[bias]) if classifier.bias is None else classifier.bias
-    elif classifier.bias is not None:
-        raise UserError(
-            "this method replaces a student's classifier by one with a bias, and this student's "
-            "has none: choose another network"
-        )
     return unflatten_dict(leaves | new)
 
 

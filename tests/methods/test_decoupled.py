@@ -1,11 +1,10 @@
 """cRT and LWS: what learns in the second stage, by which images, and the network that it makes."""
 
-from functools import partial
-
 import jax
 import numpy as np
 import pytest
-from pairs import arrays, begin, given_batch, given_nets, network, outputs
+from pairs import arrays, begin, given_batch, given_nets, outputs
+from tiny import CLASSES, TinyNet
 
 from sskd_jax.engine.devices import replicated, unreplicate
 from sskd_jax.engine.step import train_program
@@ -49,11 +48,13 @@ def test_scores_are_those_of_the_network_that_is_made():
     assert stage.scores(nets, batch)["top1"].all()
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rescale", [False, True])
-def test_the_network_that_is_made_gives_the_heads_logits(rescale):
+def test_the_network_that_is_made_gives_the_heads_logits(rescale, bias):
     """After training steps, too; its other weights and its statistics stay."""
     stage = METHODS["decoupled"](rescale=rescale)["classifier"]
-    task, frozen, before = begin(stage, partial(network, "decoupled"))
+    own = TinyNet(num_classes=CLASSES, classifier_bias=bias)
+    task, frozen, before = begin(stage, lambda _: own)
     student = frozen.nets["student"]
     before = before._replace(
         params=before.params | {"classifier": student["params"]},
@@ -80,9 +81,8 @@ def test_a_classifier_without_a_bias():
     network = {"conv": {"kernel": arrays(3, 3, 3, 4)}, "fc": {"kernel": arrays(3, 4)}}
     kernel, bias = classifier_of(network, 4)
     assert kernel is network["fc"]["kernel"] and bias is None
-    assert with_classifier(network, Classifier(kernel + 1, None))["fc"].keys() == {"kernel"}
-    with pytest.raises(UserError, match="one with a bias, and this student's has none"):
-        with_classifier(network, Classifier(kernel, arrays(4)))
+    for bias in (None, arrays(4)):
+        assert with_classifier(network, Classifier(kernel + 1, bias))["fc"].keys() == {"kernel"}
 
 
 @pytest.mark.parametrize("layers", [(), ("fc", "bottleneck")])
