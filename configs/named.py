@@ -20,13 +20,19 @@ def entry_of(name: str) -> Entry:
     """The entry of a method by its typed name, which may be a user's, "my_code:method"."""
     if ":" in name:
         return own_entry(name)
-    for scenario in () if name in ENTRIES else SCENARIOS:
-        file = f"configs/{scenario}.py"
+    if name not in ENTRIES:
+        check_scenarios(name)
+    return choose(ENTRIES, name, "method")
+
+
+def check_scenarios(name: str) -> None:
+    """Raises a `UserError` if one of the `SCENARIOS` has a method of this name."""
+    for scenario in SCENARIOS:  # imported here, as they import this module
         if name in importlib.import_module(f"configs.{scenario}").COMPARED:
+            file = f"configs/{scenario}.py"
             raise UserError(
                 f"the method {name!r} is one of {file}: take --config={file}:method={name}"
             )
-    return choose(ENTRIES, name, "method")
 
 
 def own_entry(name: str) -> Entry:
@@ -91,10 +97,10 @@ def chosen(names: str, preset: str, one: Callable[[str, str], ConfigDict]) -> Co
     if len(split) == 1:
         return one(names, preset)
     having = [name for name in split if preset in entry_of(name).weights]
-    settings = {
-        key_of(name): one(name, "code" if having and name not in having else preset)
-        for name in split
-    }
+    settings = {}
+    for name in split:
+        lacks = bool(having) and name not in having
+        settings[key_of(name)] = one(name, "code" if lacks else preset)
     return ConfigDict({"methods": tuple(map(key_of, split)), "settings": settings})
 
 
