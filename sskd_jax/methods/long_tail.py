@@ -40,7 +40,11 @@ class Classifier(NamedTuple):
 
 
 def kernel_path(network: Params, *shape: int) -> tuple[str, ...]:
-    """The place of a classifier's kernel [E, K] in the params of a network; `shape` is E, K or K.
+    """The place of a classifier's kernel [E, K] in the params of a network.
+
+    Args:
+      network: its params.
+      shape: E and K, or K alone if E is not known.
 
     Raises:
       UserError: there is none, or there are several matrices that may be it.
@@ -51,8 +55,8 @@ def kernel_path(network: Params, *shape: int) -> tuple[str, ...]:
     if len(found) != 1:
         kernel = ", ".join(map(str, ("E", *shape)[-2:]))
         raise UserError(
-            f"this method replaces a student's classifier, a kernel [{kernel}], and this student "
-            f"has {len(found)} of them: choose another network"
+            f"LDAM, cRT and LWS replace a student's classifier, a kernel [{kernel}], and this "
+            f"student has {len(found)} of them: choose another network"
         )
     return found[0]
 
