@@ -237,8 +237,9 @@ def paper(names: str, data: str, teacher: str, student: str) -> dict[str, object
     """Published accuracies in per cent: the teacher's, and the students' by the named methods.
 
     The teacher is that of the methods' authors; if they had different ones, its accuracy is left
-    out. One that learns together with its branches has another accuracy. The entry "of" names the
-    data and the networks for which the accuracies hold. There are none for unknown data.
+    out. KD counts as one of SSKD's authors, who print it beside their own teacher. A teacher that
+    learns together with its branches has another accuracy. The entry "of" names the data and the
+    networks for which the accuracies hold. There are none for unknown data.
     """
     if data not in PUBLISHED:
         return {}
