@@ -27,7 +27,6 @@ from experiments.runs import (
     LEFT,
     RUNNING,
     Place,
-    Row,
     Run,
     check_typed,
     chosen,
@@ -37,10 +36,13 @@ from experiments.runs import (
     states_of,
     typed_changes,
 )
-from sskd_jax.system.console import complain, console, fail, table
+from sskd_jax.engine.devices import leave_accelerators
+from sskd_jax.system.console import complain, console, fail, mistakes, table
 from sskd_jax.system.early import GO_ON
 from sskd_jax.system.interruption import Interruption
+from sskd_jax.system.paths import on_disk
 from sskd_jax.types import Stopped, UserError
+from sskd_jax.workdir.files import Row
 
 LOG = "log.txt"  # in the workdir: what the run printed
 WAIT = 20.0  # seconds between two checks of the runs that other processes train
@@ -231,11 +233,11 @@ def check_weights(runs: Iterable[Run]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fills the tables that are named on the command line."""
-    protocol.leave_accelerators()
+    leave_accelerators()
     try:
         arguments, typed = parse(argv)
         folders = (arguments.workdirs, arguments.results, arguments.weights)
-        place = Place(*(pathlib.Path(folder).resolve() for folder in folders))
+        place = Place(*(on_disk(folder).resolve() for folder in folders))
         runs: dict[str, Run] = {}
         tables = {name: plans.table(name) for name in arguments.table}
         wanted = chosen([cell for found in tables.values() for cell in found.cells], arguments.only)
@@ -258,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 work(runs, place, interruption, arguments.retry)
         states = states_of(runs, place)
         show(runs, states, place)
-    except (UserError, OSError) as error:
+    except mistakes() as error:
         fail(str(error))
     except Stopped as stop:
         show(runs, states_of(runs, place), place)

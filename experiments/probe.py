@@ -12,7 +12,6 @@ trained on. So nothing depends on a seed.
 """
 
 import argparse
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
@@ -21,15 +20,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from experiments import protocol, records
+from experiments import records
 from sskd_jax.commands.evaluate import data_section
 from sskd_jax.data.sources import Dataset, Split
 from sskd_jax.data.stream import Stream
+from sskd_jax.engine.devices import leave_accelerators
 from sskd_jax.engine.evaluate import padded_batches
 from sskd_jax.exchange.classifier import Classifier, load
 from sskd_jax.exchange.finished import networks_in
 from sskd_jax.sections import dataset_of
-from sskd_jax.system.console import console, fail
+from sskd_jax.system.console import console, fail, mistakes
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import read_json, write_json
@@ -70,7 +70,7 @@ def probe(classifier: Classifier, data: Dataset) -> float:
     return float(layer.score(*features(classifier, data.test)))
 
 
-def keep(workdir: pathlib.Path, data: str, found: Mapping[str, float]) -> None:
+def keep(workdir: str, data: str, found: Mapping[str, float]) -> None:
     """Adds accuracies on the dataset `data`, by stage, to the workdir's probes.json."""
     file = locate(workdir) / records.PROBES
     known = dict(read_json(file)) if file.exists() else {}
@@ -79,7 +79,7 @@ def keep(workdir: pathlib.Path, data: str, found: Mapping[str, float]) -> None:
     write_json(file, known)
 
 
-def probe_all(workdirs: Iterable[pathlib.Path], data: Dataset, name: str, stage: str) -> None:
+def probe_all(workdirs: Iterable[str], data: Dataset, name: str, stage: str) -> None:
     """Probes all networks of the workdirs, or those of one stage, and keeps their accuracies."""
     for workdir in workdirs:
         stages = [stage] if stage else networks_in(locate(workdir))
@@ -96,18 +96,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.probe", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("workdir", nargs="+", type=pathlib.Path, help="of a finished run")
+    parser.add_argument("workdir", nargs="+", help="of a finished run")
     parser.add_argument("--stage", default="", help="such as sskd/student; default: all networks")
     parser.add_argument("--config", help="whose data section says how images are read")
     parser.add_argument("--data", help="the name of the dataset; default: that of --config")
     parser.add_argument("--data_dir", help="the folder of datasets")
     args = parser.parse_args(argv)
-    protocol.leave_accelerators()
+    leave_accelerators()
     try:
-        section = data_section(str(args.workdir[0]), args.config)
+        section = data_section(args.workdir[0], args.config)
         data = dataset_of(section, args.data, args.data_dir)
         probe_all(args.workdir, data, args.data or section.name, args.stage)
-    except (UserError, OSError) as error:
+    except mistakes() as error:
         fail(str(error))
 
 

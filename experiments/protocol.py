@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from configs import common, methods, named
@@ -20,21 +19,13 @@ from sskd_jax.methods import METHODS
 from sskd_jax.methods.common import supervised
 from sskd_jax.types import Stage, UserError, choose, find
 from sskd_jax.workdir.files import Row
-from sskd_jax.workdir.logbook import flatten
+from sskd_jax.workdir.logbook import as_stored, flatten
 
 GIVEN = (".pth", ".pt", ".safetensors")  # suffixes of weights files, trained elsewhere
 # The training of a teacher, as `recipe` returns it.
 SUPERVISED = "labels", {"method": {}, "weights": {}}, {"teacher": supervised("teacher")}
 # The default section of a stage.
 STAGE = common.OWN_PIXELS | common.sgd(epochs=0, milestones=(), learning_rate=0.0)
-
-
-def leave_accelerators() -> None:
-    """Keeps this process off the accelerators, which the runs need; commands call it first.
-
-    Processes that this one starts are not affected.
-    """
-    jax.config.update("jax_platforms", "cpu")
 
 
 def load(name: str, changes: Mapping[str, Any]) -> ConfigDict:
@@ -61,7 +52,7 @@ def keys_of(config: ConfigDict) -> Row:
 
 def as_json(config: ConfigDict) -> Row:
     """A config as it is stored in a workdir's config.json."""
-    return json.loads(json.dumps(config.to_dict()))
+    return as_stored(config.to_dict())
 
 
 def as_today(config: Row) -> Row:

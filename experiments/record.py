@@ -24,10 +24,13 @@ from sskd_jax.system import early
 if __name__ == "__main__":  # before the imports that take seconds
     early.catch_signals(early.ANEW)
 
+from etils import epath
+
 from experiments import protocol
 from experiments.records import DONE, FAILED, INDEX, PROBES, PROTOCOL, RECORDS, SIMILARITY, index
-from sskd_jax.system.console import console, fail
-from sskd_jax.system.paths import locate, write_bytes
+from sskd_jax.engine.devices import leave_accelerators
+from sskd_jax.system.console import console, fail, mistakes
+from sskd_jax.system.paths import locate, on_disk, write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir import seeds
 from sskd_jax.workdir.files import (
@@ -48,15 +51,15 @@ FILES = (CONFIG, ENVIRONMENTS, METRICS, TIMES, RESULTS)
 
 
 def places(
-    workdirs: Iterable[pathlib.Path], results: pathlib.Path
-) -> dict[pathlib.Path, pathlib.Path]:
+    workdirs: Iterable[str | os.PathLike[str]], results: pathlib.Path
+) -> dict[pathlib.Path, epath.Path]:
     """The workdirs by the folders of their records, after a check that all can be recorded.
 
     Raises:
       UserError: a workdir is no finished run, or its record would replace that of another run.
     """
-    found: dict[pathlib.Path, pathlib.Path] = {}
-    given = (path.resolve() for path in workdirs)
+    found: dict[pathlib.Path, epath.Path] = {}
+    given = map(locate, workdirs)
     for workdir in dict.fromkeys(run for path in given for run in seeds.folders(path) or [path]):
         missing = [name for name in FILES if not (workdir / name).is_file()]
         if missing:
@@ -80,7 +83,7 @@ def places(
     return found
 
 
-def goes_on(kept: pathlib.Path, workdir: pathlib.Path) -> bool:
+def goes_on(kept: pathlib.Path, workdir: epath.Path) -> bool:
     """Whether the record in `kept` is of the run in `workdir`, in its present or an earlier state.
 
     Also true if there is no record, or only that of a failed run, which may be replaced.
@@ -105,7 +108,7 @@ def goes_on(kept: pathlib.Path, workdir: pathlib.Path) -> bool:
     return True
 
 
-def found_protocol(workdir: pathlib.Path) -> Row:
+def found_protocol(workdir: epath.Path) -> Row:
     """The content of protocol.json for a finished run.
 
     Raises:
@@ -128,7 +131,7 @@ def is_elsewhere(config: Row, stage: str) -> bool:
     return bool(section.get("checkpoint")) and not protocol.is_given(section)
 
 
-def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
+def keep(workdir: epath.Path, folder: pathlib.Path) -> None:
     """Writes the record of a finished run to a folder, in which only complete files appear."""
     for name in (METRICS, TIMES):  # damage is reported before anything is copied
         read_rows(workdir / name)
@@ -137,7 +140,7 @@ def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def keep_failed(
-    workdir: pathlib.Path, folder: pathlib.Path, config: Row, stage: str, reason: str
+    workdir: epath.Path, folder: pathlib.Path, config: Row, stage: str, reason: str
 ) -> None:
     """Writes the record of a failed run: its protocol, why it failed, and the files that it has.
 
@@ -155,7 +158,7 @@ def keep_failed(
     put(workdir, names, folder, told)
 
 
-def content_of(file: pathlib.Path) -> bytes:
+def content_of(file: epath.Path) -> bytes:
     """A file's content for a record, without folders if it is JSON."""
     content = file.read_bytes()
     if file.suffix != ".json":
@@ -170,7 +173,7 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w.:/~])~?/(?!\s)(?:[^/\s\"',]+/)*", "", text)
 
 
-def put(workdir: pathlib.Path, names: Iterable[str], folder: pathlib.Path, told: Row) -> None:
+def put(workdir: epath.Path, names: Iterable[str], folder: pathlib.Path, told: Row) -> None:
     """Writes a record to a temporary folder, and then moves it file by file to its own."""
     part = folder.with_name(f".{folder.name}.part")
     with alone_in(folder.parent):
@@ -203,7 +206,7 @@ def alone_in(results: pathlib.Path) -> Iterator[None]:
         os.close(lock)
 
 
-def keep_runs(workdirs: Sequence[pathlib.Path], results: pathlib.Path) -> None:
+def keep_runs(workdirs: Iterable[str | os.PathLike[str]], results: pathlib.Path) -> None:
     """Records finished runs in the folder `results`, and writes the index.
 
     Raises:
@@ -221,13 +224,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.record", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("workdir", nargs="+", type=pathlib.Path, help="of a finished run")
-    parser.add_argument("--results", type=pathlib.Path, default=RECORDS, help="where it is kept")
+    parser.add_argument("workdir", nargs="+", help="of a finished run")
+    parser.add_argument("--results", default=RECORDS, help="where it is kept")
     args = parser.parse_args(argv)
-    protocol.leave_accelerators()
+    leave_accelerators()
     try:
-        keep_runs(args.workdir, args.results)
-    except (UserError, OSError) as error:
+        keep_runs(args.workdir, on_disk(args.results))
+    except mistakes() as error:
         fail(str(error))
 
 

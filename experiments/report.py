@@ -27,7 +27,9 @@ from experiments.tables import (
     scores_of,
     table_parts,
 )
-from sskd_jax.system.console import console, fail
+from sskd_jax.engine.devices import leave_accelerators
+from sskd_jax.system.console import console, fail, mistakes
+from sskd_jax.system.paths import on_disk
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import CONFIG, read_json
 
@@ -333,18 +335,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report", description=__doc__.splitlines()[0]
     )
-    parser.add_argument(
-        "--results", type=pathlib.Path, help="folder of other records, where their pages go"
-    )
-    results = parser.parse_args(argv).results
-    protocol.leave_accelerators()
+    parser.add_argument("--results", help="folder of other records, where their pages go")
+    typed = parser.parse_args(argv).results
+    leave_accelerators()
     try:
-        if results and not results.is_dir():
+        results = on_disk(typed or records.RECORDS)
+        if not results.is_dir():
             raise UserError(f"--results={results} is no folder: give one that `record` wrote")
-        pages = contents(results) if results else contents(records.RECORDS, README)
+        pages = contents(results, None if typed else README)
         for path, content in pages.items():
             path.write_text(content, encoding="utf-8")
-    except (UserError, OSError) as error:
+    except mistakes() as error:
         fail(str(error))
     console.print(f"pages    {', '.join(map(str, pages))}")
 

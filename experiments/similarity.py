@@ -13,7 +13,6 @@ measured; here it is the test images, temperature 1 and the embedding that the c
 import argparse
 import functools
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,7 +32,7 @@ from sskd_jax.methods.sskd import (
     transferred,
 )
 from sskd_jax.models.build import adapted, architecture
-from sskd_jax.system.console import console, fail
+from sskd_jax.system.console import console, fail, mistakes
 from sskd_jax.system.paths import locate, write_bytes
 from sskd_jax.types import Params, UserError
 from sskd_jax.views import Optics
@@ -185,14 +184,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.similarity", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("workdir", nargs="+", type=pathlib.Path, help="of a finished run")
+    parser.add_argument("workdir", nargs="+", help="of a finished run")
     try:
         for workdir in parser.parse_args(argv).workdir:
             check_run(locate(workdir))
             path = locate(workdir) / records.SIMILARITY
             write_bytes(path, json.dumps(compare(locate(workdir))).encode())
             console.print(f"written  {path}")
-    except (UserError, OSError) as error:
+    except mistakes() as error:
         fail(str(error))
 
 

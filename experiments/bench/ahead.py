@@ -20,13 +20,13 @@ from absl import flags
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from experiments import protocol
 from experiments.bench import command
-from experiments.bench.workload import Row, make_jobs, synthetic_run
-from sskd_jax.engine.devices import enough_memory
+from experiments.bench.workload import make_jobs, synthetic_run
+from sskd_jax.engine.devices import enough_memory, leave_accelerators
 from sskd_jax.engine.loop import Job, epoch_order
 from sskd_jax.engine.step import train_program
 from sskd_jax.types import UserError
+from sskd_jax.workdir.files import Row
 
 # So that the compiler neither looks for TPUs nor minds other programs that use it.
 ALONE = {
@@ -143,7 +143,7 @@ def measure(config: ConfigDict) -> list[Row]:
 
 
 if __name__ == "__main__":
-    protocol.leave_accelerators()  # which may be absent, or busy
+    leave_accelerators()  # which may be absent, or busy
     # Without its device, a compiled program could be stored, but not be read again.
     jax.config.update("jax_enable_compilation_cache", False)
     command.run(measure)

@@ -7,12 +7,12 @@
 The images are those of the run, or those of the data section of --config.
 """
 
-import argparse
 from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
 
+from sskd_jax.commands import add_network, make_parser
 from sskd_jax.data import sources
 from sskd_jax.engine.devices import all_devices, keep_programs, replicated
 from sskd_jax.engine.evaluate import evaluation
@@ -27,7 +27,6 @@ from sskd_jax.system.hints import reason
 from sskd_jax.system.installed import read_config
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
-from sskd_jax.views import Optics
 from sskd_jax.workdir.files import CONFIG, read_json
 from sskd_jax.workdir.seeds import check_run
 
@@ -55,9 +54,8 @@ def evaluate(
             f"the network tells {classes} classes apart, and the dataset has {dataset.num_classes}"
         )
     images = getattr(dataset, split)
-    record = classifier.record
-    optics = Optics(False, 0, tuple(record["mean"]), tuple(record["std"]))
-    size, *_ = record.get("image", images.shape)
+    size, *_ = classifier.record.get("image", images.shape)
+    optics = classifier.optics
     task = Task(
         stage=supervised("network"),
         modules={"network": adapted(classifier.module, optics, {"size": size})},
@@ -113,16 +111,10 @@ def chosen_devices(count: int | None) -> list[jax.Device]:
     return devices[:count]
 
 
-def run(argv: Sequence[str] | None = None) -> None:
+def run(argv: Sequence[str]) -> None:
     """Measures the network that a command line names, and prints a line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sskd_jax evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", help="a workdir, or a .pth or .safetensors file")
-    parser.add_argument("--stage", help="of a workdir, such as sskd/student or teacher")
-    parser.add_argument("--network", help="of a file; default: that of FILE.json, or one that fits")
+    parser = make_parser("evaluate", __doc__)
+    add_network(parser)
     parser.add_argument("--config", help="whose data section is taken in place of the run's")
     parser.add_argument("--data", help="the name of another dataset")
     parser.add_argument("--data_dir", help="the folder of datasets")

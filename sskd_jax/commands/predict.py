@@ -3,11 +3,11 @@
 python -m sskd_jax predict runs/flowers rose.jpg more/*.png
 """
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
 
+from sskd_jax.commands import add_network, make_parser
 from sskd_jax.exchange.classifier import Classifier, load
 from sskd_jax.system.console import table
 from sskd_jax.types import UserError
@@ -15,21 +15,15 @@ from sskd_jax.types import UserError
 SHOWN = 3  # how many of the most probable classes are shown
 
 
-def run(argv: Sequence[str] | None = None) -> None:
+def run(argv: Sequence[str]) -> None:
     """Prints a table with the most probable classes of every image that a command line names.
 
     Raises:
       UserError: some images can't be read; it is raised after the table of the others is printed.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m sskd_jax predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", help="a workdir, or a .pth or .safetensors file")
+    parser = make_parser("predict", __doc__)
+    add_network(parser)
     parser.add_argument("images", nargs="+", help="image files")
-    parser.add_argument("--stage", help="of a workdir, such as sskd/student or teacher")
-    parser.add_argument("--network", help="of a file; default: that of FILE.json, or one that fits")
     numbers = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
     parser.add_argument(
         "--mean", help="of a file without a FILE.json: of images in 0..1", **numbers

@@ -17,20 +17,18 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from sskd_jax.commands import make_parser
 from sskd_jax.data import official
 from sskd_jax.data.prepare import FORMATS, prepare_cifar, prepare_folder
 from sskd_jax.system import early
+from sskd_jax.system.console import console
 from sskd_jax.system.interruption import Interruption
 from sskd_jax.types import Stopped, UserError
 
 
-def run(argv: Sequence[str] | None = None) -> None:
+def run(argv: Sequence[str]) -> None:
     """Prepares the dataset that a command line names, and prints a line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sskd_jax prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("prepare", __doc__)
     parser.add_argument("kind", choices=(*sorted(official.LAYOUTS), "imagefolder"))
     parser.add_argument(
         "--source", required=True, help="the official folder or its .tar.gz; the folder of images"
@@ -62,7 +60,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     logging.set_verbosity(logging.ERROR)
     try:
         with Interruption() as interruption:
-            print(prepared(args, source))
+            console.print(prepared(args, source))
     except Stopped as stop:
         raise Stopped(f"{interruption.reason}: nothing was written; {early.ANEW}") from stop
 

@@ -47,6 +47,14 @@ def all_devices() -> list[jax.Device]:
         ) from error
 
 
+def leave_accelerators() -> None:
+    """Keeps this process on the CPU: accelerators may be busy with a run, or wait for other hosts.
+
+    A command calls it first. Processes that this one starts are not affected.
+    """
+    jax.config.update("jax_platforms", "cpu")
+
+
 def keep_programs() -> None:
     """Makes JAX cache compiled programs on the disk, for later runs.
 

@@ -17,14 +17,13 @@ from PIL import Image, UnidentifiedImageError
 from sskd_jax.data.image_file import FORMATS, Unreadable, contents, eight_bits
 from sskd_jax.exchange import finished, torch_bridge
 from sskd_jax.models.build import architecture
-from sskd_jax.rules import MEAN, STD, whole
+from sskd_jax.rules import MEAN, SIDE, STD
 from sskd_jax.system.paths import locate
 from sskd_jax.types import Array, Outputs, Params, UserError
 from sskd_jax.views import Optics, normalise
 
 AT_ONCE = 256  # images per forward pass
 THINNEST = 100  # ratio of an image file's sides; a thinner one would be resized to a very long one
-SIDE = whole(8, 4096)  # of an image, in pixels
 COLOURS = ", as colours count from 0 to 1"
 RULES = {  # for what `load` may be told of a file
     "mean": MEAN._replace(text=MEAN.text + COLOURS),
@@ -106,16 +105,20 @@ class Classifier:
             )
         return self.record["image"][0], self.record["resize"]
 
+    @property
+    def optics(self) -> Optics:
+        """How the network expects images."""
+        return Optics(False, 0, tuple(self.record["mean"]), tuple(self.record["std"]))
+
+    def forward(self, variables: Params, images: Array) -> Outputs:
+        """Logits [N, K] and embed [N, D] of uint8 images [N, H, W, 3]."""
+        outputs = self.module.apply(variables, normalise(images, self.optics))
+        return Outputs(outputs.logits, outputs.embed)
+
     @functools.cached_property
     def program(self) -> Any:
-        """The jitted forward pass: (variables, uint8 images) -> logits and embed."""
-        optics = Optics(False, 0, tuple(self.record["mean"]), tuple(self.record["std"]))
-
-        def forward(variables: Params, images: Array) -> Outputs:
-            outputs = self.module.apply(variables, normalise(images, optics))
-            return Outputs(outputs.logits, outputs.embed)
-
-        return jax.jit(forward)
+        """The jitted `forward`."""
+        return jax.jit(self.forward)
 
 
 def load(

@@ -1,7 +1,6 @@
 """The trained networks in a workdir: which there are, what is known of them, and their weights."""
 
 import sys
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -129,7 +128,7 @@ def describe(workdir: epath.Path, network: Network, best: bool = False) -> dict[
         "stage": network.name,
         "steps": best_step(workdir, network) if best else about["steps"],
         "epoch": "best" if best else "last",
-        "accuracy": accuracy(result, "best_" if best else ""),
+        "accuracy": {name: result.get("best_" * best + name) for name in ("top1", "top5")},
     }
 
 
@@ -151,11 +150,6 @@ def record_of(file: epath.Path) -> dict[str, Any]:
             told = f"{str(record[key])[:40]} as its {key!r}"
             raise UserError(f"{path} has {told}: give {advice}, or export the network again")
     return record
-
-
-def accuracy(result: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
-    """top1 and top5 of a row of the results; None if they are not known."""
-    return {name: result.get(prefix + name) for name in ("top1", "top5")}
 
 
 def best_step(workdir: epath.Path, network: Network) -> int:
@@ -200,6 +194,12 @@ def load_network(workdir: epath.Path, network: Network) -> Params:
     return variables
 
 
+def load_best(workdir: epath.Path, network: Network) -> Params:
+    """{"params", "batch_stats"} of a network after the best epoch of its stage."""
+    stored = read_step(workdir / network.stage, best_step(workdir, network))
+    return nets_in(stored)[network.net]
+
+
 def tell_changed_code(workdir: epath.Path, network: Network) -> None:
     """Says on stderr which code of the user's has changed since a network was trained."""
     here = {"own_code": own_code(read_json(workdir / CONFIG))}
@@ -224,12 +224,6 @@ def environments(workdir: epath.Path, stage: str) -> list[Row]:
     known = read_json(file) if file.exists() else []
     # Those of a file that was deleted, as is advised if it is damaged, are not known any more.
     return [known[place] for place in reversed(newest_first) if place < len(known)]
-
-
-def load_best(workdir: epath.Path, network: Network) -> Params:
-    """The same after the best epoch of its stage."""
-    stored = read_step(workdir / network.stage, best_step(workdir, network))
-    return nets_in(stored)[network.net]
 
 
 def result_row(workdir: epath.Path, network: Network) -> dict[str, Any]:

@@ -148,9 +148,9 @@ def table(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, str]
     listed = f": {', '.join(names)}" if 0 < len(names) <= FEW else ""
     best = result.get("best_top1")
     chosen = "held-out training images" if known["validation"] else "the test images themselves"
-    weights = f"{result.get('parameters'):,}" if "parameters" in result else ""
+    size = f", {result['parameters']:,} parameters" if "parameters" in result else ""
     return {
-        "network": record["model"] + (f", {weights} parameters" if weights else ""),
+        "network": record["model"] + size,
         "weights": f"behind the {record['epoch']} epoch",
         "top-1, last epoch": shown(result.get("top1")),
         "top-5, last epoch": shown(result.get("top5")),

@@ -79,6 +79,13 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return "://" in str(path)
 
 
+def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path of a folder that has to be on a disk; a `UserError` if it is in a bucket."""
+    if is_remote(path):
+        raise UserError(f"{path} is in a bucket: give a folder on a disk")
+    return pathlib.Path(path)
+
+
 def write_bytes(path: epath.Path, content: bytes) -> None:
     """Replaces a file's content atomically: no reader ever sees a part of it."""
     if is_remote(path):  # in a bucket, a file appears only when it is complete

@@ -22,7 +22,7 @@ def kind_of(stage: str) -> str:
 
 def stage_folders(workdir: epath.Path) -> Iterator[epath.Path]:
     """Yields the stages' folders in a workdir: WORKDIR/STAGE, and WORKDIR/METHOD/STAGE."""
-    for pattern in ("*/stage.json", "*/*/stage.json"):
+    for pattern in (f"*/{STAGE}", f"*/*/{STAGE}"):
         yield from (file.parent for file in workdir.glob(pattern))
 
 
@@ -136,7 +136,7 @@ def find_stage(path: epath.Path, name: str, about: dict[str, Any]) -> epath.Path
 def candidates(path: epath.Path, name: str) -> list[epath.Path]:
     """The folders in a workdir of stages of this kind, the one of exactly this name first.
 
-    Args: as those of `find_stage`.
+    `path` and `name` are as in `find_stage`.
 
     Raises:
       UserError: there are none.

@@ -129,6 +129,16 @@ def test_onnxruntime_gives_the_same_logits_for_any_number_of_images(workdir, exp
         assert_near(found, expected[: len(images)], 1e-4)
 
 
+def test_the_command_leaves_accelerators_to_others(workdir, tmp_path):
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", None)
+    try:
+        assert main(["export", str(workdir), f"--out={tmp_path}/student.pth"]) == 0
+        assert jax.config.jax_platforms == "cpu"
+    finally:
+        jax.config.update("jax_platforms", before)
+
+
 def test_onnx_without_its_extra_says_what_to_install(workdir, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(UserError, match="needs jax2onnx: pip install"):

@@ -304,12 +304,13 @@ def test_hours_are_those_of_the_records_that_are_most_alike(place):
         (["digits", "--config.methods=('kd',)"], "--config.methods is decided by this command"),
         (["quarter", "--config.until=teacher"], "--config.until is decided by this command"),
         (["quarter", "--epochs=3"], "'--epochs=3' is no flag of this command"),
+        (["quarter", "--workdirs=gs://b/runs"], "gs://b/runs is in a bucket: give a folder on a"),
         (["quarter"], "cifar100_resnet20.pth: give --weights=DIR"),
     ],
 )
 def test_mistakes_are_one_line(typed, text, capsys, tmp_path):
     with pytest.raises(SystemExit) as end:
-        launch.main([*typed, f"--workdirs={tmp_path}", f"--results={tmp_path}"])
+        launch.main([f"--workdirs={tmp_path}", f"--results={tmp_path}", *typed])
     err = capsys.readouterr().err
     assert end.value.code == 2 and text in err and err.count("\n") == 1
 

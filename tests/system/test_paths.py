@@ -2,16 +2,19 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import pytest
 from etils.epath import backend, gpath
 
-from sskd_jax.system.paths import is_remote, locate, write_bytes
+from experiments import record
+from sskd_jax.system.paths import is_remote, locate, on_disk, write_bytes
 from sskd_jax.types import UserError
 from sskd_jax.workdir import report
 from sskd_jax.workdir.logbook import Logbook
 from sskd_jax.workdir.stages import check_description, check_formats, describe, stage_folders
+from tests.experiments.finished import finished
 
 
 class Bucket:
@@ -43,7 +46,7 @@ def bucket(tmp_path, monkeypatch):
     (tmp_path / "bucket").mkdir()
     monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", Bucket(tmp_path))
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    monkeypatch.setattr("sskd_jax.workdir.tensorboard.open_writer", lambda folder: None)
+    monkeypatch.setattr("sskd_jax.workdir.tensorboard.open_writer", Mock())
     return locate("gs://bucket/run")
 
 
@@ -52,6 +55,18 @@ def test_paths_on_the_disk_are_whole(monkeypatch, tmp_path):
     assert str(locate("runs/kd")) == str(tmp_path / "runs/kd")
     assert str(locate("~/x")) == str(Path.home() / "x")
     assert not is_remote(locate("x")) and is_remote("gs://bucket/x")
+
+
+def test_what_needs_a_disk_refuses_a_bucket(tmp_path):
+    assert on_disk(tmp_path) == tmp_path
+    with pytest.raises(UserError, match="^gs://bucket/run is in a bucket: give a folder on a disk"):
+        on_disk("gs://bucket/run")
+
+
+def test_a_run_in_a_bucket_is_recorded_on_a_disk(bucket, tmp_path):
+    finished(tmp_path / "bucket" / "run")
+    record.keep_runs([str(bucket)], tmp_path / "results")
+    assert json.loads((tmp_path / "results/run/protocol.json").read_text())["status"] == "done"
 
 
 def test_a_bucket_stays_one(bucket):
