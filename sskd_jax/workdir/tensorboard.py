@@ -79,11 +79,10 @@ class Charts:
             self.close()
             self.stage, self.writer = stage, open_writer(self.folder / stage)
             missing = rows
-        if self.writer:
-            for row in missing:
-                figures = {name: value for name, value in row.items() if isinstance(value, float)}
-                self.writer.write_scalars(row["step"], figures)
-            self.writer.flush()
+        for row in missing:
+            figures = {name: value for name, value in row.items() if isinstance(value, float)}
+            self.writer.write_scalars(row["step"], figures)
+        self.writer.flush()
 
     def close(self) -> None:
         """Closes the open file; the next row starts a new one."""
@@ -92,16 +91,14 @@ class Charts:
         self.stage, self.writer = "", None
 
 
-def open_writer(folder: epath.Path) -> Writer | None:
-    """A writer into an empty folder; None in a bucket where TensorFlow is not installed."""
+def open_writer(folder: epath.Path) -> Writer:
+    """A writer into an empty folder."""
     folder.rmtree(missing_ok=True)
     folder.mkdir(parents=True)
     if not is_remote(folder):
         return DiskWriter(folder)
-    try:
-        # clu writes through TensorFlow, which reaches buckets.
-        import_tensorflow()
-        from clu.metric_writers import SummaryWriter
-    except ImportError:
-        return None
+    # clu writes through TensorFlow, which reaches buckets.
+    import_tensorflow()
+    from clu.metric_writers import SummaryWriter
+
     return SummaryWriter(str(folder))
