@@ -37,6 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         epochs="90",
     )
     names, teacher, student = args["method"], args["teacher"], args["student"]
+    batch, epochs = common.whole(args["batch"], "batch"), common.whole(args["epochs"], "epochs")
     config = named.chosen(names, args["weights"], named.imagenet_method)
     config.update(common.RUN)
     config.data = data(args["dataset"])
@@ -44,12 +45,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.teacher = {
         "model": teacher,
         **common.OWN_PIXELS,
-        **stage(args["batch"], epochs=90, milestones=(30 / 90, 60 / 90)),
+        **stage(batch, epochs=90, milestones=(30 / 90, 60 / 90)),
     }
     # Silent: how long the head and other stages of methods are trained. As on CIFAR-100, the head
     # has about a quarter of 90 epochs, with drops at a half and at three quarters, and the others
-    # about an eighth.
-    epochs = common.whole(args["epochs"], "epochs")
+    # about an eighth. The released schedules of SSD-LT, cRT and LWS are in configs/long_tail.py.
     spread = max(epochs, 90)  # fewer epochs are 90 in small
     long = {"epochs": epochs, "milestones": tuple(n / spread for n in range(30, spread, 30))}
     own = {
@@ -60,8 +60,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     for name, usual in named.own_stages(names, student).items():
         changes = own.get(name, {"epochs": 12, "milestones": ()})
-        config[name] = usual | stage(args["batch"], **changes)
-    config.student = {"model": student, **common.OWN_PIXELS, **stage(args["batch"], **long)}
+        config[name] = usual | stage(batch, **changes)
+    config.student = {"model": student, **common.OWN_PIXELS, **stage(batch, **long)}
     config.paper = paper(names, args["dataset"], teacher, student)
     return config
 
@@ -90,17 +90,16 @@ def data(dataset: str) -> ConfigDict:
     return section
 
 
-def stage(batch: str, **schedule: object) -> dict[str, object]:
+def stage(batch: int, **schedule: object) -> dict[str, object]:
     """The training of a stage.
 
     The learning rate is .1 per 256 images of a batch; with larger batches, it rises to its value
     over the first five epochs.
     """
-    size = common.whole(batch, "batch")
     return common.sgd(
-        batch_size=size,
-        learning_rate=0.1 * size / 256,
-        warmup_epochs=5.0 if size > 256 else 0.0,
+        batch_size=batch,
+        learning_rate=0.1 * batch / 256,
+        warmup_epochs=5.0 if batch > 256 else 0.0,
         weight_decay=1e-4,
         **schedule,
     )

@@ -92,7 +92,6 @@ ADJUSTMENT = {"adjustment": "shift", "smoothing": 0.1}
 DYNAMIC = {"weighting": "flsw", "beta": 10.0, "gamma": 1.0}
 # CIFAR-10 in five tasks of two classes, for 50 epochs each.
 STREAM = {"task_classes": 2, "task_epochs": 50, "buffer_size": 200, "replay_size": 32}
-STREAMS = ("der", "coca")
 
 METHODS = {
     "scratch": Entry({}, {"code": {"ce": 1.0}}),

@@ -125,9 +125,9 @@ def matrices(teacher: Matrix, student: Matrix, kept: Sequence[float]) -> str:
     return f'{opening} aria-label="similarities">{"".join(parts)}</svg>'
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers between low and high, about `count` of them."""
-    raw = (high - low) / count or 1.0
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers between low and high, about five of them."""
+    raw = (high - low) / 5 or 1.0
     power = 10 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
     first = math.ceil(low / step)

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from experiments.page import Field, Grid, markdown_table
-from sskd_jax.system.console import fail
+from sskd_jax.system.console import fail, mistakes
 from sskd_jax.system.paths import locate
 from sskd_jax.types import UserError
 from sskd_jax.workdir.files import CONFIG, METRICS, Row, read_json, read_rows
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = read(workdir)
         print(markdown_table(table(found)))
         draw(found, workdir / "forgetting.png")
-    except (UserError, OSError) as error:
+    except mistakes() as error:
         fail(str(error))
     print(f"picture  {workdir / 'forgetting.png'}")
 

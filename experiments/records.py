@@ -175,7 +175,7 @@ def belongs(stage: str, network: str) -> bool:
     return stage == network or is_of_the_method and not is_teacher
 
 
-def recorded(results: pathlib.Path = RECORDS) -> list[Network]:
+def recorded(results: pathlib.Path) -> list[Network]:
     """The networks of all recorded runs; prints the incomplete records that it leaves out."""
     found: list[Network] = []
     for folder in sorted(results.iterdir()) if results.is_dir() else ():

@@ -89,6 +89,8 @@ POSITIVE = number(lambda value: value > 0, "a number above 0")._replace(least=1 
 NOT_NEGATIVE = number(lambda value: value >= 0, "a number, 0 or more")
 SHARE = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 BELOW_ONE = number(lambda value: 0 <= value < 1, "a number from 0, but below 1")
+PART = number(lambda value: 0 < value <= 1, "a number above 0, 1 at most")
+SIDE = whole(8, 4096)  # of an image, in pixels
 # Of images whose colours count from 0 to 1.
 MEAN = three(lambda value: 0 <= value <= 1, "three numbers from 0 to 1")
 STD = three(lambda value: 0 < value <= 1, "three numbers above 0, 1 at most")._replace(least=1e-6)

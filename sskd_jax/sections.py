@@ -16,7 +16,7 @@ from sskd_jax.models.build import adapted, build
 from sskd_jax.types import Net, Stage, UserError
 from sskd_jax.views import Optics
 
-MOST_STEPS = 2**31  # of a stage: a step is an int32
+MOST_STEPS = 2**31 - 1  # of a stage: a step is an int32
 
 
 def optics_of(data: ConfigDict) -> Optics:
@@ -91,10 +91,10 @@ def steps_per_epoch(
             "use a smaller one"
         )
     steps = visited // size
-    if section.epochs * steps >= MOST_STEPS:
+    if section.epochs * steps > MOST_STEPS:
         raise UserError(
             f"{kind}.epochs={section.epochs} of {steps} steps are more than can be counted "
-            f"({MOST_STEPS - 1:,}): use fewer epochs or a larger batch_size"
+            f"({MOST_STEPS:,}): use fewer epochs or a larger batch_size"
         )
     return steps
 

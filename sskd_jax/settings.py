@@ -14,7 +14,9 @@ from sskd_jax.rules import (
     FLAG,
     MEAN,
     NOT_NEGATIVE,
+    PART,
     POSITIVE,
+    SIDE,
     STD,
     TEXT,
     Rule,
@@ -81,10 +83,6 @@ def are_names(value: Any) -> bool:
     return is_texts and len(value) == len(set(value)) > 0
 
 
-def is_part(value: Any) -> bool:
-    return is_number(value) and 0 < value <= 1
-
-
 EPOCHS = 10_000  # the largest number of epochs, as steps are counted in 32 bits
 
 RUN = {
@@ -106,9 +104,9 @@ DATA = {
 }
 STREAMING = {
     "test_split": TEXT,
-    "size": whole(8, 4096),
-    "resize": whole(8, 4096),
-    "scale": span(is_part, "two numbers above 0, 1 at most, not falling"),
+    "size": SIDE,
+    "resize": SIDE,
+    "scale": span(PART.fits, "two numbers above 0, 1 at most, not falling"),
     "ratio": span(POSITIVE.fits, "two numbers above 0, not falling")._replace(
         least=1e-3, most=1000
     ),
@@ -117,7 +115,7 @@ STAGE = {
     "epochs": whole(1, EPOCHS),
     "batch_size": whole(2),
     "learning_rate": POSITIVE,
-    "decay": number(lambda value: 0 < value <= 1, "a number above 0, 1 at most"),
+    "decay": PART,
     "warmup_epochs": NOT_NEGATIVE._replace(most=EPOCHS),
     "cooldown_epochs": NOT_NEGATIVE._replace(most=EPOCHS),
     "weight_decay": NOT_NEGATIVE,
@@ -129,7 +127,7 @@ STAGE = {
     "cosine": FLAG,
 }
 IMAGES = {  # of a stage: see data/scenarios.py
-    "share": number(is_part, "a number above 0, 1 at most"),
+    "share": PART,
     "noise": BELOW_ONE,
     "imbalance": number(lambda value: value >= 1, "a number, 1 or more"),
 }
@@ -168,7 +166,7 @@ def check(config: ConfigDict) -> list[Recipe]:
             "or more"
         )
     recipes = [recipe(prefix, setting) for prefix, setting in settings(config).items()]
-    for name in {kind: None for recipe in recipes for kind in recipe.method}:
+    for name in {kind: None for own in recipes for kind in own.method}:
         stage = section(config, name)
         check_keys(f"{name}.", stage, STAGE | given(stage), allowed=("images",))
         check_keys(f"{name}.images.", section(stage, "images", f"{name}."), IMAGES)

@@ -25,7 +25,7 @@ from sskd_jax.exchange.given import (
     load_start,
     started,
 )
-from sskd_jax.plan import Row, described, load, parameters, plan, supply, up_to
+from sskd_jax.plan import described, load, parameters, plan, supply, up_to
 from sskd_jax.sections import optics_of
 from sskd_jax.system.console import console
 from sskd_jax.system.interruption import Interruption
@@ -33,6 +33,7 @@ from sskd_jax.system.paths import locate
 from sskd_jax.system.quiet import silence_checkpoint_errors
 from sskd_jax.types import Params
 from sskd_jax.workdir import report, seeds
+from sskd_jax.workdir.files import Row
 from sskd_jax.workdir.logbook import Logbook, NoLogbook, as_stored, begun, check_config
 from sskd_jax.workdir.stages import check_formats
 

@@ -32,7 +32,6 @@ from experiments.bench.timing import ROUNDS, timed, train_epochs
 from experiments.bench.workload import (
     IMAGES,
     STEPS,
-    Row,
     Steps,
     compiled,
     make_jobs,
@@ -44,6 +43,7 @@ from sskd_jax.engine.evaluate import evaluation
 from sskd_jax.engine.loop import Job
 from sskd_jax.engine.step import train_step
 from sskd_jax.types import Batch, Losses, Nets, UserError
+from sskd_jax.workdir.files import Row
 from sskd_jax.workdir.logbook import NoLogbook
 
 TIMED = ["start", "student", "loop", "stages"]
@@ -98,7 +98,7 @@ def timing_row(what: str, times: Sequence[float], images: int, **more: Any) -> R
 
 def step_row(steps: Steps) -> Row:
     """The row of a stage's step, timed in dispatches of STEPS steps."""
-    job, times = steps.job, timed(lambda: steps.run(STEPS.value), STEPS.value)
+    job, times = steps.job, [steps.milliseconds() for _ in range(ROUNDS.value)]
     figures = arithmetic(step_operations(job), min(times), steps.devices)
     return timing_row(f"{job.kind} step", times, job.batch_size, **steps.costs, **figures)
 
@@ -231,13 +231,13 @@ def peer_row(steps: Steps) -> Row:
     )
 
 
-def peer_milliseconds(command: str) -> float:
-    """Runs a --peer command; returns `ms_per_step` from the last line that it prints."""
+def peer_milliseconds(line: str) -> float:
+    """Runs the command line of --peer; returns `ms_per_step` from the last line that it prints."""
     try:
-        done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(shlex.split(line), stdout=subprocess.PIPE, text=True)
         return float(json.loads(done.stdout.strip().splitlines()[-1])["ms_per_step"])
     except (OSError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"--peer={command} printed no JSON line with ms_per_step") from error
+        raise UserError(f"--peer={line} printed no JSON line with ms_per_step") from error
 
 
 def measure(config: ConfigDict) -> list[Row]:

@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 
 from sskd_jax import main as cli
 from sskd_jax.engine.devices import keep_programs
-from sskd_jax.system.console import fail, table
-from sskd_jax.types import UserError
+from sskd_jax.system.console import fail, mistakes, table
 from sskd_jax.workdir.environment import environment
 from sskd_jax.workdir.files import Row
 
@@ -34,7 +33,7 @@ def main(measure: Measure, argv: Sequence[str]) -> None:
     try:
         pathlib.Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)  # before it takes minutes
         report(cli.CONFIG.value, measure(cli.CONFIG.value))
-    except (UserError, OSError) as error:
+    except mistakes() as error:
         fail(str(error))
 
 

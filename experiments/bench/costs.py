@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 from configs import cifar, common, named
 from experiments.bench import command
 from experiments.bench.timing import ROUNDS
-from experiments.bench.workload import CLASSES, Row, Steps, make_jobs, synthetic_run
+from experiments.bench.workload import CLASSES, Steps, make_jobs, synthetic_run
 from sskd_jax.engine.loop import Job
 from sskd_jax.methods import METHODS
+from sskd_jax.workdir.files import Row
 
 METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Whose costs to measure.")
 TRAIN_IMAGES = flags.DEFINE_integer(

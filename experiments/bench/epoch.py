@@ -29,10 +29,11 @@ from ml_collections import ConfigDict
 
 from experiments.bench import command
 from experiments.bench.timing import train_epochs
-from experiments.bench.workload import CLASSES, IMAGES, STEPS, Row, make_jobs, synthetic_run
+from experiments.bench.workload import CLASSES, IMAGES, STEPS, make_jobs, synthetic_run
 from sskd_jax import settings
 from sskd_jax.engine.loop import Job
 from sskd_jax.types import UserError
+from sskd_jax.workdir.files import Row
 from sskd_jax.workdir.logbook import NoLogbook
 
 CHANNELS_LAST = flags.DEFINE_bool(

@@ -21,7 +21,7 @@ from etils import epath
 from tqdm import tqdm
 
 from sskd_jax.data import official
-from sskd_jax.data.cached import cached
+from sskd_jax.data.cached import Arrays, cached
 from sskd_jax.data.prepared import (
     Busy,
     alone,
@@ -41,8 +41,6 @@ from sskd_jax.types import UserError
 SPLITS = ("train", "test")
 WAIT_SECONDS = 2.0  # between two checks whether another process has finished its download
 ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"  # on the host from which tfds downloads
-
-Arrays = dict[str, np.ndarray]
 
 
 def read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]:
@@ -178,9 +176,9 @@ def _fingerprint(folder: epath.Path) -> str:
     for path in sorted(folder.iterdir()):
         if is_remote(path):
             found = path.stat()
-            size, time = found.length, found.mtime
+            size, changed = found.length, found.mtime
         else:  # etils would also look up the owner's name, which a container may not know
             found = os.stat(path)
-            size, time = found.st_size, found.st_mtime_ns
-        files.append((path.name, size, time))
+            size, changed = found.st_size, found.st_mtime_ns
+        files.append((path.name, size, changed))
     return repr(files)

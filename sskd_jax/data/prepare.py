@@ -109,12 +109,10 @@ def check_origin(builder: Any, folder: imagefolder.Folder) -> None:
     """Refuses a dataset that was made of other images, or with other images in its splits."""
     file = prepared.origin(builder)
     if file.exists() and file.read_text() != folder.digest():
-        counts = " and ".join(
-            f"{split.num_examples} {name}" for name, split in builder.info.splits.items()
-        )
         raise UserError(
-            f"{builder.name} is there already, of other images or another --held_out ({counts} "
-            f"images): delete {builder.data_dir} to make it anew, or give another --name"
+            f"{builder.name} is there already, of other images or another --held_out "
+            f"({counts(builder)} images): delete {builder.data_dir} to make it anew, or give "
+            "another --name"
         )
 
 
@@ -209,12 +207,16 @@ def already_there(builder: Any, config: str, file_format: str | None) -> str:
 
 
 def written(builder: Any, config: str) -> str:
-    splits = builder.info.splits
-    counts = " and ".join(f"{split.num_examples} {name}" for name, split in splits.items())
     return (
-        f"wrote {builder.name}, {counts} images, to {builder.data_dir}; "
+        f"wrote {builder.name}, {counts(builder)} images, to {builder.data_dir}; "
         f"{how_to_train(builder, config)}"
     )
+
+
+def counts(builder: Any) -> str:
+    """The number of images in every split of a dataset, in words."""
+    splits = builder.info.splits
+    return " and ".join(f"{split.num_examples} {name}" for name, split in splits.items())
 
 
 def how_to_train(builder: Any, config: str) -> str:

@@ -35,8 +35,11 @@ class Split(NamedTuple):
         """The same images with other labels, i32[N]."""
         return self._replace(label=label)
 
-    def resident(self, labelled: bool = True) -> dict[str, np.ndarray]:
-        """The arrays that are resident on the device during training: all images and labels."""
+    def resident(self, labelled: bool = False) -> dict[str, np.ndarray]:
+        """The arrays that are resident on the device during training.
+
+        They are all images and labels, whether `labelled` or not.
+        """
         return self._asdict()
 
     def epoch(self, order: np.ndarray, place: np.ndarray, seed: int, start: int) -> Feed:

@@ -21,6 +21,8 @@ from sskd_jax.models.network import (
 )
 from sskd_jax.types import Array
 
+WIDTH = 0.5  # factor of all widths but the neck's
+
 # The groups of blocks of every stage: expansion, width, number of blocks, stride of the first. The
 # second group has stride 1 where ImageNet's has 2.
 STAGES = (
@@ -66,11 +68,9 @@ class MobileNetV2(Network):
     The stages' maps have no ReLU, so they are their own pre-activations.
 
     Attributes:
-      width: factor of all widths but the neck's.
       stem_stride: 2, or 1 for HSAKD's network, whose names and shapes of parameters are the same.
     """
 
-    width: float = 0.5
     stem_stride: int = 2
 
     classifier = "classifier"
@@ -83,7 +83,7 @@ class MobileNetV2(Network):
 
     @nn.nowrap
     def stem(self, layers: Layers, image: Array) -> Pair:
-        x = layers.conv(int(32 * self.width), 3, self.stem_stride, name="conv1.0")(image)
+        x = layers.conv(int(32 * WIDTH), 3, self.stem_stride, name="conv1.0")(image)
         x = nn.relu(layers.norm(name="conv1.1")(x))
         return x, x
 
@@ -97,7 +97,7 @@ class MobileNetV2(Network):
     @nn.nowrap
     def group(self, expansion: int, width: int, depth: int, stride: int, halve: bool) -> Apply:
         """`Part.apply` of one line of `STAGES`."""
-        block = partial(InvertedResidual, int(width * self.width), expansion=expansion)
+        block = partial(InvertedResidual, int(width * WIDTH), expansion=expansion)
         first = stride if halve else 1
         return in_sequence([partial(block, stride=each) for each in strides(first, depth)])
 

@@ -21,6 +21,8 @@ from sskd_jax.models.network import (
 )
 from sskd_jax.types import Array
 
+GROUPS = 3  # of ShuffleNet V1's 1x1 convolutions
+
 
 def shuffle(x: Array, groups: int) -> Array:
     """Interleaves the channels of x [..., C]: the first of every group, then the second, ..."""
@@ -45,19 +47,18 @@ class BlockV1(nn.Module):
     stride: int
     conv: Layer
     norm: Layer
-    groups: int = 3
 
     @nn.compact
     def __call__(self, x: Array) -> Pair:
         width = self.width - x.shape[-1] if self.stride == 2 else self.width
         hidden = width // 4
-        groups = 1 if x.shape[-1] == 24 else self.groups  # the stem's 24 channels are too few
+        groups = 1 if x.shape[-1] == 24 else GROUPS  # the stem's 24 channels are too few
         out = self.conv(hidden, 1, groups=groups, name="conv1")(x)
         out = nn.relu(self.norm(name="bn1")(out))
         out = shuffle(out, groups)
         out = self.conv(hidden, 3, self.stride, groups=hidden, name="conv2")(out)
         out = nn.relu(self.norm(name="bn2")(out))
-        out = self.conv(width, 1, groups=self.groups, name="conv3")(out)
+        out = self.conv(width, 1, groups=GROUPS, name="conv3")(out)
         out = self.norm(name="bn3")(out)
         if self.stride == 2:
             preact = jnp.concatenate([out, halved(x)], -1)

@@ -44,10 +44,10 @@ class Block(nn.Module):
         return x + out, preact
 
 
-def apply_blocks(width: int, strides: Sequence[int], layers: Layers, name: str, x: Array) -> Pair:
+def apply_blocks(width: int, steps: Sequence[int], layers: Layers, name: str, x: Array) -> Pair:
     """The last block's sum, and the output of the first batch norm in the first block."""
     preacts = []
-    for i, stride in enumerate(strides):
+    for i, stride in enumerate(steps):
         block = Block(width, stride, layers.conv, layers.norm, name=f"{name}.layer.{i}")
         x, preact = block(x)
         preacts.append(preact)

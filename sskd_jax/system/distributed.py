@@ -4,20 +4,19 @@ import contextlib
 import ctypes
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
-from sskd_jax.system.console import mistakes
+from sskd_jax.system.console import complain, mistakes
 from sskd_jax.system.early import GO_ON
 from sskd_jax.system.interruption import StoppedHere
 from sskd_jax.types import Stopped, UserError
 
 HOW = (
     "set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=0...N-1 for "
-    "every process, or start it on a TPU pod, with Slurm's srun or on Kubernetes, where nothing "
-    "needs to be set"
+    "every process, or start it on a TPU pod, with Slurm's srun or on Kubernetes (with jax[k8s]), "
+    "where nothing needs to be set"
 )
 LOST = (
     "stopped: another process of this run has ended or is out of reach: start all of them again "
@@ -103,5 +102,5 @@ def on_abort(_: int) -> None:
 
 def end(message: str, code: int) -> NoReturn:
     """Prints a line and ends the process immediately, without clean-up, which could block."""
-    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    complain(" ".join(message.split()))
     os._exit(code)

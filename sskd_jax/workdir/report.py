@@ -150,15 +150,15 @@ def other_cells(rows: Sequence[Row]) -> list[str]:
     return [row_name(rows[0]), *scores]
 
 
-def result_cells(rows: Sequence[Row], seeds: int) -> list[str]:
-    """The cells of a network's row, by `RESULT_COLUMNS`, from its rows of some seeds."""
+def result_cells(rows: Sequence[Row], count: int) -> list[str]:
+    """The cells of a network's row, by `RESULT_COLUMNS`, from its rows of some of `count` seeds."""
     first, several = rows[0], len(rows) > 1
     trained = sum(row["minutes"] for row in rows)  # 0 for a given network: they are not known
     last, top5, best = (
         percent([row.get(score) for row in rows]) for score in ("top1", "top5", "best_top1")
     )
     return [
-        row_name(first) + f" (n = {len(rows)})" * (len(rows) < seeds),
+        row_name(first) + f" (n = {len(rows)})" * (len(rows) < count),
         first["network"],
         last,
         "" if several else top5,  # so that a line has at most 80 characters
