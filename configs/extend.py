@@ -4,7 +4,7 @@ r"""More epochs for a finished run: its schedule again, from the last weights of
         --workdir=runs/sskd_more --config.student.learning_rate=.005
 
 The stages before it are taken from that run unchanged, and so is every number that is not given;
-those behind it, such as cRT's new classifier, are trained again. The result is a new run. Momentum
+those after it, such as cRT's new classifier, are trained again. The result is a new run. Momentum
 and the memories of methods are not continued.
 """
 
@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise UserError(f"the run in {args['run']} has no {chosen}: it has {', '.join(stages)}")
     if any("task_epochs" in setting for setting in settings):
         raise UserError(f"{args['run']} is a stream of tasks, which can't be extended")
-    later = {kind for kinds in orders for kind in behind(chosen, kinds)}
+    later = {kind for kinds in orders for kind in after(chosen, kinds)}
     for kind, section in stages.items():
         given = "" if kind in later else section.get("checkpoint") or args["run"]
         section |= {"checkpoint": given, "start_from": ""}
@@ -46,7 +46,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return ConfigDict(config | {"until": until, "time_limit": common.RUN["time_limit"]})
 
 
-def behind(chosen: str, kinds: list[str]) -> list[str]:
+def after(chosen: str, kinds: list[str]) -> list[str]:
     """The kinds of stages that come after the chosen one, if that is among them."""
     return kinds[kinds.index(chosen) + 1 :] if chosen in kinds else []
 

@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Silent: how long the head and other stages of methods are trained. As on CIFAR-100, the head
     # has about a quarter of 90 epochs, with drops at a half and at three quarters, and the others
     # about an eighth. The released schedules of SSD-LT, cRT and LWS are in configs/long_tail.py.
-    spread = max(epochs, 90)  # fewer epochs are 90 in small
+    spread = max(epochs, 90)  # fewer epochs: the 90-epoch schedule, scaled
     long = {"epochs": epochs, "milestones": tuple(n / spread for n in range(30, spread, 30))}
     own = {
         "head": {"epochs": 24, "milestones": (12 / 24, 18 / 24)},

@@ -69,18 +69,18 @@ def accuracies(
       UserError: the stage is not finished, or no image was of some task.
     """
     ends = {row["epoch"]: row for row in rows if row["stage"] == stage}
-    behind = [ends.get(task * task_epochs) for task in range(1, tasks + 1)]
-    if None in behind:
+    after = [ends.get(task * task_epochs) for task in range(1, tasks + 1)]
+    if None in after:
         raise UserError(f"{stage} is not done: finish that run first")
-    held_out = any(name.startswith("validation/") for name in behind[-1])
+    held_out = any(name.startswith("validation/") for name in after[-1])
     split = "validation" if held_out else "test"
     names = [f"{split}/{score}_{task}" for task in range(tasks)]
-    if missing := [name for name in names if name not in behind[-1]]:
+    if missing := [name for name in names if name not in after[-1]]:
         raise UserError(
             f"{stage} was measured on no image of task {names.index(missing[0])}: give a run whose "
             f"{split} images are of all tasks"
         )
-    return 100 * np.asarray([[row[name] for name in names] for row in behind])
+    return 100 * np.asarray([[row[name] for name in names] for row in after])
 
 
 def chance(score: str, tasks: int, task_classes: int) -> np.ndarray:

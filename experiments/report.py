@@ -257,7 +257,7 @@ def parts_of(results: pathlib.Path) -> list[Part]:
         Text(
             "“Seen here” means: the lead is above two standard errors, and the 95 % interval of "
             "the probability that a run of the one beats a run of the other lies above one half; "
-            "where a lead is to be larger than another, that it is so by two standard errors. With "
+            "for “leads by more”, two leads differ by two standard errors. With "
             "three seeds, the intervals are too narrow: of two equally good methods, one or the "
             "other is seen above in 11 of 100 cases. The claims are many, and are not corrected "
             "for that."

@@ -149,7 +149,7 @@ def map_pairs(
     They begin at the depth `start`; 1 leaves out the stem.
 
     Raises:
-      UserError: one network has more maps than the other, or both have none behind the stem.
+      UserError: one network has more maps than the other, or both have none after the stem.
     """
     if len(student) != len(teacher):
         raise UserError(
@@ -158,8 +158,8 @@ def map_pairs(
         )
     if len(student) < 2:
         raise UserError(
-            "this method compares maps behind the stem, and the networks return none: return them "
-            "as maps and preacts of sskd_jax.types.Outputs, behind that of the stem"
+            "this method compares maps after the stem, and the networks return none: return them "
+            "as maps and preacts of sskd_jax.types.Outputs, after that of the stem"
         )
     return list(zip(student[start:], teacher[start:], strict=True))
 

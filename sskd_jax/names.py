@@ -39,7 +39,7 @@ LISTS = {
     "networks": lambda: list(MODELS),
     "datasets": lambda: [
         *LOADERS,
-        "or, behind configs/imagenet.py:dataset=, any that was prepared",
+        "or, after configs/imagenet.py:dataset=, any that was prepared",
     ],
     "keys": keys,
 }

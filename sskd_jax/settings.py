@@ -284,7 +284,7 @@ def settings(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
             raise UserError(f'methods is {name!r}: type --config.methods="({listed})"')
         if ":" in name:
             raise UserError(
-                f"this config has no settings of {name!r}: name a method of your own behind "
+                f"this config has no settings of {name!r}: name a method of your own after "
                 f"another one, as in --config=configs/cifar.py:method=kd,{name}"
             )
     return {f"{name}/": choose(known, name, "method") for name in config.methods}

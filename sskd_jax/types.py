@@ -122,7 +122,7 @@ def learns(module: nn.Module | str, start: str = "") -> Net:
 
 
 def frozen(module: nn.Module | str, start: str = "") -> Net:
-    """A net that stays as an earlier stage left it: for "teacher", by default that of its name."""
+    """A net that stays as an earlier stage left it: by default net `module` of stage `module`."""
     return Net(module, start or f"{module}/{module}", learns=False)
 
 
@@ -223,8 +223,8 @@ class Stage(NamedTuple):
         if there is none.
       memory: (key, facts) -> arrays that are carried from step to step and not optimized.
       order: (rng, images, epoch) -> i64[M'], the images of an epoch in order. `images` has the
-        attributes `size` and `label`; M' is the same in all epochs. A method `check` of it,
-        (images, number of epochs), raises a `UserError` if they do not suit it.
+        attributes `size` and `label`; M' is the same in all epochs. Its own attribute
+        `order.check`, if any, (images, number of epochs), raises a `UserError` if they do not fit.
       tied: (params of all nets) -> the same, in which some that the loss does not use are made of
         others. It is applied to the first weights and after every update; frozen nets stay.
       shared: whether it is trained once for all methods of a run.

@@ -91,7 +91,7 @@ def test_test_images_are_resized_with_the_size():
 
 
 def test_the_paraphraser_learns_at_the_references_rate():
-    """.01 behind RepDistiller's resnets and WRNs, and the student's rate behind all others."""
+    """.01 after RepDistiller's resnets and WRNs, and the student's rate after all others."""
     students = {"resnet8x4": 0.01, "wrn_16_2": 0.01, "vgg8": 0.05, "ResNet50": 0.05}
     students |= {"ShuffleV1": 0.01, "MobileNetV2": 0.01}
     for student, rate in students.items():
@@ -388,7 +388,7 @@ def test_extending_a_run_takes_all_but_the_students_from_it(tmp_path):
     cut = long_tail.get_config("method=crt,ssd_lt")
     cut.classifier.checkpoint = "runs/other"
     (tmp_path / "cut" / "config.json").write_text(json.dumps(cut.to_dict()))
-    cut = extend.get_config(f"run={tmp_path / 'cut'}")  # cRT's classifier is behind its student
+    cut = extend.get_config(f"run={tmp_path / 'cut'}")  # cRT's classifier is after its student
     assert (cut.classifier.checkpoint, cut.features.checkpoint) == ("", str(tmp_path / "cut"))
     assert found.teacher.start_from == "" and found.methods == ("scratch", "kd", "sskd")
     teacher = extend.get_config(f"run={run},stage=teacher")

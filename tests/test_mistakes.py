@@ -206,7 +206,7 @@ MISTAKES = [
     ),
     (
         (QUICK, "--config.methods=('kd','my_code:near')"),
-        "name a method of your own behind another one, as in --config=configs/cifar.py:method=kd,",
+        "name a method of your own after another one, as in --config=configs/cifar.py:method=kd,",
     ),
     ((QUICK, "--config.methods=('kd','kd')"), "methods is ('kd', 'kd'): give different names"),
     ((QUICK, "--config.methods=()"), "methods is (): give different names"),

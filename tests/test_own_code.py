@@ -48,7 +48,7 @@ def test_the_pages_examples_train_and_leave(my_code, tmp_path):
 
 
 def behind_pooling(folder: Path, layer: str) -> None:
-    """Puts a layer in front of the classifier of the page's network."""
+    """Puts a layer before the classifier of the page's network."""
     file, pooled = folder / "my_code.py", "hidden.mean((1, 2))"
     text = file.read_text()
     assert pooled in text

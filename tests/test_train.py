@@ -169,7 +169,7 @@ def test_the_same_run_again_gives_the_same_bits(finished, tmp_path):
 
 @pytest.mark.slow
 def test_a_restart_changes_no_bit(finished, tmp_path):
-    """Stops in the middle of the last stage's second epoch, behind a checkpoint within it."""
+    """Stops in the middle of the last stage's second epoch, after a checkpoint within it."""
     workdir, table = finished
     with stop_behind(4, "sskd/student"):
         run(small_config(save_seconds=0.0), tmp_path)
@@ -421,7 +421,7 @@ def test_a_started_teacher_goes_on_without_its_file(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_more_epochs_on_a_finished_run(finished, tmp_path):
-    """Students go on from their last weights, and nothing in front of them is trained again."""
+    """Students go on from their last weights, and nothing before them is trained again."""
     workdir, table = finished
     config = extend.get_config(f"run={workdir},epochs=1")
     config.student.learning_rate = 1e-9

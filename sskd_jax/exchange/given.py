@@ -218,7 +218,7 @@ def load_start(job: Job) -> Start:
     path = locate(job.start_from)
     source = from_workdir(job, path) if path.is_dir() else from_file(job, path)
     leaves = {net: fitting(job, net, own, source) for net, own in source.nets.items()}
-    line = f"starts from {source.path}" + f", behind {source.steps} steps" * bool(source.steps)
+    line = f"starts from {source.path}" + f", after {source.steps} steps" * bool(source.steps)
     if any(len(leaves[net]) < len(flatten_dict(own)) for net, own in source.nets.items()):
         line += (
             f"; its classifier is fresh, as that tells {source.num_classes} classes apart and "

@@ -151,7 +151,7 @@ def table(record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, str]
     size = f", {result['parameters']:,} parameters" if "parameters" in result else ""
     return {
         "network": record["model"] + size,
-        "weights": f"behind the {record['epoch']} epoch",
+        "weights": f"after the {record['epoch']} epoch",
         "top-1, last epoch": shown(result.get("top1")),
         "top-5, last epoch": shown(result.get("top5")),
         "top-1, best epoch": ""

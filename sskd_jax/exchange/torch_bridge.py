@@ -352,12 +352,12 @@ def _fitting_places(
         hint = f"; these are weights of a {other}: {_advice(section, other)}"
     places = _places(name, counts[0], side)
     if prefix := _prefix(places, state):
-        hint = f"; all of its names are there behind {prefix[:100]!r}: save that part alone"
+        hint = f"; all of its names are there, prefixed with {prefix[:100]!r}: save that part alone"
     raise UserError(f"this is not a {name}: {_misfit(places, state)}{hint}")
 
 
 def _prefix(places: Mapping[str, Place], state: StateDict) -> str | None:
-    """The prefix behind which `state` has an entry for every place; None if there is none."""
+    """The prefix with which `state` has an entry for every place; None if there is none."""
     first = next(iter(places))
     prefixes = (key.removesuffix(first) for key in state if key.endswith(f".{first}"))
     return next(

@@ -65,7 +65,7 @@ def labelled_terms(predicted: Predictions, label: Array) -> Terms:
 def imitation_terms(student: Predictions, teacher: Predictions, temperature: float) -> Terms:
     """Divergence from the teacher on all rows: of the networks (kd), of the branches (joint_kd).
 
-    The latter is the sum over the branches; each imitates the teacher's branch at its depth.
+    joint_kd is the sum over the branches; each imitates the teacher's branch at its depth.
 
     Raises:
       UserError: one network has more branches than the other.

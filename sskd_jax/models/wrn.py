@@ -86,5 +86,5 @@ class WideResNet(Network):
     @nn.nowrap
     def preactivations(self, preacts: list[Array]) -> list[Array]:
         """The maps' pre-activations: stages 2 and 3 and the neck compute those of stages 1 to 3."""
-        stem, _, *behind = preacts
-        return [stem, *behind]
+        stem, _, *after = preacts
+        return [stem, *after]

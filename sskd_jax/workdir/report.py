@@ -123,7 +123,7 @@ def show(workdir: epath.Path) -> None:
     table(f"Accuracy on the test images, %{several}", RESULT_COLUMNS, cells)
     others = [other_cells(rows) for rows in networks.values()]
     if others := [cells for cells in others if any(cells[1:])]:
-        table("Other scores behind the last epoch, %", ["stage", *OTHER_SCORES], others)
+        table("Other scores after the last epoch, %", ["stage", *OTHER_SCORES], others)
     for (stage, _), rows in networks.items():
         if "start_from" in rows[0]:
             console.print(f"start    {stage} began with the weights of {rows[0]['start_from']}")

@@ -45,7 +45,7 @@ def prepare(source: pathlib.Path, data_dir: pathlib.Path, *more: str) -> int:
 
 
 def error_line(capfd: pytest.CaptureFixture) -> str:
-    """The last line on stderr; progress bars and damaged images may stand in front of it."""
+    """The last line on stderr; progress bars and damaged images may stand before it."""
     line = capfd.readouterr().err.rstrip("\n").replace("\r", "\n").splitlines()[-1]
     assert line.startswith("error: ")
     return line

@@ -86,7 +86,7 @@ def student_task(teacher: str, student: str, rate: float) -> Task:
 
 
 def recorded_variables(golden: Golden, model: str, seed: int) -> tuple[Params, Params]:
-    """Those of a network, and of the projection head behind it."""
+    """Those of a network, and of the projection head after it."""
     weights = golden.state_dict(model, seed, "backbone.")
     width = golden.models[model]["pooled_dim"]
     return torch_bridge.from_state_dict(model, weights), {"params": head(golden, width, seed)}

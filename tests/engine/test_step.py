@@ -207,7 +207,7 @@ def partly_used() -> Stage:
 
 
 def one_step(task: Task, frozen: Frozen, state: TrainState) -> TrainState:
-    """The state behind a step on one device, on the host."""
+    """The state after a step on one device, on the host."""
     device = jax.devices()[:1]
     made = train_program(task, device)
     after, _ = made(*replicated((state, frozen), device), ORDER[None], 0, 1)

@@ -147,7 +147,7 @@ def test_onnx_without_its_extra_says_what_to_install(workdir, monkeypatch):
 
 @pytest.fixture
 def with_best(tmp_path, variables) -> pathlib.Path:
-    """A workdir whose student was best behind the second of its three epochs."""
+    """A workdir whose student was best after the second of its three epochs."""
     better = jax.tree.map(lambda leaf: 2 * leaf, variables)
     about = {"teacher_model": "resnet20", "steps": 15}
     student(tmp_path, "sskd/student", better, step=10, score=0.9, **about)

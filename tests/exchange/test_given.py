@@ -102,7 +102,7 @@ def test_a_finished_stage_gives_all_of_its_nets_and_may_be_extended(plain, tmp_p
     for path in (tmp_path, tmp_path / "sskd/student"):
         found, line, record = first(job, path)
         assert_equal(found, stored)
-        assert line == f"starts from {tmp_path}/sskd/student, behind 6 steps"
+        assert line == f"starts from {tmp_path}/sskd/student, after 6 steps"
         assert record["steps"] == 6 and set(record["weights"]) == {"student", "head"}
 
 

@@ -515,7 +515,7 @@ def without(key: str, state: dict) -> dict:
         (lambda s: without("bn1.weight", s), r"not a resnet8: 'bn1\.weight' is missing$"),
         (
             lambda s: {f"student.{key}": x for key, x in s.items()},
-            "; all of its names are there behind 'student.': save that part alone$",
+            "; all of its names are there, prefixed with 'student.': save that part alone$",
         ),
         (lambda s: without("bn1.running_var", s), r"'bn1\.running_var' is missing$"),
         (lambda s: {**s, "extra.bias": s["fc.bias"]}, r"not a resnet8: it has no 'extra\.bias'$"),

@@ -45,7 +45,7 @@ one, other = (
     for steps in (0, 2)
 )
 assert np.isfinite(other).all() and np.any(one != other)
-"""  # behind the tour, in which nothing is fitted: every method would be compiled
+"""  # after the tour, in which nothing is fitted: every method would be compiled
 
 
 def read(path: Path) -> nbformat.NotebookNode:

@@ -1,4 +1,4 @@
-"""The layers between a student's map and a teacher's: their shapes, and batch norm behind them."""
+"""The layers between a student's map and a teacher's: their shapes, and batch norm after them."""
 
 import jax
 import numpy as np

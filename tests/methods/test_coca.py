@@ -270,7 +270,7 @@ def test_steps(golden, names, monkeypatch, case):
     found = recorded.norms(statistics, torch_name, moving)
     recorded.assert_recorded(found, gold["bn_l2"][: len(moving)])
     chosen = names["step_coca"]["names"]
-    if method == "der":  # it never calls the heads, which stand behind all others
+    if method == "der":  # it never calls the heads, which stand after all others
         chosen = [name for name in chosen if "head" not in name]
     gradients = recorded.first_gradients(before, first, 0.0)
     norms = partial(recorded.norms, rename=torch_name, names=chosen)

@@ -86,7 +86,7 @@ def assert_close(name: str, actual: Any, expected: Any, of_all: float = 0) -> No
     """Compares leaf by leaf, as closely as the largest number of each allows.
 
     `of_all` is what the largest number of the whole tree allows beside: some gradients are 0, so
-    only rounding errors are left of them. A convolution's bias in front of a batch norm is such a
+    only rounding errors are left of them. A convolution's bias before a batch norm is such a
     case. Its gradient is a sum over all pixels, as is that of the kernel beside it, whose largest
     number allows as much again.
     """

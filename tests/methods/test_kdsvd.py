@@ -17,7 +17,7 @@ STUDENT, TEACHER = arrays(3, 4, 4, 5), arrays(3, 4, 4, 5, seed=1)
 
 @jax.jit
 def loss(student, teacher):
-    """Of a second map, behind fixed first ones."""
+    """Of a second map, after fixed first ones."""
     return svd_loss([FIRST, student], [SECOND, teacher], 2)
 
 

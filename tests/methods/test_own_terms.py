@@ -26,7 +26,7 @@ LABEL = np.array([0, 1, 2, 0])
 
 
 def network(seed: int) -> Outputs:
-    """Logits, embeddings and three maps, all different; of other numbers in front of the ReLU."""
+    """Logits, embeddings and three maps, all different; of other numbers before the ReLU."""
     maps = [arrays(4, size, size, 3, seed=seed + i) for i, size in enumerate((4, 4, 2), 1)]
     before = [arrays(*one.shape, seed=seed + 9) for one in maps]
     made = outputs(arrays(4, 5, seed=seed), arrays(4, 6, seed=seed + 5), *maps)

@@ -81,7 +81,7 @@ def test_the_queue(golden):
     ):
         queue = ssd_lt.enqueued(queue, key, label.astype(np.int32))
         np.testing.assert_array_equal(queue["label"], gold[f"after{number}/queue_label"])
-    # Keys and place were recorded behind both alone.
+    # Keys and place were recorded after both alone.
     np.testing.assert_array_equal(queue["keys"], gold["after2/queue"])
     assert queue["place"] == gold["after2/ptr"]
 
@@ -250,7 +250,7 @@ def test_steps_of_stage_one(golden, names, monkeypatch):
     variables = recorded.filled(golden, shapes, unprefixed(stage1_name))
     # Nothing classifies by the key's features.
     variables["key"]["params"]["fc"] = variables["student"]["params"]["fc"]
-    # The reference averages in front of a step, and we do behind it; so ours begins with the first
+    # The reference averages before a step, and we do after it; so ours begins with the first
     # average.
     for net, leader in (("key", "student"), ("key_projector", "projector")):
         variables[net]["params"] = jax.tree.map(

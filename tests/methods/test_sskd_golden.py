@@ -30,7 +30,7 @@ def case(request, shared) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def ours(case) -> dict[str, Any]:
-    """What our code gives for the recorded inputs, which were recorded behind the heads."""
+    """What our code gives for the recorded inputs, which were recorded after the heads."""
     inputs = [
         Outputs(case[f"in/{who}_logits"], case[f"in/{who}_proj"]) for who in ("student", "teacher")
     ]

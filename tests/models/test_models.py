@@ -193,9 +193,9 @@ def test_maps_belong_to_their_preactivations(run):
     if run.name.startswith("wrn"):  # the next stage normalises and rectifies these sums
         expected = [run.evaluated.preacts[0], *normalised(run)]
         actual[1:] = run.evaluated.preacts[1:]
-    elif run.name == "MobileNetV2":  # has no ReLU behind its maps
+    elif run.name == "MobileNetV2":  # has no ReLU after its maps
         expected = run.evaluated.preacts
-    elif run.name == "ShuffleV2":  # shuffles behind the ReLU, and has a rectified stem
+    elif run.name == "ShuffleV2":  # shuffles after the ReLU, and has a rectified stem
         expected[1:] = [shuffle(x, 2) for x in expected[1:]]
     for x, y in zip(actual, expected, strict=True):
         assert_near(x, y, 1e-6)
@@ -206,7 +206,7 @@ def test_preactivations_behind_the_stem_are_in_front_of_their_relu(run):
 
 
 def normalised(run: Recorded) -> list[np.ndarray]:
-    """A WRN's stages behind the batch norm of the next stage or, of the last one, of the neck."""
+    """A WRN's stages after the batch norm of the next stage or, of the last one, of the neck."""
     leaves = flatten_dict(run.variables)
     places = (("block2.layer.0", "bn1"), ("block3.layer.0", "bn1"), ("bn1",))
     found = []

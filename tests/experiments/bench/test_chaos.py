@@ -19,7 +19,7 @@ from sskd_jax.workdir.checkpoint import Checkpoints
 from sskd_jax.workdir.files import write_json, write_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-SEED = 2957  # a kill of either kind, neither behind the end of the run
+SEED = 2957  # a kill of either kind, neither after the end of the run
 QUICK_TO_COMPILE = tuple(f"--config.{part}.model=toys:Small" for part in ("teacher", "student"))
 
 
