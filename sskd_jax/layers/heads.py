@@ -99,8 +99,10 @@ class Regressor(nn.Module):
 
 def nearest(features: Array, height: int, width: int) -> Array:
     """A map [n, H, W, C] resized to height x width by the nearest pixel, rounded down."""
-    rows, columns = (
-        np.arange(new) * old // new
-        for new, old in zip((height, width), features.shape[1:3], strict=True)
-    )
-    return features[:, rows][:, :, columns]
+    for axis, new in ((1, height), (2, width)):
+        old = features.shape[axis]
+        if new % old:
+            features = jnp.take(features, np.arange(new) * old // new, axis)
+        elif new > old:  # unlike a gather, this has a gradient without a scatter
+            features = jnp.repeat(features, new // old, axis)
+    return features

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.linen import initializers as init
 from jax import lax
 
-from sskd_jax.axis import device_count, mean_over_devices
+from sskd_jax.axis import device_count, everywhere
 from sskd_jax.layers.parameters import parameter
 from sskd_jax.types import Array, Params
 
@@ -73,12 +73,15 @@ def batch_statistics(x: Array) -> tuple[Array, Array, int]:
     """Mean [C], biased variance [C] and number of values of the batch with share x, a f32[..., C].
 
     The variance is the mean of squared distances: E[x^2] - E[x]^2 would lose digits that the
-    reference keeps. Its derivative by the mean is zero.
+    reference keeps. Every device takes those from the mean of its own share, so that the devices
+    exchange numbers once: the whole variance is the mean of theirs, plus that of their means.
     """
     axes = tuple(range(x.ndim - 1))
-    mean = mean_over_devices(x.mean(axes))
-    distance = x - per_channel(lax.stop_gradient(mean), x)
-    var = mean_over_devices(jnp.square(distance).mean(axes))
+    mean = x.mean(axes)
+    distance = x - per_channel(lax.stop_gradient(mean), x)  # the derivative by the mean is zero
+    own = jnp.stack([mean, jnp.square(distance).mean(axes)])
+    means, variances = jnp.moveaxis(everywhere(own[None]), 1, 0)  # each [devices, C]
+    mean, var = means.mean(0), variances.mean(0) + means.var(0)
     return mean, var, device_count() * x.size // x.shape[-1]
 
 
