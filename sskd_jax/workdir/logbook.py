@@ -66,8 +66,10 @@ def united(stored: Row, config: Row) -> Row:
     if "settings" not in config:
         return config
     missing = {key: value for key, value in stored.items() if key not in config}
+    # A config may have settings of methods that it does not compare, such as the quickstart's.
+    compared = {name: config["settings"][name] for name in config["methods"]}
     both = {
-        "settings": stored["settings"] | config["settings"],
+        "settings": config["settings"] | stored["settings"] | compared,
         "methods": list(dict.fromkeys([*stored["methods"], *config["methods"]])),
     }
     return config | missing | both

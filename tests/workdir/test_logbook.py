@@ -193,6 +193,22 @@ def test_settings_of_methods_that_are_not_compared_may_change(tmp_path):
         pass
 
 
+def test_settings_of_a_trained_method_stay_when_others_are_compared(tmp_path):
+    """Also if the config of the others has settings of that method, as the quickstart's has."""
+    first, others = compare(kd=0.9, sskd=5.0), compare(sskd=1.0, at=1.0) | {"methods": ("at",)}
+    with book(tmp_path, first):
+        trained(tmp_path)
+    with book(tmp_path, others):
+        pass
+    with book(tmp_path, first):
+        pass
+    with (
+        pytest.raises(UserError, match="settings.sskd.weights.kd was 5.0, is 1.0"),
+        book(tmp_path, compare(kd=0.9, sskd=1.0)),
+    ):
+        pass
+
+
 def test_a_further_method_brings_the_sections_of_its_own_stages(tmp_path):
     without, head = compare(kd=0.9), {"head": {"epochs": 6}}
     with book(tmp_path, without):
