@@ -171,6 +171,11 @@ def write(
     try:
         # Without a folder for downloads, tfds leaves an empty one behind.
         with tempfile.TemporaryDirectory() as downloads, prepared.alone(builder):
+            if folder.exists():
+                raise UserError(
+                    f"another process has just written {builder.name} to {prepared.home(builder)}: "
+                    "type the same command again to see whether it is of the same images"
+                )
             if digest:
                 origin.write_text(digest)
             try:

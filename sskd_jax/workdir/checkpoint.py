@@ -29,9 +29,12 @@ OF_THE_MACHINE = (
     errno.EMFILE,
     errno.ENFILE,
     errno.ENOMEM,
+    errno.ENOTCONN,
     errno.EPERM,
     errno.ESTALE,
+    errno.ETIMEDOUT,
 )
+OF_A_BUCKET = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "PERMISSION_DENIED")
 
 
 def checksum(tree: Any) -> int:
@@ -131,11 +134,15 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int) -> None:
-        """Renames a damaged checkpoint and prints it; a `UserError` if there is no other one."""
+        """Renames a damaged checkpoint and prints it; a `UserError` if no other one is whole.
+
+        If none is, the reason may be another than damage, so all of them stay as they are.
+        """
         damaged = self.folder / str(step)
-        if _steps(self.folder) == [step]:
+        others = (other for other in _steps(self.folder) if other != step)
+        if all(_read_whole(self.folder / str(other)) is None for other in others):
             raise UserError(
-                f"the checkpoint {damaged} is damaged and there is no other: put a copy of it "
+                f"the checkpoint {damaged} is damaged and no other is whole: put a copy of it "
                 f"back, or delete {self.folder} to train this stage again"
             )
         (self.folder / f"damaged-{step}").rmtree(missing_ok=True)
@@ -240,10 +247,15 @@ def _check_machine(checkpoint: epath.Path, error: Exception) -> None:
     told = re.search(r"os_error_code='(\d+)'", str(error))  # by tensorstore
     code = int(told[1]) if told else getattr(error, "errno", None)
     if code in OF_THE_MACHINE:
-        raise UserError(
-            f"the checkpoint {checkpoint} can't be read now ({os.strerror(code)}): mend that, then "
-            "type the same command again"
-        ) from error
+        reason = os.strerror(code)
+    elif isinstance(error, MemoryError) or str(error).startswith(OF_A_BUCKET):
+        reason = f"{type(error).__name__} {error}".strip()
+    else:
+        return
+    raise UserError(
+        f"the checkpoint {checkpoint} can't be read now ({reason}): mend that, then type the same "
+        "command again"
+    ) from error
 
 
 def _manager(folder: epath.Path) -> ocp.CheckpointManager:

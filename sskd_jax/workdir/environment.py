@@ -72,6 +72,19 @@ def changed_code(before: Row, here: Row) -> list[str]:
     return [name for name in own if own[name] != earlier.get(name, own[name])]
 
 
+def changed_versions(before: Row, here: Row) -> list[str]:
+    """What else differs between two environments that may change the rounding, in words."""
+    old, new = (
+        {key: where.get(key) for key in ("python", "processor", "cores")} | where["versions"]
+        for where in (before, here)
+    )
+    return [
+        f"{name} {new[name]} in place of {old[name]}"
+        for name in new
+        if None not in (old.get(name), new[name]) and old[name] != new[name]
+    ]
+
+
 def file_of(module: str) -> pathlib.Path | None:
     """The file of a module; None if there is none, which is an error only where it is used."""
     with contextlib.suppress(ImportError, ValueError):

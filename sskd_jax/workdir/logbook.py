@@ -16,7 +16,7 @@ from sskd_jax.system.console import console
 from sskd_jax.system.paths import check_no_pattern, check_same, is_remote, locate, take_lock
 from sskd_jax.types import UserError
 from sskd_jax.workdir.checkpoint import has_checkpoints
-from sskd_jax.workdir.environment import UNKNOWN, changed_code, environment
+from sskd_jax.workdir.environment import UNKNOWN, changed_code, changed_versions, environment
 from sskd_jax.workdir.files import (
     CONFIG,
     ENVIRONMENTS,
@@ -129,8 +129,8 @@ def check_config(workdir: epath.Path, stored: Row, config: Row) -> None:
 def tell_changes(before: Row, here: Row) -> None:
     """Prints a line for what makes a resumed run another one than it was.
 
-    It may be resumed in another dtype, on devices of another kind, or another number of them, or
-    with changed code of the user's.
+    It may be resumed in another dtype, on devices of another kind, or another number of them, with
+    other versions or another processor, or with changed code of the user's.
     """
     dtype, now = before.get("dtype", here["dtype"]), here["dtype"]  # earlier versions stored none
     kinds = ["{platform} ({devices[0]})".format(**where) for where in (here, before)]
@@ -145,6 +145,11 @@ def tell_changes(before: Row, here: Row) -> None:
         console.print(
             f"devices  {found[0]} in place of {found[1]} before: from here on the run is the "
             "same up to rounding, not bit for bit"
+        )
+    elif others := changed_versions(before, here):
+        console.print(
+            f"versions  {'; '.join(others)}: from here on the run is the same up to rounding, not "
+            "bit for bit"
         )
     if changed := changed_code(before, here):
         console.print(

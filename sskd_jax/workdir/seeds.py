@@ -3,7 +3,7 @@
 from etils import epath
 
 from sskd_jax.types import UserError
-from sskd_jax.workdir.files import CONFIG, STAGE, read_json
+from sskd_jax.workdir.files import CONFIG, ENVIRONMENTS, STAGE, read_json
 
 PREFIX = "seed-"
 
@@ -38,14 +38,26 @@ def check_one(workdir: epath.Path) -> None:
         raise UserError(f"{workdir} holds several seeds: give one of them, such as {found[0]}")
 
 
+def is_run(folder: epath.Path) -> bool:
+    """Whether a folder is the workdir of one run, not just one with another file of that name."""
+    return (folder / CONFIG).exists() and (folder / ENVIRONMENTS).exists()
+
+
 def check_free(workdir: epath.Path, several: bool) -> None:
     """Raises a `UserError` if a workdir has one run, and several seeds are to be trained there.
 
-    Likewise for the reverse, and for a workdir inside that of another run.
+    Likewise for the reverse, and if it lies in another run's workdir, or another run's lies in it:
+    a method's folder would be taken for a run of its name.
     """
     for run in workdir.parents[:2]:
-        if (run / CONFIG).exists():
+        if is_run(run):
             raise UserError(f"{workdir} lies in {run}, which is a run itself: give another place")
+    for config in workdir.glob(f"*/{CONFIG}"):
+        if is_run(config.parent) and not config.parent.name.startswith(PREFIX):
+            raise UserError(
+                f"{workdir} holds another run, {config.parent}: give another place, such as "
+                f"{workdir / 'new'}"
+            )
     if several and (workdir / CONFIG).exists():
         seed = read_json(workdir / CONFIG)["seed"]
         raise UserError(

@@ -92,11 +92,12 @@ class Charts:
 
 
 def open_writer(folder: epath.Path) -> Writer:
-    """A writer into an empty folder."""
+    """A writer of a new file in a folder, in place of the one that is there."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return DiskWriter(folder)
     folder.rmtree(missing_ok=True)
     folder.mkdir(parents=True)
-    if not is_remote(folder):
-        return DiskWriter(folder)
     # clu writes through TensorFlow, which reaches buckets.
     import_tensorflow()
     from clu.metric_writers import SummaryWriter

@@ -58,6 +58,25 @@ def test_a_second_run_changes_nothing_and_says_how_to_train(flowers, capsys):
     assert "flowers is there already, as array_record: delete " in capsys.readouterr().err
 
 
+def test_what_another_process_writes_meanwhile_is_not_claimed(tmp_path, capsys, monkeypatch):
+    """It appears after this process has looked, and before it takes the lock."""
+    sources = [folder(tmp_path / name, train=8) / "train" for name in ("theirs", "ours")]
+    theirs, ours = (
+        ["prepare", "imagefolder", f"--source={source}", "--name=flowers", f"--data_dir={tmp_path}"]
+        for source in sources
+    )
+
+    def read_slowly(*args):
+        monkeypatch.undo()
+        assert main(theirs) == 0
+        return read(*args)
+
+    monkeypatch.setattr("sskd_jax.data.imagefolder.read", read_slowly)
+    assert main(ours) == 2
+    assert "another process has just written flowers to" in capsys.readouterr().err
+    assert main(theirs) == 0
+
+
 def test_a_changed_folder_is_told(tmp_path, capsys):
     source, data = folder(tmp_path, train=8) / "train", tmp_path / "data"
     arguments = [

@@ -160,6 +160,21 @@ def test_devices_of_another_kind_are_told(before, tmp_path, capsys):
     assert told in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["python", "jax"])
+def test_other_versions_are_told(name, tmp_path, capsys):
+    with open_book(tmp_path) as book:
+        book.saved("teacher", 3)
+    file = tmp_path / "environments.json"
+    (here,) = json.loads(file.read_text())
+    was = here | {"python": "3.0"} if name == "python" else here
+    was["versions"] |= {"jax": "0.1"} if name == "jax" else {}
+    file.write_text(json.dumps([was]))
+    with open_book(tmp_path):
+        pass
+    told = f"versions  {name} {here[name] if name == 'python' else jax.__version__} in place of "
+    assert told in capsys.readouterr().out
+
+
 def test_another_dtype_is_told_whether_it_was_named_or_came_with_the_devices(tmp_path, capsys):
     with open_book(tmp_path) as book:
         book.saved("teacher", 3)

@@ -124,6 +124,8 @@ def test_a_damaged_best_checkpoint_is_told_and_another_is_used(folder, capsys):
 OF_THE_MACHINE = {  # as the system raises it, and as tensorstore does
     "Too many open files": OSError(errno.EMFILE, "Too many open files"),
     "Permission denied": ValueError("PERMISSION_DENIED: no [source [os_error_code='13']]"),
+    "MemoryError": MemoryError(),
+    "ValueError UNAVAILABLE: no answer": ValueError("UNAVAILABLE: no answer"),
 }
 
 
@@ -201,10 +203,25 @@ def test_without_a_whole_one_nothing_starts_anew(tmp_path):
     manifest.write_bytes(b"")
     for _ in range(2):
         with pytest.raises(
-            UserError, match="is damaged and there is no other: put a copy of it back"
+            UserError, match="is damaged and no other is whole: put a copy of it back"
         ):
             with Checkpoints(tmp_path) as checkpoints:
                 checkpoints.newest()
+
+
+def test_if_none_can_be_read_all_stay_as_they_are(folder, monkeypatch):
+    """Then the reason may be another than damage, such as another version of orbax."""
+
+    def restore(*_):
+        raise ValueError("something new")
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", restore)
+    before = sorted(folder.iterdir())
+    with Checkpoints(folder) as checkpoints:
+        for pick in (checkpoints.newest, checkpoints.best):
+            with pytest.raises(UserError, match="is damaged and no other is whole"):
+                pick()
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_full_disk_is_told_and_earlier_checkpoints_are_whole(folder):

@@ -150,6 +150,13 @@ def test_one_run_and_several_seeds_do_not_share_a_workdir(tmp_path):
             UserError, match="lies in .*, which is a run itself: give another place"
         ):
             seeds.check_free(single / inner, several=False)
+    with pytest.raises(UserError, match="holds another run, .*/single: give another place"):
+        seeds.check_free(epath.Path(tmp_path), several=False)
+    (tmp_path / "project" / "kd").mkdir(parents=True)
+    for folder in ("project", "project/kd"):  # a file of that name that is not of a run
+        (tmp_path / folder / "config.json").write_text("{}")
+    seeds.check_free(epath.Path(tmp_path / "project"), several=False)
+    seeds.check_free(epath.Path(tmp_path / "project" / "mine"), several=False)
 
 
 def test_an_epochs_line_is_short():
