@@ -2,9 +2,16 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from configs.methods import ENTRIES
+from sskd_jax.methods import METHODS
+from sskd_jax.models import MODELS
+from sskd_jax.system.installed import read_config
+from sskd_jax.workdir.logbook import flatten
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -13,6 +20,9 @@ FOREIGN = {"pytest", "uv"}  # modules of others, run with python -m
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 MODULE = re.compile(r"python3? -m ([\w.]+)")
+CONFIG = re.compile(r"--config=(configs/\w+\.py(?::[\w=,.+]+)?)")
+PLACEHOLDERS = ("NAME", "my_code", "run=")  # in a config's arguments
+KEY = re.compile(r"--config\.([\w.]+)=")
 FILE = re.compile(r"`((?:configs|experiments|sskd_jax|tests)/[\w/]+\.\w+)`")
 
 
@@ -60,6 +70,39 @@ def test_modules_and_files_are_there(page):
     modules = set(MODULE.findall(text)) - FOREIGN
     assert not [module for module in modules if not is_module(module)]
     assert not [path for path in FILE.findall(text) if not (ROOT / path).is_file()]
+
+
+def typed_configs(text: str) -> set[str]:
+    """The configs that the commands of a text name, without those that have placeholders."""
+    found = {name.rstrip(".,") for name in CONFIG.findall(text)} - {"configs/extend.py"}
+    return {name for name in found if not any(part in name for part in PLACEHOLDERS)}
+
+
+@cache
+def known_keys() -> set[str]:
+    """The keys of all configs, of one method at a time."""
+    configs = [
+        f"configs/{file}.py:method={name}" for file in ("cifar", "imagenet") for name in ENTRIES
+    ]
+    configs += [f"configs/{file}.py" for file in ("quickstart", "long_tail", "continual")]
+    found = {key for name in configs for key in flatten(read_config(name).to_dict())}
+    return found | {"methods", "assistant.model"}  # the latter of a page's own method
+
+
+# The table of the page about faults, which is full of mistakes, is held by test_mistakes.
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "faults"], ids=name)
+def test_configs_and_their_keys_are_there(page):
+    text = page.read_text()
+    for config in typed_configs(text):
+        read_config(config)
+    typed = {key for key in KEY.findall(text) if not re.search("[A-Z]|^settings", key)}
+    assert not typed - known_keys()
+
+
+def test_the_readme_counts_methods_and_networks():
+    text, small = README.read_text(), set(MODELS) - {"resnet18", "resnet34", "resnet50"}
+    assert f"with {len(METHODS) - 1} other methods" in " ".join(text.split())
+    assert f"choose among {len(METHODS)} methods and {len(small)} networks for small" in text
 
 
 def test_the_tree_of_the_architecture_names_every_module():

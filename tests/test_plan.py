@@ -508,16 +508,17 @@ def test_what_the_config_says_reaches_the_step():
         {"student": {"kernel": jnp.ones(3)}},
         {"student": {"kernel": jnp.arange(3.0)}},
     )
-    expected = optim.sgd(lambda step: 0.1, momentum=0.7, weight_decay=5e-4, nesterov=True)
-    section.weight_decay = 5e-4
-    found = sections.optimizer_of("student", section, job.task.stage, lambda step: 0.1)
-    states = [one.init(params) for one in (found, expected)]
-    for _ in range(2):
+    schedule = optim.milestone_schedule(rate, [2.0], 0.1, steps, **numbers)
+    decay = section.weight_decay
+    expected = optim.sgd(schedule, momentum=0.7, weight_decay=decay, nesterov=True)
+    optimizers = job.task.optimizer, expected
+    states = [one.init(params) for one in optimizers]
+    for _ in range(4 * steps):
         updates = []
-        for place, one in enumerate((found, expected)):
+        for place, one in enumerate(optimizers):
             update, states[place] = one.update(gradient, states[place], params)
             updates.append(update["student"]["kernel"])
-        np.testing.assert_allclose(*updates)
+        np.testing.assert_allclose(*updates, rtol=1e-6)
 
 
 def test_classes_are_counted_among_the_images_of_the_stage():

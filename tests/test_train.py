@@ -187,9 +187,8 @@ def others_config(finished, *methods: str, **changes):
     return config
 
 
-# Methods with stages, networks, a memory, an order or momenta of their own. The others are trained
-# in the notebook that tours them, those for streams of tasks in tests of their own; and every stage
-# takes a step on 1, 2 and 8 devices.
+# Methods with stages, networks, a memory, an order or momenta of their own. Those for streams of
+# tasks are trained in tests of their own; and every stage takes a step on 1, 2 and 8 devices.
 OTHERS = ("ab", "ft", "crd", "fsp", "reviewkd", "ctkd", "dot", "pretext", "hsakd", "hssakd")
 OTHERS += ("ssd_lt", "logit_adjustment", "ldam", "decoupled", "fitnet+kd")
 

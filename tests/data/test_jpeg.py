@@ -145,6 +145,22 @@ def test_a_random_crop_is_that_of_its_box(height, width):
         assert np.abs(ours - np.asarray(expected, int)).mean() < 3
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("height,width", [(400, 600), (1900, 2000)])
+def test_a_random_crop_is_where_its_box_is(height, width, axis):
+    """On a ramp of grey, a crop that is off by two pixels of the result is lighter or darker."""
+    ramp = np.linspace(0, 255, (height, width)[axis]).round().astype(np.uint8)
+    levels = np.broadcast_to(np.expand_dims(ramp, 1 - axis), (height, width))
+    content = encoded(Image.fromarray(np.repeat(levels[..., None], 3, -1)))
+    for i in range(6):
+        seed = tf.constant([3, i], tf.int64)
+        sides = tf.constant(float(height)), tf.constant(float(width))
+        top, left, h, w = jpeg.random_box(*sides, seed, **CROP).numpy()
+        box = [slice(int(top), int(top + h)), slice(int(left), int(left + w))]
+        ours = jpeg.decode_random(content, seed, size=224, **CROP).numpy().mean()
+        assert abs(ours - levels[*box].mean() + 0.35) < 0.3  # decoding rounds down
+
+
 def test_a_crop_is_shrunk_while_it_is_decoded_but_not_below_its_size(monkeypatch):
     shapes, real = [], jpeg.decode
 

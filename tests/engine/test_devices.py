@@ -11,9 +11,11 @@ from sskd_jax.engine.devices import (
     compiler_options,
     enough_memory,
     forget_programs,
+    keep_programs,
     replicated,
 )
 from sskd_jax.layers.convolution import correlate
+from sskd_jax.system.paths import CACHE
 from sskd_jax.types import UserError
 
 DEVICES = jax.devices()[:2]
@@ -47,6 +49,21 @@ def test_devices_that_cannot_be_had_are_told(error, text, monkeypatch):
     monkeypatch.setattr(jax, "devices", refused)
     with pytest.raises(UserError, match=text):
         all_devices()
+
+
+def test_compiled_programs_are_kept_for_later_runs():
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        keep_programs()
+        assert (jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache) == (
+            str(CACHE),
+            True,
+        )
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_the_programs_of_a_finished_stage_are_let_go():

@@ -12,10 +12,11 @@ from tiny import make_frozen, make_task, sketched
 
 from sskd_jax.engine.optim import two_momenta
 from sskd_jax.engine.step import gradients
+from sskd_jax.engine.task import objective
 from sskd_jax.methods.dot import dot
 from sskd_jax.methods.kd import kd
 from sskd_jax.sections import optimizer_of
-from sskd_jax.types import UserError
+from sskd_jax.types import Losses, UserError
 
 STAGE = dot(temperature=4.0, momentum_offset=0.075)["student"]
 REACHED = {"both": frozenset({0, 1}), "task_only": frozenset({0}), "kd_only": frozenset({1})}
@@ -64,6 +65,21 @@ def test_the_terms_are_those_of_kd():
     plain = kd(temperature=4.0, standardize=False)["student"]
     ours, theirs = (given_losses(stage, np.arange(5) % 4, **nets) for stage in (STAGE, plain))
     assert ours == theirs and STAGE.nets == plain.nets
+
+
+def test_the_labels_have_the_lower_momentum_and_kd_the_higher_one():
+    losses = Losses({"kd": 3.0, "ce": 2.0})
+    assert objective(make_task(STAGE)._replace(weights={"ce": 0.1, "kd": 0.9}), losses) == (
+        0.2,
+        2.7,
+    )
+    section = ConfigDict({"momentum": 0.9, "weight_decay": 0.0, "nesterov": False})
+    optimizer = optimizer_of("student", section, STAGE, lambda step: 1.0)
+    reached, params = frozenset({0, 1}), np.zeros(())
+    state = optimizer.init(params)
+    for grads, expected in (((1.0, 10.0), -11.0), ((0.0, 0.0), -(0.825 + 9.75))):
+        update, state = optimizer.update(grads, state, params, reached=reached)
+        np.testing.assert_allclose(update, expected, rtol=1e-6)
 
 
 def test_both_terms_move_the_whole_student():

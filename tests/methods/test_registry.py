@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from flax import serialization
 from pairs import STAGES, Beginning, begin, beginning, configured, network
 
 from configs.methods import METHODS as ENTRIES
@@ -128,6 +129,14 @@ def test_shapes_are_known_before_anything_is_computed(found):
     classifier = {"['student']['fc']['kernel']", "['student']['fc']['bias']"}
     assert passed_over <= classifier
     assert not passed_over or "ce" not in task.stage.terms
+
+
+def test_its_state_can_be_restored(found):
+    state = found.start.state._replace(memory=found.losses.memory)
+    blank = jax.tree.map(np.zeros_like, state)
+    again = serialization.from_state_dict(blank, serialization.to_state_dict(state))
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -14,7 +14,7 @@ from sskd_jax.methods import sskd
 from sskd_jax.methods.common import TEACHER as TEACHER_STAGE
 from sskd_jax.methods.common import classification_scores
 from sskd_jax.types import Losses, Outputs, Params, frozen, learns
-from sskd_jax.views import rotated
+from sskd_jax.views import rotated, transformed
 
 WEIGHTS = {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
 KNOBS = {
@@ -165,9 +165,11 @@ def test_the_stages_hand_the_teacher_and_its_head_on():
     }
 
 
+@pytest.mark.parametrize(("transformation", "view"), [("rotation", rotated), ("four", transformed)])
 @pytest.mark.parametrize("stage", ["head", "student"])
-def test_every_network_sees_the_same_four_views(stage):
-    """In training and in evaluation, though not twice."""
+def test_every_network_sees_the_same_four_views(stage, transformation, view):
+    """In training; in evaluation they are rotations, and not drawn twice."""
+    method = sskd.sskd(transformation=transformation, head_temperature=0.2, **KNOBS)
     seen = []
 
     def net(outputs, pixels):
@@ -180,12 +182,12 @@ def test_every_network_sees_the_same_four_views(stage):
         "head": lambda embed: embed,
         "teacher_head": lambda embed: embed,
     }
-    nets = {name: nets[name] for name in METHOD[stage].nets}
-    jax.eval_shape(lambda: given_losses(METHOD[stage], LABELS, **nets))
-    assert seen == [rotated] * (2 if stage == "student" else 1)
+    nets = {name: nets[name] for name in method[stage].nets}
+    jax.eval_shape(lambda: given_losses(method[stage], LABELS, **nets))
+    assert seen == [view] * (2 if stage == "student" else 1)
     seen.clear()
     batch = given_batch(LABELS, mask=np.ones(N, bool))
-    jax.eval_shape(lambda: METHOD[stage].scores(nets, batch))
+    jax.eval_shape(lambda: method[stage].scores(nets, batch))
     assert seen == [rotated]
 
 

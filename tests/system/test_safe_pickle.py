@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tracemalloc
 from collections import OrderedDict
 
 import pytest
@@ -145,13 +146,15 @@ def test_broken_pickles_are_the_users_error(data):
     ],
 )
 def test_announced_sizes_reserve_no_memory(data):
-    resource = pytest.importorskip("resource")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
     try:
         load(data)
     except UserError as error:
         assert "not a readable pickle" in str(error)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 10_000_000  # bytes
 
 
 def test_the_name_of_the_file_is_shown(tmp_path):
