@@ -144,7 +144,7 @@ def samples(shared, tmp_path_factory):
 @pytest.mark.slow
 def test_two_processes_on_real_images_are_one(samples, tmp_path):
     """Two with two devices each, and this one with one."""
-    arg = "method=scratch,student=resnet8,batch=32"
+    arg = "method=scratch,student=toys:Small,batch=32"
     changes = {
         "data.data_dir": str(samples),
         "data.size": 24,

@@ -97,10 +97,10 @@ def test_dropout_drops_in_training_alone(my_code, tmp_path, capsys):
 def test_a_network_with_flax_batch_norm_may_be_the_teacher(my_code, tmp_path):
     """Its parameters look like those of our batch norm, but are not prepared in the same way."""
     behind_pooling(tmp_path, "nn.BatchNorm(not train, axis_name='batch')")
-    config = cifar.get_config("method=kd,teacher=my_code:Tiny,student=resnet8")
+    config = cifar.get_config("method=kd,teacher=my_code:Tiny,student=my_code:Tiny")
     config.data.name = "my_code:stripes"
     config.teacher.epochs = config.student.epochs = 1
-    rows = train.run(config, str(tmp_path / "run"))
+    rows = train.run(config, str(tmp_path / "run"), jax.devices()[:1])
     assert [row["stage"] for row in rows] == ["teacher", "student"]
 
 
@@ -189,13 +189,13 @@ def test_a_third_network_is_named_trained_and_taken_away(my_code, tmp_path, monk
     """A teacher's assistant, as Mirzadeh et al. (AAAI 2020) put one between teacher and student."""
     (tmp_path / "chain.py").write_text(ASSISTED)
     monkeypatch.delitem(sys.modules, "chain", raising=False)
-    config = cifar.get_config("method=chain:assisted,teacher=resnet8,student=my_code:Tiny")
+    config = cifar.get_config("method=chain:assisted,teacher=my_code:Tiny,student=my_code:Tiny")
     for source in (cifar, imagenet):
         assert source.get_config("method=chain:assisted,student=vgg8").assistant.model == "vgg8"
     config.assistant.model, config.data.name = "resnet8", "my_code:stripes"
     for stage in ("teacher", "assistant", "student"):
         config[stage].epochs = 1
-    rows = train.run(config, str(tmp_path / "run"))
+    rows = train.run(config, str(tmp_path / "run"), jax.devices()[:1])
     networks = {row["stage"]: row["network"] for row in rows}
     assert networks["assistant"] == "resnet8" and networks["student"] == "my_code:Tiny"
     export_network(str(tmp_path / "run"), "pth", "assistant")
