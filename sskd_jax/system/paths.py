@@ -87,12 +87,15 @@ def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Replaces a file's content atomically: no reader ever sees a part of it."""
+    """Replaces a file's content atomically: no reader sees, and no power cut leaves, a part."""
     if is_remote(path):  # in a bucket, a file appears only when it is complete
         path.write_bytes(content)
         return
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
 
 

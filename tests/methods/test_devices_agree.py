@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from pairs import STAGES, Beginning, begin, beginning, network
 
+from configs.methods import METHODS as ENTRIES
 from sskd_jax.axis import AXIS
 from sskd_jax.engine.devices import replicated, stacked, unreplicate
 from sskd_jax.engine.evaluate import batch_scores
 from sskd_jax.engine.step import train_step
 from sskd_jax.engine.task import Frozen, TrainState
+from sskd_jax.methods import METHODS
 from sskd_jax.methods.common import unscored
 from sskd_jax.methods.sp import similarity_loss
 from sskd_jax.types import Batch, Losses, Nets, Stage, frozen, learns
@@ -107,6 +109,13 @@ def assert_close(name: str, actual: Any, expected: Any, of_all: float = 0) -> No
 @pytest.mark.parametrize(("method", "stage"), STAGES)
 def test_same_numbers_on_any_number_of_devices(method, stage):
     check_devices_agree(beginning(method, stage))
+
+
+def test_every_device_labels_the_exemplars_of_its_own_share():
+    """The one auxiliary task whose labels depend on which images a device has."""
+    numbers = ENTRIES["pretext"].numbers | {"task": "exemplar", "exemplars": 1000}
+    head = METHODS["pretext"](**numbers)["head"]
+    check_devices_agree(begin(head, partial(network, "pretext")))
 
 
 def test_a_forgotten_everywhere_is_noticed():
