@@ -140,7 +140,7 @@ def axes(frame: Frame, x_label: str, y_label: str) -> str:
     if frame.log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         across = [f * 10.0**d for d in decades for f in (1, 2, 5) if low <= f * 10.0**d <= high]
-    else:
+    if not frame.log or len(across) < 2:
         across = ticks(low, high)
     parts = []
     for value in ticks(*frame.y):

@@ -8,7 +8,7 @@ import hashlib
 import importlib
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -87,9 +87,10 @@ def describe(config: Row, stage: str) -> Row:
     section, data = config[last], config["data"]
     given = is_given(section)
     started = [f"{last} {text}" for text in told_start(section)]
+    peers = other_networks(config, stages)
     return {
         "data": data["name"],
-        "teacher": config["teacher"]["model"] if "teacher" in before else "",
+        "teacher": config["teacher"]["model"] if "teacher" in {*before, *peers} else "",
         "network": architecture_of(config, last, stages[last]),
         "method": method,
         "changes": told_changes(method, setting, config),
@@ -160,13 +161,23 @@ def experiment(config: Row, method: str, setting: Row, stages: Mapping[str, Stag
     return checksum(content)
 
 
-def apart_from_the_method(config: Row, stages: Iterable[str]) -> tuple[Row, Row, Row]:
+def other_networks(config: Row, stages: Mapping[str, Stage]) -> dict[str, Row]:
+    """What decides the networks that no stage is named after, such as HSSAKD's peer, by section."""
+    places = {net.place[0] for stage in stages.values() for net in stage.nets.values()}
+    keys = ("model", *common.OWN_PIXELS)
+    return {
+        name: {key: config[name][key] for key in keys if config[name].get(key)}
+        for name in sorted(places - {"", *stages})
+    }
+
+
+def apart_from_the_method(config: Row, stages: Mapping[str, Stage]) -> tuple[Row, Row, Row]:
     """(data, sections of the stages, dtype): what decides an experiment beside method and weights.
 
     Default values are left out.
     """
     data = {key: value for key, value in config["data"].items() if value and key != "data_dir"}
-    sections = {kind: decisive(config[kind]) for kind in stages}
+    sections = {kind: decisive(config[kind]) for kind in stages} | other_networks(config, stages)
     dtype = {"dtype": config["dtype"]} if config["dtype"] != "auto" else {}
     return data, sections, dtype
 

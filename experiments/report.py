@@ -16,7 +16,7 @@ from experiments import charts, page, plans, protocol, records, significance
 from experiments.page import Aside, Chart, Download, Field, Grid, Heading, Part, Text
 from experiments.plans import Cell, Claim
 from experiments.records import DONE, Network, by_experiment, listed
-from experiments.significance import NOT_RUN, NOT_SEEN, ONE_SEED, SEEN, Finding
+from experiments.significance import NOT_RUN, NOT_SEEN, ONE_SEED, OPPOSITE, SEEN, Finding
 from experiments.tables import (
     Filled,
     budget,
@@ -43,8 +43,9 @@ stands beside it because published numbers are such; "held out" is the accuracy 
 of the epoch that was best on training images held out for it. Differences between methods stand
 with their standard error. One seed is no result. Runs whose configs differ in the seed alone are of
 one experiment, whatever they are called, and whatever code and device trained them: where these
-differ, the column of the logs says so. Where several runs have one seed, the last by name is shown.
-Minutes are those of the stages that a run trained itself.
+differ, the column of the logs says so. Students of one experiment may have one teacher (the
+launcher's, of seed 0) or one of every seed. Where several runs have one seed, the last by name is
+shown. Minutes are those of the stages that a run trained itself.
 """
 
 
@@ -61,7 +62,7 @@ def findings(tables: Mapping[str, Sequence[Filled]]) -> list[tuple[str, Claim, F
 def verdict(found: Sequence[tuple[str, Claim, Finding]], networks: Sequence[Network]) -> Text:
     """A summary of all findings and of the recorded networks, in sentences."""
     verdicts = [finding.verdict for _, _, finding in found]
-    names = (SEEN, NOT_SEEN, ONE_SEED, NOT_RUN)
+    names = (SEEN, OPPOSITE, NOT_SEEN, ONE_SEED, NOT_RUN)
     told = ", ".join(f"{verdicts.count(name)} {name}" for name in names)
     sentences = [f"Of {len(found)} claims, {told}."]
     for name, claim, finding in found:
@@ -257,10 +258,10 @@ def parts_of(results: pathlib.Path) -> list[Part]:
         Text(
             "“Seen here” means: the lead is above two standard errors, and the 95 % interval of "
             "the probability that a run of the one beats a run of the other lies above one half; "
-            "for “leads by more”, two leads differ by two standard errors. With "
-            "three seeds, the intervals are too narrow: of two equally good methods, one or the "
-            "other is seen above in 11 of 100 cases. The claims are many, and are not corrected "
-            "for that."
+            "for “leads by more”, two leads differ by two standard errors. “Opposite seen” means "
+            "the same of the two exchanged. With three seeds, the intervals are too narrow: of two "
+            "equally good methods, one or the other is seen above in 11 of 100 cases. The claims "
+            "are many, and are not corrected for that."
         ),
         claims_grid(found),
     ]

@@ -10,7 +10,8 @@ import numpy as np
 from experiments.plans import Claim
 
 DRAWS = 2000  # of the bootstrap
-SEEN, NOT_SEEN, ONE_SEED, NOT_RUN = "seen here", "not seen", "of one seed", "not run"
+SEEN, OPPOSITE, NOT_SEEN = "seen here", "opposite seen", "not seen"
+ONE_SEED, NOT_RUN = "of one seed", "not run"
 
 Scores = Mapping[tuple[str, str], Sequence[float]]  # per cent by row and column, one per seed
 
@@ -113,7 +114,7 @@ class Finding(NamedTuple):
     """What the scores say of a claim.
 
     Attributes:
-      verdict: `SEEN`, `NOT_SEEN`, `ONE_SEED` if a column has no more, or `NOT_RUN`.
+      verdict: `SEEN`, `OPPOSITE`, `NOT_SEEN`, `ONE_SEED` if a column has no more, or `NOT_RUN`.
       difference: the lead of the better column in points, or the difference between two leads.
       error: the standard error of the difference.
       improvement: of the better column over the worse; None if the claim compares two leads.
@@ -134,7 +135,8 @@ def finding(scores: Scores, claim: Claim) -> Finding:
 
     That a column is better is seen if it leads by more than two standard errors, and the interval
     of the probability of improvement lies above one half; that a lead is larger, if it exceeds the
-    other by more than two standard errors.
+    other by more than two standard errors. The opposite is seen if the claim with its columns, or
+    its rows, exchanged would be.
     """
     names = [claim.row, claim.than] if claim.than else [claim.row] if claim.row else rows_of(scores)
     leads = [lead for row in names if (lead := lead_in(scores, row, claim))]
@@ -148,14 +150,20 @@ def finding(scores: Scores, claim: Claim) -> Finding:
     if claim.than:
         wide, narrow = leads
         difference = wide.mean - narrow.mean
-        verdict = SEEN if difference > 2 * error else NOT_SEEN
+        verdict = verdict_of(difference > 2 * error, difference < -2 * error)
         return Finding(verdict, difference, error, None, n, 2)
     chosen = {key: own for key, own in scores.items() if key[0] in names}
     likely = improvement(chosen, claim.better, claim.worse)
     difference = statistics.mean(lead.mean for lead in leads)
     error /= len(leads)
-    verdict = SEEN if likely.low > 0.5 and difference > 2 * error else NOT_SEEN
+    verdict = verdict_of(
+        likely.low > 0.5 and difference > 2 * error, likely.high < 0.5 and difference < -2 * error
+    )
     return Finding(verdict, difference, error, likely, n, len(leads))
+
+
+def verdict_of(is_seen: bool, is_opposite: bool) -> str:
+    return SEEN if is_seen else OPPOSITE if is_opposite else NOT_SEEN
 
 
 class Lead(NamedTuple):

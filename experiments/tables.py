@@ -299,7 +299,7 @@ def axis_chart(table: Table, filled: Sequence[Filled]) -> list[Chart]:
 
 
 def cost_chart(filled: Sequence[Filled]) -> list[Chart]:
-    """A chart of accuracy against the operations in training; none for fewer than two columns."""
+    """A chart of accuracy against the operations in training; none for fewer than two costs."""
     columns: dict[str, list] = {}
     for one in filled:
         operations = one.networks[0].protocol["teraflop"] if one.networks else None
@@ -309,7 +309,8 @@ def cost_chart(filled: Sequence[Filled]) -> list[Chart]:
     drawn = [charts.Line(name, points) for name, points in columns.items()]
     picture = charts.lines(drawn, "Tflop of training", "top-1, %", joined=False, log=True)
     title = "Accuracy against cost, with standard errors"
-    return [Chart(title, picture)] if len(drawn) > 1 else []
+    costs = {x for line in drawn for x, *_ in line.points}
+    return [Chart(title, picture)] if len(costs) > 1 else []
 
 
 # ------------------------------------------------------------ the page

@@ -125,6 +125,23 @@ def test_a_method_that_ends_with_another_stage_than_the_students():
     assert student["experiment"] == protocol.identify(config, "crt/student") != told["experiment"]
 
 
+@pytest.mark.parametrize(
+    ("config", "stage", "section"),
+    [
+        ("configs/cifar.py:method=hssakd", "student", "teacher"),  # of its peer
+        ("configs/long_tail.py:method=ssd_lt", "ssd_lt/features", "student"),
+    ],
+)
+def test_a_network_that_no_stage_is_named_after_makes_another_experiment(config, stage, section):
+    found = {
+        protocol.identify(protocol.as_json(protocol.load(config, changes)), stage)
+        for changes in ({}, {f"{section}.model": "resnet8"}, {f"{section}.epochs": 7})
+    }
+    assert len(found) == 2  # how that section would be trained has no effect
+    hssakd = described("configs/cifar.py:method=hssakd,teacher=resnet8,student=resnet20")
+    assert (hssakd["teacher"], hssakd["network"]) == ("resnet8", "resnet20")
+
+
 def test_mistakes():
     with pytest.raises(UserError, match="student.epoch"):
         protocol.load(KD, {"student.epoch": 3})

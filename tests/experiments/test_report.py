@@ -96,7 +96,9 @@ def test_a_sweep_is_told_apart(tmp_path):
 
 def test_the_verdict_comes_first_and_says_n(toy):
     first = " ".join(toy.README_md.split("\n\n")[1].split())
-    assert first.startswith("Of 3 claims, 1 seen here, 1 not seen, 1 of one seed, 0 not run.")
+    assert first.startswith(
+        "Of 3 claims, 1 seen here, 1 opposite seen, 0 not seen, 1 of one seed, 0 not run."
+    )
     where = "In “A toy <table>”, SSKD is"
     assert f"{where} 5.00 ± 0.82 points above KD (seen here; n = 3 seeds, 1 pair of" in first
     assert f"{where} 5.00 ± 0.82 points below KD, longer (not seen; n = 3" in first

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import significance
 from experiments.plans import Claim
-from experiments.significance import NOT_RUN, NOT_SEEN, ONE_SEED, SEEN
+from experiments.significance import NOT_RUN, NOT_SEEN, ONE_SEED, OPPOSITE, SEEN
 
 
 def test_a_summary_and_its_error():
@@ -68,11 +68,11 @@ def test_claims_that_are_seen_and_that_are_not():
     found = significance.finding(scores, ABOVE)
     assert found.verdict == SEEN and found.difference == pytest.approx(3.0)
     assert found.error == pytest.approx(math.sqrt(4 / 3) / 2) and (found.n, found.rows) == (3, 2)
-    assert significance.finding(scores, Claim("", "y", "x")).verdict == NOT_SEEN
+    assert significance.finding(scores, Claim("", "y", "x")).verdict == OPPOSITE
     more = significance.finding(scores, BY_MORE)
     assert more.verdict == SEEN and more.difference == pytest.approx(4.0)
     assert more.error == pytest.approx(math.sqrt(4 / 3)) and more.improvement is None
-    assert significance.finding(scores, Claim("", "x", "y", "b", "a")).verdict == NOT_SEEN
+    assert significance.finding(scores, Claim("", "x", "y", "b", "a")).verdict == OPPOSITE
     close = scores | {("a", "y"): [75.0, 75.5, 77.0]}
     assert significance.finding(close, Claim("", "x", "y", "a")).verdict == NOT_SEEN
 
