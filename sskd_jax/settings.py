@@ -172,7 +172,7 @@ def check(config: ConfigDict) -> list[Recipe]:
         check_keys(f"{name}.images.", section(stage, "images", f"{name}."), IMAGES)
         check_schedule(name, stage)
     for own in recipes:
-        check_tails(config, own)
+        check_images(config, own)
         check_counted(config, own)
     for name in networks(recipes):
         if "model" not in section(config, name):
@@ -180,19 +180,20 @@ def check(config: ConfigDict) -> list[Recipe]:
     return recipes
 
 
-def check_tails(config: ConfigDict, recipe: Recipe) -> None:
-    """Refuses long tails in some stages alone of a method that has no teacher.
+def check_images(config: ConfigDict, recipe: Recipe) -> None:
+    """Refuses other images in some stages than in others of a method that has no teacher.
 
-    The others would learn from the images that the tail lacks.
+    These would learn from images or labels that its student is to do without.
     """
-    tails = {kind: config[kind].images.imbalance for kind in recipe.method}
-    *_, last = tails
-    for kind, imbalance in tails.items():
-        if "teacher" not in tails and imbalance != tails[last]:
-            raise UserError(
-                f"{kind}.images.imbalance is {imbalance:g}, and {last}.images.imbalance "
-                f"{tails[last]:g}: give all stages one, as configs/long_tail.py:imbalance=N does"
-            )
+    *_, last = recipe.method
+    for kind in recipe.method if "teacher" not in recipe.method else ():
+        for key in IMAGES:
+            here, there = config[kind].images[key], config[last].images[key]
+            if here != there:
+                raise UserError(
+                    f"{kind}.images.{key} is {here:g}, and {last}.images.{key} {there:g}: give all "
+                    f"stages one, as with --config.{kind}.images.{key}={there:g}"
+                )
 
 
 def check_counted(config: ConfigDict, recipe: Recipe) -> None:

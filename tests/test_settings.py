@@ -193,13 +193,15 @@ def test_values_that_cannot_be(changes, message):
         settings.check(config)
 
 
-def test_a_long_tail_is_that_of_all_stages():
-    config = cifar.get_config("method=ssd_lt")
-    config.student.images.imbalance = 100.0
-    with pytest.raises(UserError, match=r"features.images.imbalance is 1, and student.* 100: give"):
+@pytest.mark.parametrize(("key", "value"), [("imbalance", 100.0), ("share", 0.25), ("noise", 0.3)])
+def test_without_a_teacher_all_stages_have_the_images_of_the_student(key, value):
+    config, usual = cifar.get_config("method=ssd_lt"), 0 if key == "noise" else 1
+    config.student.images[key] = value
+    message = f"features.images.{key} is {usual}, and student.images.{key} {value:g}: give all"
+    with pytest.raises(UserError, match=message):
         settings.check(config)
     for stage in ("features", "scales"):
-        config[stage].images.imbalance = 100.0
+        config[stage].images[key] = value
     settings.check(config)
     taught = cifar.get_config("method=kd")  # by a teacher that may have seen other images
     taught.student.images.imbalance = 100.0

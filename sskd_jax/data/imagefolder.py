@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from sskd_jax.data.image_file import Unreadable, jpeg
@@ -99,6 +98,11 @@ def read(
         files = {"train": images(source / "train"), "validation": images(held_out_folder(source))}
     else:
         files = hold_out(images(source), 0.1 if share is None else share)
+    if both := sorted(set(files["train"]) & set(files["validation"])):
+        raise UserError(
+            f"--train_list={shown(train_list)} names {shown(both[0])}, which is there to test on: "
+            "give a list of training images"
+        )
     classes = list(known or sorted({path.parent.name for path in files["train"]}))
     if len(classes) == 1:
         raise UserError(
@@ -149,7 +153,9 @@ def images(folder: pathlib.Path) -> Files:
 
     Images in other places, and classes without images, are reported on stderr.
     """
-    found = sorted(filter(named_image, folder.glob("*/*")))
+    found = sorted(
+        path for path in folder.glob("*/*") if named_image(path) and not is_hidden(path, folder)
+    )
     if not found:
         raise UserError(f"{shown(folder)} has no CLASS/IMAGE: {where_images_lie(folder)}")
     for line in passed_by(folder, found):
@@ -169,6 +175,11 @@ def where_images_lie(folder: pathlib.Path) -> str:
     return f"there is {shown(deeper)}: give --source={shown(source)}"
 
 
+def is_hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a name between `folder` and a file begins with a dot, as those of other programs."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def named_image(path: pathlib.Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
@@ -179,9 +190,11 @@ def passed_by(folder: pathlib.Path, found: Files) -> Iterator[str]:
         places = (path.parent for path in folder.glob(pattern) if named_image(path))
         for place, count in sorted(Counter(places).items()):
             yield f"{shown(place)}: images that lie {where} ({count})"
+    if hidden := sum(named_image(path) and is_hidden(path, folder) for path in folder.glob("*/*")):
+        yield f"{shown(folder)}: images with a name or folder that begins with a dot ({hidden})"
     classes = set(map(class_folder, found))
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path not in classes:
+        if path.is_dir() and path not in classes and not is_hidden(path, folder):
             yield f"{shown(path)}: a class without images"
 
 
@@ -219,13 +232,14 @@ def listed(file: pathlib.Path, source: pathlib.Path) -> Files:
 
 
 def hold_out(files: Files, share: float) -> dict[str, Files]:
-    """Splits image files into "train" and "validation", which is a random share of every class.
+    """Splits image files into "train" and "validation", which is a share of every class.
 
-    Of every class, at least one image is held out and one kept; otherwise it is a `UserError`.
+    Of every class, at least one image is held out and one kept; otherwise it is a `UserError`. A
+    checksum of their names decides which are held out, so that when images are added, nearly all of
+    the others stay on their side.
     """
     if not 0 < share < 1:
         raise UserError(f"--held_out={share}: give a number above 0 and below 1, such as 0.1")
-    random = np.random.RandomState(0)
     parts = {"train": [], "validation": []}
     for folder, group in itertools.groupby(files, class_folder):
         members = list(group)
@@ -234,10 +248,14 @@ def hold_out(files: Files, share: float) -> dict[str, Files]:
             raise UserError(
                 f"{shown(folder)} has {len(members)} images: too few to hold {share} of them out"
             )
-        held_out = set(random.permutation(len(members))[:count])
-        for i, path in enumerate(members):
-            parts["validation" if i in held_out else "train"].append(path)
+        held_out = set(sorted(members, key=name_checksum)[:count])
+        for path in members:
+            parts["validation" if path in held_out else "train"].append(path)
     return parts
+
+
+def name_checksum(path: pathlib.Path) -> bytes:
+    return hashlib.sha256(os.fsencode(path.name)).digest()
 
 
 def class_folder(path: pathlib.Path) -> pathlib.Path:

@@ -110,6 +110,12 @@ def load(name: str, data_dir: str | None = None, **streaming: Any) -> Dataset:
     dataset = own_dataset(name, loader, data_dir) if ":" in name else loader(data_dir)
     check(f"{name}, train", dataset.train, dataset.num_classes)
     check(f"{name}, test", dataset.test, dataset.num_classes)
+    train, test = (split.shape for split in (dataset.train, dataset.test))
+    if train != test:
+        raise UserError(
+            f"{name}: the training images are {list(train)}, and the test images {list(test)}: "
+            "bring them to one size"
+        )
     return dataset
 
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from pictures import CLASSES, dataset, folder, imagenet_samples, picture
 from PIL import Image
+from tensorflow_datasets.core import shuffle
 
 from sskd_jax.__main__ import main
 from sskd_jax.data import prepared
@@ -123,6 +124,46 @@ def test_without_val_a_share_of_every_class_is_held_out(tmp_path):
     assert not set(found.files["train"]) & set(found.files["validation"])
 
 
+def test_most_images_stay_on_their_side_when_others_are_added(tmp_path):
+    source = folder(tmp_path, train=8) / "train"
+    before = read(source, share=0.25).files
+    (source / CLASSES[0] / "new.jpg").write_bytes(next(source.glob("*/*.jpg")).read_bytes())
+    after = read(source, share=0.25).files
+    moved = set(before["train"]) & set(after["validation"])
+    moved |= set(before["validation"]) & set(after["train"])
+    assert len(moved) <= 1 and sum(map(len, after.values())) == 25
+
+
+def test_hidden_files_and_folders_are_left_out_and_told(tmp_path, capsys):
+    source = folder(tmp_path)
+    image = next(source.glob("train/*/*.jpg"))
+    (source / "train" / ".ipynb_checkpoints").mkdir()
+    for hidden in (".ipynb_checkpoints/a-checkpoint.jpg", f"{CLASSES[0]}/._a.jpg"):
+        (source / "train" / hidden).write_bytes(image.read_bytes())
+    found = read(source, None)
+    assert found.classes == sorted(CLASSES) and len(found.files["train"]) == 24
+    told = f"left out  {source}/train: images with a name or folder that begins with a dot (2)\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_dataset_above_tfds_memory_keeps_its_order_in_small_parts(tmp_path, monkeypatch):
+    """tfds sorts what exceeds its memory in a thousand parts, each of which it reads as a whole."""
+    lengths, put_in_order = [], shuffle.Shuffler.__iter__
+
+    def watched(self):
+        lengths.append(max(self.bucket_lengths))
+        return put_in_order(self)
+
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 0)
+    monkeypatch.setattr(shuffle.Shuffler, "__iter__", watched)
+    source = folder(tmp_path)
+    arguments = [f"--source={source}", "--name=flowers", f"--data_dir={tmp_path}"]
+    assert main(["prepare", "imagefolder", *arguments]) == 0
+    assert lengths == [1, 1]
+    found = [(row["label"], row["file_name"].decode()) for row in rows(tmp_path, "train")]
+    assert found == sorted(found) and len(found) == 24
+
+
 @pytest.fixture
 def tail(tmp_path):
     """(source, list, its lines), which lacks one, two and three training images of the classes."""
@@ -167,6 +208,10 @@ def test_classes_are_sorted_by_name_wherever_a_list_finds_them(tmp_path):
         (lambda lines: ["train/none.jpg 0"], "line 1, is train/none.jpg 0: give lines such as"),
         (lambda lines: [*lines, "train/a/none.jpg 0"], "train/a/none.jpg, which is not there"),
         (lambda lines: [line[:-1] + "2" for line in lines], "the label 2, which is not the place"),
+        (
+            lambda lines: [*lines, lines[0].replace("train/", "val/")],
+            "which is there to test on: give a list of training images",
+        ),
     ],
 )
 def test_a_wrong_list_is_one_line(change, message, tail):

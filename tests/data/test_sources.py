@@ -41,6 +41,17 @@ def test_lists_and_counts_of_ones_own_become_arrays_and_whole_numbers():
     assert type(data.num_classes) is int
 
 
+def test_both_splits_have_images_of_one_size(monkeypatch):
+    small, large = (
+        sources.Split(np.zeros((2, side, side, 3), np.uint8), np.zeros(2, np.int32))
+        for side in (4, 8)
+    )
+    monkeypatch.setitem(sources.LOADERS, "odd", lambda _: sources.Dataset(small, large, 10))
+    message = r"odd: the training images are \[4, 4, 3\], and the test images \[8, 8, 3\]: bring"
+    with pytest.raises(UserError, match=message):
+        sources.load("odd", None)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -101,7 +101,7 @@ def test_the_verdict_comes_first_and_says_n(toy):
     )
     where = "In “A toy <table>”, SSKD is"
     assert f"{where} 5.00 ± 0.82 points above KD (seen here; n = 3 seeds, 1 pair of" in first
-    assert f"{where} 5.00 ± 0.82 points below KD, longer (not seen; n = 3" in first
+    assert f"{where} 5.00 ± 0.82 points below KD, longer (opposite seen; n = 3" in first
     assert first.endswith("26 trained networks recorded, 2 failed.")
 
 
