@@ -6,9 +6,9 @@ r"""Writes a tfds dataset from local files: CIFAR's official files, or a folder 
   python -m sskd_jax prepare imagefolder --source=ILSVRC2012 --name=imagenet_lt \
       --train_list=ImageNet_LT_train.txt --data_dir=DIR
 
-A dataset in tfds's catalogue becomes the same as if tfds had downloaded and prepared it. FOLDER
-holds train/CLASS/IMAGE and val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes have names
-such as n01440764.
+CIFAR becomes the same dataset as if tfds had downloaded and prepared it; another one in tfds's
+catalogue has its name, features and images, in another order. FOLDER holds train/CLASS/IMAGE and
+val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes have names such as n01440764.
 """
 
 import argparse
