@@ -46,5 +46,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         epochs=40, milestones=(0.6, 0.75, 0.9), learning_rate=0.05, batch_size=32, share=0.1
     )
     config.student = {"model": STUDENT, **common.OWN_PIXELS, **student}
+    share = config.student.images.get_ref("share")
+    for name in names:  # without a teacher, no stage sees more than the student
+        kinds = set(named.stages_of(config.settings[named.key_of(name)].method))
+        for kind in () if "teacher" in kinds else kinds - {"student"}:
+            config[kind].images.share = share
     common.scale_counted(config, cifar.EPOCHS, config.student.get_ref("epochs"))
     return config

@@ -15,7 +15,7 @@ from sskd_jax.data import sources
 from sskd_jax.data.scenarios import hold_out, scenario
 from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
-from sskd_jax.engine.begin import Sketch, check_memory_fits, sketch
+from sskd_jax.engine.begin import Sketch, check_whole_batch, sketch
 from sskd_jax.engine.evaluate import batch_scores
 from sskd_jax.engine.loop import Job, epoch_order
 from sskd_jax.engine.order import stage_key
@@ -81,7 +81,7 @@ def plan(run: Run, recipes: Sequence[Recipe]) -> list[Job]:
                 job = make_job(run, recipe, kind, name, origins, jobs)
                 with blamed(f"{name} with", [recipe.name]):
                     check_order(job, run.devices)
-                    check_memory_fits(job.task, job.frozen, job.start, job.batch_size, run.devices)
+                    check_whole_batch(job.task, job.frozen, job.start, job.batch_size, run.devices)
                 jobs[name] = job
             names[kind] = name
     return sorted(jobs.values(), key=lambda job: not job.task.stage.shared)

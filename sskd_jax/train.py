@@ -172,11 +172,11 @@ def scores_by_net(job: Job, scores: dict[str, float]) -> dict[str, dict[str, flo
 
     A score of another network begins with its name: those of the net "peer" are peer_top1 etc.
     """
+    own = job.networks.keys() & job.sketch.state.params.keys()  # a frozen one is another stage's
     found: dict[str, dict[str, float]] = {job.kind: {}}
     for name, value in scores.items():
-        net, _, score = name.partition("_")
-        if net in job.networks:
-            found.setdefault(net, {})[score] = value
-        else:
-            found[job.kind][name] = value
+        named = [f"{net}_" for net in own if name.startswith(f"{net}_")]
+        prefix = max(named, key=len, default="")
+        net = prefix.removesuffix("_") or job.kind
+        found.setdefault(net, {})[name.removeprefix(prefix)] = value
     return found

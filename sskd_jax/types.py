@@ -219,14 +219,15 @@ class Stage(NamedTuple):
         computed from this device's share; one that compares images needs the whole batch.
       scores: (nets, batch) -> {name: score}. A score is f32[N * r], with r rows per image; or a
         pair of that and a bool[N * r] that marks the rows that count; or `Binned`. Means over a
-        whole split are reported. Epochs are compared by the first score, or by the training loss
-        if there is none.
+        whole split are reported. Epochs are compared by the first score, whose largest value is the
+        best, or by the training loss if there is none.
       memory: (key, facts) -> arrays that are carried from step to step and not optimized.
       order: (rng, images, epoch) -> i64[M'], the images of an epoch in order. `images` has the
         attributes `size` and `label`; M' is the same in all epochs. Its own attribute
         `order.check`, if any, (images, number of epochs), raises a `UserError` if they do not fit.
       tied: (params of all nets) -> the same, in which some that the loss does not use are made of
-        others. It is applied to the first weights and after every update; frozen nets stay.
+        others. It is applied to the first weights and after every update; frozen nets stay, and
+        those of this package come with batch norms that contain their statistics (`folded`).
       shared: whether it is trained once for all methods of a run.
       momentum_offset: is subtracted from the momentum of the first term's gradient and added to
         that of the other terms'; 0: one momentum for the whole gradient. See `methods/dot.py`.

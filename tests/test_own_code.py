@@ -395,6 +395,29 @@ class Mapless(Thousand):
 
 def untyped():
     return with_kd(("near",), lambda *_: {"near": 0.0}, kd_temperature=4.0)
+
+
+def unshared():
+    # Its logits are of this device's share, and its labels of the whole batch.
+    def own(nets, batch, student, teacher):
+        return Losses({"near": jnp.square(student.logits[:, 0] - batch.label).mean()})
+
+    return with_kd(("near",), own, kd_temperature=4.0)
+
+
+def renamed():
+    own = lambda *_: Losses({"near": 0.0}, {"loss": 0.0})
+    return with_kd(("near",), own, kd_temperature=4.0)
+
+
+masked = changed(order=lambda rng, images, epoch: images.label > 3)
+beyond = changed(order=lambda rng, images, epoch: rng.permutation(images.size) + 1)
+
+
+def misnamed(data_dir):
+    from sskd_jax.data import sources
+
+    return sources.load("digits")._replace(classes=("zero", "one"))
 """
 
 
@@ -430,7 +453,12 @@ def test_a_method_that_compares_maps_refuses_networks_without_any(method, tmp_pa
         ("method=broken:whole", "", r"is float32\[2\], and the loss returns int32\[2\]: return"),
         ("method=broken:forgotten", "", r"is float32\[2\], and the loss returns nothing: return"),
         ("method=broken:nothing", "", "the method 'broken:nothing' returns a NoneType, not a dict"),
+        ("method=broken:unshared", "", r"student with broken:unshared, .*line \d+: TypeError: "),
+        ("method=broken:renamed", "", "returns 'loss', which is logged of something else: give"),
+        ("method=broken:masked", "", r"an epoch's order is bool\[\d+\]: let it be positions"),
+        ("method=broken:beyond", "", r"order is int64\[\d+\]: .* from 0 to \d+ in one row"),
         ("", "broken:pair", "the dataset 'broken:pair' is a tuple, in place of a Dataset"),
+        ("", "broken:misnamed", "'broken:misnamed' names 2 classes and has 10: give a name for"),
         ("", "broken:halves", "the dataset 'broken:halves' holds a tuple, in place of a Split"),
         ("", "broken:uncounted", "'broken:uncounted' has num_classes=None: give a whole number"),
         (

@@ -452,7 +452,8 @@ def test_an_order_that_gives_too_few_images_in_a_later_epoch():
 def test_a_memory_fits_the_whole_batch_on_all_devices(method, number, message):
     numbers = {f"settings.{method}.method.{number}": 20, "settings.der.method.task_epochs": 1}
     config = small_config(methods=(method,), **numbers, **{"student.epochs": 5})
-    config.student.images.share = 1.0
+    for stage in ("features", "scales", "student"):
+        config[stage].images.share = 1.0
     with pytest.raises(UserError, match=message):
         plan.plan(plan.load(config, jax.devices()[:8]), settings.check(config))
 

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import zlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -243,6 +244,23 @@ def test_warmed_up_students_start_from_their_warm_up(others):
     # No class is learned in a warm-up, so there the classifier does not decay, either.
     jax.tree.map(np.testing.assert_array_equal, warm["fc"], start["fc"])
     assert np.abs(warm["conv1"]["kernel"] - start["conv1"]["kernel"]).max() > 0
+
+
+def test_scores_are_those_of_the_nets_with_whose_names_they_begin():
+    """A frozen net has none: another stage made it."""
+    nets = ("student", "peer", "peer_a")
+    state = SimpleNamespace(params=dict.fromkeys(nets))
+    job = SimpleNamespace(
+        kind="student",
+        networks=dict.fromkeys((*nets, "teacher"), "tiny"),
+        sketch=SimpleNamespace(state=state),
+    )
+    scores = {"top1": 0.1, "peer_top1": 0.2, "peer_a_top1": 0.3, "teacher_agreement": 0.4}
+    assert train.scores_by_net(job, scores) == {
+        "student": {"top1": 0.1, "teacher_agreement": 0.4},
+        "peer": {"top1": 0.2},
+        "peer_a": {"top1": 0.3},
+    }
 
 
 @pytest.mark.slow

@@ -153,7 +153,14 @@ def own_dataset(
         raise UserError(
             f"the dataset {name!r} has images or labels that make no array: {error}"
         ) from error
-    return found._replace(train=train, test=test, num_classes=int(found.num_classes))
+    num_classes = int(found.num_classes)
+    classes = tuple(map(str, () if found.classes is None else found.classes))
+    if len(classes) not in (0, num_classes):
+        raise UserError(
+            f"the dataset {name!r} names {len(classes)} classes and has {num_classes}: give a name "
+            "for each, or none"
+        )
+    return found._replace(train=train, test=test, num_classes=num_classes, classes=classes)
 
 
 def as_labels(labels: Any) -> np.ndarray:

@@ -93,18 +93,18 @@ def trace_loss(
     return untrained_state(task, variables, memory, losses), objective(task, losses)
 
 
-def check_memory_fits(
+def check_whole_batch(
     task: Task, frozen: Frozen, start: Params, batch_size: int, devices: int
 ) -> None:
-    """Traces the loss of a whole batch on all devices, if a stage carries a memory.
+    """Traces the loss of a whole batch on all devices, if it may differ from that of `sketch`.
 
-    A memory may suit the two images of `sketch`, but not these. As there, only the shapes of
-    `frozen` and `start` matter.
+    A memory may suit the two images there, but not these, and terms may mix this device's share
+    with the whole batch. As there, only the shapes of `frozen` and `start` matter.
 
     Raises:
       UserError: as the loss does for such a batch.
     """
-    if not task.stage.memory:
+    if not task.stage.memory and devices == 1:
         return
     count = batch_size // devices
     on_device = partial(trace_loss, task, frozen.image.shape[1:], count=count)
@@ -157,6 +157,12 @@ def check_loss(stage: Stage, losses: Losses, called: Mapping[str, bool]) -> None
         raise UserError(
             f"the stage names the terms {', '.join(stage.terms)}, but its loss returns "
             f"{', '.join(losses.terms) or 'none'}: name just those"
+        )
+    taken = {"loss", "gradient"} | (losses.terms.keys() & losses.figures.keys())
+    if twice := sorted(taken & {*losses.terms, *losses.figures}):
+        raise UserError(
+            f"the loss returns {twice[0]!r}, which is logged of something else: give its term or "
+            "figure another name"
         )
     for name, value in (losses.terms | dict(losses.figures)).items():
         if jnp.shape(value):

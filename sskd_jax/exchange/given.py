@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sskd_jax.engine.loop import Job, first_state
 from sskd_jax.exchange import torch_bridge
-from sskd_jax.exchange.finished import record_of
+from sskd_jax.exchange.finished import record_of, shapes
 from sskd_jax.system.paths import locate
 from sskd_jax.types import Params, UserError
 from sskd_jax.workdir.checkpoint import checksum
@@ -36,7 +36,14 @@ def load_given(job: Job) -> Params:
         folder = find_stage(path, job.name, about)
         about = read_json(folder / STAGE)
         check_pixels(job, folder, about.get("normalisation", {}), about.get("image"))
-        return load_folder(folder)
+        found = load_folder(folder)
+        for net in learned:
+            if shapes(found.get(net, {})) != shapes(job.sketch.state.variables[net]):
+                raise UserError(
+                    f"{folder} has another {net} than this run's: give one that was trained with "
+                    "the same numbers of its method, and the same code"
+                )
+        return found
     if not all(comes_as_weights(job, net) for net in learned):
         raise UserError(f"{path} is no workdir: the stage {job.kind} comes from a run of ours")
     check_beside(job, path)

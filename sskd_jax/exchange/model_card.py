@@ -69,6 +69,8 @@ def facts(workdir: epath.Path, network: Network) -> dict[str, Any]:
     own_or_shared = Network(stage, "teacher").name, "teacher"
     teachers = [result_row(workdir, Network(name, "teacher")) for name in own_or_shared]
     about = read_json(workdir / stage / STAGE)
+    model = about.get("teacher_model") if kind != "teacher" else None
+    teacher = next((row for row in teachers if row.get("network") == model), {})
     result, folder = result_row(workdir, network), stage.rpartition("/")[0]
     method = result.get("method", "")
     setting = config.get("settings", {}).get(folder, config) if kind == "student" else {}
@@ -77,8 +79,8 @@ def facts(workdir: epath.Path, network: Network) -> dict[str, Any]:
         # Several names of a comparison, such as at+kd and at, may be one method.
         "method": method if ":" in method else folder or method,
         "weights": setting.get("weights", {}),
-        "teacher": about.get("teacher_model") if kind != "teacher" else None,
-        "teacher_result": teachers[0] or teachers[1],
+        "teacher": model,
+        "teacher_result": teacher,  # of the stage `teacher`, if the teacher is of its architecture
         "training": config.get(kind, {}),
         "seed": config.get("seed"),
         "validation": config["data"].get("validation", 0),

@@ -251,10 +251,13 @@ def test_the_model_card_says_that_the_best_epoch_was_chosen_on_held_out_images(w
 
 def test_the_model_card_names_a_teacher_of_the_methods_own(with_best):
     (result,) = json.loads((with_best / "results.json").read_text())
-    teachers = {"stage": "teacher", "top1": 0.5}, {"stage": "sskd/teacher", "top1": 0.6}
-    (with_best / "results.json").write_text(json.dumps([*teachers, result]))
-    export_network(str(with_best), "pth", stage="sskd/student")
-    assert "| teacher | resnet20, top-1 60.00 % |" in (with_best / "README.md").read_text()
+    teacher = {"network": "resnet20", "stage": "teacher", "top1": 0.5}
+    own = teacher | {"stage": "sskd/teacher", "top1": 0.6}
+    for network, told in (("resnet20", ", top-1 60.00 %"), ("vgg13", "")):
+        others = [row | {"network": network} for row in (teacher, own)]  # vgg13 is no teacher of it
+        (with_best / "results.json").write_text(json.dumps([*others, result]))
+        export_network(str(with_best), "pth", stage="sskd/student")
+        assert f"| teacher | resnet20{told} |" in (with_best / "README.md").read_text()
 
 
 def test_the_hub_reads_the_model_card(with_best):

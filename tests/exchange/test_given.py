@@ -268,6 +268,15 @@ def test_a_checkpoint_that_saw_images_of_another_size_asks_which_it_shall_see(pl
             assert_equal(load_given(job), weights if place == path else stored)
 
 
+def test_a_checkpoint_with_other_arrays_is_refused(plain, tmp_path):
+    """A head for another task, which has the same name and term."""
+    finish(tmp_path, plain["sskd/head"])
+    assert load_given(plain["sskd/head"]._replace(checkpoint=str(tmp_path)))
+    other = job_of("pretext/head", methods=("pretext",))._replace(checkpoint=str(tmp_path))
+    with pytest.raises(UserError, match="head has another head than this run's: give one that"):
+        load_given(other)
+
+
 def test_a_checkpoint_of_other_images_is_taken(plain, tmp_path):
     stored = finish(tmp_path, plain["teacher"], dataset="other", images="9 with labels 00000000")
     assert_equal(load_given(job_of(**{"teacher.checkpoint": str(tmp_path)})), stored)
