@@ -19,6 +19,7 @@ from sskd_jax.engine.begin import Sketch, check_whole_batch, sketch
 from sskd_jax.engine.evaluate import batch_scores
 from sskd_jax.engine.loop import Job, epoch_order
 from sskd_jax.engine.order import stage_key
+from sskd_jax.engine.step import check_step
 from sskd_jax.engine.task import Frozen, Task
 from sskd_jax.layers.norm import folded
 from sskd_jax.models.build import Adapted
@@ -79,9 +80,13 @@ def plan(run: Run, recipes: Sequence[Recipe]) -> list[Job]:
                 origins = origins_of(stage, names)
                 check_shared(kind, stage, origins, jobs)
                 job = make_job(run, recipe, kind, name, origins, jobs)
-                with blamed(f"{name} with", [recipe.name]):
+                own_code = [one for one in (recipe.name, *job.networks.values()) if ":" in one]
+                with blamed(f"{name} with", own_code):
                     check_order(job, run.devices)
                     check_whole_batch(job.task, job.frozen, job.start, job.batch_size, run.devices)
+                    if own_code:  # which may fail in training alone
+                        state = job.sketch.state
+                        check_step(job.task, state, job.frozen, job.batch_size, run.devices)
                 jobs[name] = job
             names[kind] = name
     return sorted(jobs.values(), key=lambda job: not job.task.stage.shared)

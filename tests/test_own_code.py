@@ -410,6 +410,20 @@ def renamed():
     return with_kd(("near",), own, kd_temperature=4.0)
 
 
+class Training(Thousand):
+    @nn.compact
+    def __call__(self, pixels, train: bool = False):
+        embed = pixels.mean((1, 2)) @ None if train else pixels.mean((1, 2))
+        return Outputs(nn.Dense(self.num_classes)(embed), embed)
+
+
+class Dropping(Thousand):
+    @nn.compact
+    def __call__(self, pixels, train: bool = False):
+        embed = pixels.mean((1, 2)) * (self.make_rng("drop_path")[0] > 0 if train else 1)
+        return Outputs(nn.Dense(self.num_classes)(embed), embed)
+
+
 masked = changed(order=lambda rng, images, epoch: images.label > 3)
 beyond = changed(order=lambda rng, images, epoch: rng.permutation(images.size) + 1)
 
@@ -453,6 +467,8 @@ def test_a_method_that_compares_maps_refuses_networks_without_any(method, tmp_pa
         ("method=broken:whole", "", r"is float32\[2\], and the loss returns int32\[2\]: return"),
         ("method=broken:forgotten", "", r"is float32\[2\], and the loss returns nothing: return"),
         ("method=broken:nothing", "", "the method 'broken:nothing' returns a NoneType, not a dict"),
+        ("student=broken:Training", "", r"student with broken:Training, .*line \d+: TypeError: "),
+        ("student=broken:Dropping", "", r"with broken:Dropping, .*line \d+: InvalidRngError: "),
         ("method=broken:unshared", "", r"student with broken:unshared, .*line \d+: TypeError: "),
         ("method=broken:renamed", "", "returns 'loss', which is logged of something else: give"),
         ("method=broken:masked", "", r"an epoch's order is bool\[\d+\]: let it be positions"),

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from sskd_jax.axis import device_index, differs, everywhere, mean_over_devices
+from sskd_jax.axis import AXIS, device_index, differs, everywhere, mean_over_devices
 from sskd_jax.engine.begin import begin
 from sskd_jax.engine.devices import Mapped, run_once
 from sskd_jax.engine.task import (
@@ -31,7 +31,7 @@ from sskd_jax.engine.task import (
     tied,
     viewer,
 )
-from sskd_jax.types import Array, Batch, Params, Streamed
+from sskd_jax.types import Array, Batch, Params, Streamed, UserError
 
 
 def make_batch(task: Task, state: TrainState, frozen: Frozen, index: Array | Streamed) -> Batch:
@@ -91,6 +91,22 @@ def train_step(
             for name, before in state.first_nonfinite.items()
         },
     )
+
+
+def check_step(
+    task: Task, state: TrainState, frozen: Frozen, batch_size: int, devices: int
+) -> None:
+    """Traces a step of a whole batch on all devices, of which it raises what the user's code does.
+
+    `begin` traces the loss alone, with networks in evaluation mode. Only shapes matter here.
+    """
+    count = batch_size // devices
+    label = np.zeros(count, np.int32)
+    image = np.zeros((count, *frozen.image.shape[1:]), np.uint8)
+    on_all = jax.vmap(partial(train_step, task), None, axis_name=AXIS, axis_size=devices)
+    after = jax.eval_shape(on_all, state, frozen, Streamed(image, label, label))
+    if jax.tree.structure(after) != jax.tree.structure(state):
+        raise UserError("a step changes the form of the networks' statistics or of the memory")
 
 
 def gradients(loss: Callable[[Params], tuple[Any, Any]], learned: Params) -> tuple[Any, Any]:
