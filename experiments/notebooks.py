@@ -23,7 +23,7 @@ from sskd_jax.system.console import fail
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-COLOURS = 64  # of a picture that is kept
+COLOURS = 128  # of a picture that is kept
 WIDTH = 900  # its largest width, in pixels
 # The speed and the remaining time in progress lines, and a terminal's codes for bold letters.
 NOISE = re.compile(r"  [\d,]+ images/s  [\d:]+ left|\x1b\[\d*m")
@@ -98,7 +98,9 @@ def smaller(picture: str) -> str:
         image = image.convert("RGB")
     image.thumbnail((WIDTH, 10 * WIDTH))
     content = io.BytesIO()
-    image.quantize(COLOURS).save(content, format="png", optimize=True)
+    # By coverage: otherwise rare colours, such as the ends of a colour bar, become others.
+    few = image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
+    few.save(content, format="png", optimize=True)
     return base64.b64encode(content.getvalue()).decode()
 
 

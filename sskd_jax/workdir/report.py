@@ -37,6 +37,8 @@ RESULT_COLUMNS = [
     "minutes",
     "paper,\nbest",
 ]
+FEW = 6  # lines whose legend has room within the axes
+BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.3), "ncols": 2, "fontsize": "small"}
 OTHER_SCORES = ("many", "medium", "few", "ece", "task_il")  # for long tails and streams of tasks
 
 
@@ -153,7 +155,8 @@ def other_cells(rows: Sequence[Row]) -> list[str]:
 def result_cells(rows: Sequence[Row], count: int) -> list[str]:
     """The cells of a network's row, by `RESULT_COLUMNS`, from its rows of some of `count` seeds."""
     first, several = rows[0], len(rows) > 1
-    trained = sum(row["minutes"] for row in rows)  # 0 for a given network: they are not known
+    # Of a given network they are 0, as they are not known.
+    trained = statistics.mean(row["minutes"] for row in rows)
     last, top5, best = (
         percent([row.get(score) for row in rows]) for score in ("top1", "top5", "best_top1")
     )
@@ -184,6 +187,7 @@ def plot_curves(workdir: epath.Path, runs: Sequence[epath.Path]) -> str | None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from cycler import cycler
 
     papers = {row["stage"]: row.get("paper") for row in read_json(runs[0] / RESULTS)}
     stages: dict[str, dict[int, list[Row]]] = {}  # rows by stage and epoch
@@ -197,15 +201,21 @@ def plot_curves(workdir: epath.Path, runs: Sequence[epath.Path]) -> str | None:
     figure, axes = plt.subplots(
         2, len(kinds), figsize=size, sharex="col", squeeze=False, layout="constrained"
     )
+    # From the eleventh line on, colours repeat.
+    styles = cycler(linestyle=["-", ":", "-."]) * plt.rcParams["axes.prop_cycle"]
+    for axis in axes.flat:
+        axis.set_prop_cycle(styles)
     for name, epochs in stages.items():
         above, below = axes[:, kinds.index(kind_of(name))]
         above.set(title=kind_of(name))
         plot_stage(above, below, name, epochs, papers.get(name))
     for above, below in axes.T:
         above.axison = bool(above.lines)  # a stage without scores has no curve above
-        below.legend()
-        if any(line.get_linestyle() == "--" for line in above.lines):
-            above.legend()
+        if any(min(line.get_ydata()) <= 0 for line in below.lines):  # as losses of ITRD and VID are
+            below.set_yscale("linear")
+        below.legend(**(BELOW if len(below.lines) > FEW else {}))
+        if published := [line for line in above.lines if line.get_linestyle() == "--"]:
+            above.legend(handles=published)
     path, picture = workdir / "curves.png", io.BytesIO()
     figure.savefig(picture, dpi=120, format="png")
     plt.close(figure)

@@ -10,6 +10,7 @@ from sskd_jax.system.console import in_short
 from sskd_jax.types import UserError
 from sskd_jax.views import Optics
 from sskd_jax.workdir import report, seeds
+from sskd_jax.workdir.files import write_rows
 from sskd_jax.workdir.logbook import Logbook
 
 
@@ -113,6 +114,43 @@ def finished_seed(workdir, seed: int, top1: float) -> None:
             {"stage": "student", "epoch": 1, "step": 3, "test/top1": top1, "train/loss": 1.0}
         )
         report.finish(book, [row])
+
+
+def drawn(folder, losses: dict[str, float], monkeypatch):
+    """The axes below of curves.png, of methods with these losses in both of two epochs."""
+    import matplotlib.pyplot as plt
+
+    rows = [
+        {"stage": f"{name}/student", "epoch": n, "step": n, "train/loss": loss, "test/top1": 0.5}
+        for name, loss in losses.items()
+        for n in (1, 2)
+    ]
+    write_rows(folder / "metrics.jsonl", rows)
+    papers = [{"stage": f"{name}/student", "paper": 70.0} for name in losses]
+    (folder / "results.json").write_text(json.dumps(papers[:1]))
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    report.plot_curves(folder, [folder])
+    above, below = plt.gcf().axes
+    monkeypatch.undo()
+    plt.close()
+    assert [text.get_text() for text in above.get_legend().texts] == [
+        f"{next(iter(losses))}/student, paper, best"
+    ]
+    return below
+
+
+def test_losses_below_0_are_drawn_too(tmp_path, monkeypatch):
+    folder = epath.Path(tmp_path)
+    assert drawn(folder, {"kd": 1.0, "vid": 0.5}, monkeypatch).get_yscale() == "log"
+    assert drawn(folder, {"kd": 1.0, "vid": -0.5}, monkeypatch).get_yscale() == "linear"
+
+
+def test_many_methods_are_told_apart_and_their_names_hide_no_curve(tmp_path, monkeypatch):
+    below = drawn(epath.Path(tmp_path), {f"m{i}": 1.0 + i for i in range(12)}, monkeypatch)
+    looks = {(line.get_color(), line.get_linestyle()) for line in below.lines}
+    assert len(looks) == 12
+    (left, top), (right, _) = below.get_legend().get_bbox_to_anchor().get_points()
+    assert top < below.bbox.y0
 
 
 def test_several_seeds_are_taken_together(tmp_path, capsys):
