@@ -58,8 +58,12 @@ def leave_accelerators() -> None:
 def keep_programs() -> None:
     """Makes JAX cache compiled programs on the disk, for later runs.
 
-    JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off. So do several processes on GPUs, unless a
+    folder is named that all of them share: only the first process writes the programs, and XLA lets
+    all that have to compile one choose its kernels together, so they would wait for the first.
     """
+    if all_devices()[0].platform == "gpu" and jax.process_count() > 1:
+        return
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

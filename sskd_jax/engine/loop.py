@@ -173,8 +173,11 @@ class Dispatcher:
         Ends at the end of the epoch, or earlier if a stop is due.
         """
         total, pending = self.job.task.steps_per_epoch, []
-        while start < total and not self.stop_is_due():
-            began, stop, waited = time.perf_counter(), min(start + self.steps, total), 0
+        while start < total:
+            began = time.perf_counter()  # several processes wait for the devices to agree on a stop
+            if self.stop_is_due():
+                break
+            stop, waited = min(start + self.steps, total), 0
             for index, first_step, last_step in feed(start, stop):
                 state, health = self.program(state, frozen, index, first_step, last_step)
                 waited += self.wait(pending)

@@ -23,7 +23,13 @@ LOST = (
     "with the same command, which goes on from the last checkpoint"
 )
 # How JAX's errors begin if they concern this process's program or device, not a lost connection.
-OWN_FAULTS = ("INVALID_ARGUMENT", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "NOT_FOUND")
+OWN_FAULTS = (
+    "INVALID_ARGUMENT",
+    "UNIMPLEMENTED",
+    "RESOURCE_EXHAUSTED",
+    "NOT_FOUND",
+    "FAILED_PRECONDITION",
+)
 # Exit code after an error, EX_CONFIG: above that of the processes that it ends, as Slurm's srun
 # returns the highest one, and they are to be started again only if none had an error.
 FAULT = 78

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,19 @@ def test_compiled_programs_are_kept_for_later_runs():
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+def test_several_processes_on_gpus_keep_no_programs(monkeypatch):
+    """They would wait for each other where one has a program that another has not."""
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu")])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        keep_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_the_programs_of_a_finished_stage_are_let_go():

@@ -3,12 +3,15 @@
 import functools
 import math
 import pathlib
+import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from tiny import planned, small_config, tiny_network
 
+from sskd_jax.engine import loop
 from sskd_jax.engine.loop import (
     Job,
     Session,
@@ -244,3 +247,15 @@ def test_what_devices_must_hold_alike_is_named(name, cure):
 def test_epochs_compare_by_the_first_score_or_else_by_the_loss():
     assert compared_by({"test/top1": 0.5, "test/loss": 9.0}, {"train/loss": 2.0}) == 0.5
     assert compared_by({}, {"train/loss": 2.0}) == -2.0
+
+
+def test_what_processes_wait_for_each_other_counts_as_time_of_a_dispatch(monkeypatch):
+    """Else a dispatch would seem to take no time, and grow to a whole epoch."""
+    dispatcher = object.__new__(loop.Dispatcher)
+    dispatcher.steps, dispatcher.program = 1, lambda state, *_: (state, None)
+    dispatcher.job = SimpleNamespace(task=SimpleNamespace(steps_per_epoch=64))
+    dispatcher.wait = lambda pending: pending.pop()[1] if pending else 0
+    dispatcher.stop_is_due = lambda: time.sleep(0.02)
+    monkeypatch.setattr(loop, "DISPATCH_SECONDS", 0.02)
+    dispatches = list(dispatcher.run(None, None, lambda *steps: [(None, *steps)], 0))
+    assert len(dispatches) > 30
