@@ -26,6 +26,17 @@ class Small(nn.Module):
         return Outputs(nn.Dense(self.num_classes, name="fc")(embed), embed, (features,))
 
 
+class Backboned(nn.Module):
+    """A network whose parameters have a name that other files have as a prefix."""
+
+    num_classes: int
+    dtype: type = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> Outputs:
+        return Small(self.num_classes, name="backbone")(image, train)
+
+
 # Has a net that follows another, a queue, an order that is no permutation, a second classifier.
 SSD_LT = {
     "width": 8,

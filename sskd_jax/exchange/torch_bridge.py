@@ -274,6 +274,8 @@ def _own_entries(name: str, state_dict: StateDict, section: str | None = None) -
     """
     state = _unwrapped(state_dict)
     model = model_of(name)
+    if ":" in model:  # a user's network may have modules of any names
+        return state
     prefix = _telling_prefix(state)
     if prefix and model in MOBILENETS.values() and model != MOBILENETS[prefix]:
         raise UserError(

@@ -8,9 +8,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -33,6 +35,7 @@ from torch_files import (
     zip_file,
 )
 
+from sskd_jax.engine.devices import run_once
 from sskd_jax.exchange import torch_bridge, torch_file
 from sskd_jax.models import MODELS
 from sskd_jax.types import UserError
@@ -556,3 +559,12 @@ def test_variables_that_do_not_fit():
 def test_an_unknown_architecture():
     with pytest.raises(UserError, match="unknown architecture 'resnet9': did you mean 'resnet8'"):
         torch_bridge.from_state_dict("resnet9", weights("resnet8"))
+
+
+def test_a_users_network_may_have_modules_of_any_names():
+    module = toys.Backboned(num_classes=10)
+    variables = run_once(module.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+    state = torch_bridge.to_state_dict("toys:Backboned", variables, 8)
+    assert all(name.startswith("backbone.") for name in state)
+    again = torch_bridge.from_state_dict("toys:Backboned", state)
+    jax.tree.map(np.testing.assert_array_equal, again, dict(variables))
