@@ -186,12 +186,13 @@ def check_images(config: ConfigDict, recipe: Recipe) -> None:
     These would learn from images or labels that its student is to do without.
     """
     *_, last = recipe.method
+    own = "student" if "student" in recipe.method else last
     for kind in recipe.method if "teacher" not in recipe.method else ():
         for key in IMAGES:
-            here, there = config[kind].images[key], config[last].images[key]
+            here, there = config[kind].images[key], config[own].images[key]
             if here != there:
                 raise UserError(
-                    f"{kind}.images.{key} is {here:g}, and {last}.images.{key} {there:g}: give all "
+                    f"{kind}.images.{key} is {here:g}, and {own}.images.{key} {there:g}: give all "
                     f"stages one, as with --config.{kind}.images.{key}={there:g}"
                 )
 
