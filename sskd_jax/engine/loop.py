@@ -25,7 +25,7 @@ from sskd_jax.engine.devices import (
     unreplicate,
 )
 from sskd_jax.engine.evaluate import evaluation
-from sskd_jax.engine.order import shard_epoch, stage_seed
+from sskd_jax.engine.order import check_positions, shard_epoch, stage_seed
 from sskd_jax.engine.step import initial_state, train_program
 from sskd_jax.engine.task import Frozen, Health, Task, TrainState
 from sskd_jax.system.console import StageProgress, console
@@ -128,19 +128,10 @@ def epoch_seed(job: Job, epoch: int) -> list[int]:
 
 
 def epoch_order(job: Job, epoch: int, devices: int) -> np.ndarray:
-    """The images of an epoch's steps, i32[devices, steps, n], in the stage's order.
-
-    Raises:
-      UserError: the order has no whole numbers below the number of images, or too few.
-    """
-    rng, size = np.random.default_rng(epoch_seed(job, epoch)), job.images.size
+    """The images of an epoch's steps, i32[devices, steps, n], in the stage's order."""
+    rng = np.random.default_rng(epoch_seed(job, epoch))
     visited = np.asarray(job.task.stage.order(rng, job.images, epoch))
-    is_list = visited.ndim == 1 and visited.dtype.kind in "iu"
-    if not is_list or visited.size and not 0 <= visited.min() <= visited.max() < size:
-        raise UserError(
-            f"{job.name}: an epoch's order is {visited.dtype}{list(visited.shape)}: let it be "
-            f"positions of images, whole numbers from 0 to {size - 1} in one row"
-        )
+    check_positions(visited, job.images.size)
     return shard_epoch(visited, job.task.steps_per_epoch, job.batch_size, devices)
 
 

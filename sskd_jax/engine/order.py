@@ -18,6 +18,16 @@ def stage_key(seed: int, kind: str) -> Array:
     return jax.random.fold_in(jax.random.PRNGKey(seed), stage_seed(seed, kind)[1])
 
 
+def check_positions(visited: np.ndarray, size: int) -> None:
+    """Raises a `UserError` if an epoch's order is not a row of positions among `size` images."""
+    is_row = visited.ndim == 1 and visited.dtype.kind in "iu"
+    if not is_row or visited.size and not 0 <= visited.min() <= visited.max() < size:
+        raise UserError(
+            f"an epoch's order is {visited.dtype}{list(visited.shape)}: let it be positions of "
+            f"images, whole numbers from 0 to {size - 1} in one row"
+        )
+
+
 def shard_epoch(numbers: np.ndarray, steps: int, batch_size: int, devices: int) -> np.ndarray:
     """The first `steps * batch_size` of `numbers`, as i32[devices, steps, n].
 
