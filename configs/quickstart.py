@@ -49,7 +49,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     share = config.student.images.get_ref("share")
     for name in names:  # without a teacher, no stage sees more than the student
         kinds = set(named.stages_of(config.settings[named.key_of(name)].method))
-        for kind in () if "teacher" in kinds else kinds - {"student"}:
-            config[kind].images.share = share
+        if "teacher" not in kinds:
+            for kind in kinds - {"student"}:
+                config[kind].images.share = share
     common.scale_counted(config, cifar.EPOCHS, config.student.get_ref("epochs"))
     return config

@@ -15,7 +15,7 @@ from sskd_jax.data import sources
 from sskd_jax.data.scenarios import hold_out, scenario
 from sskd_jax.data.sources import Split
 from sskd_jax.data.stream import Stream
-from sskd_jax.engine.begin import Sketch, check_whole_batch, sketch
+from sskd_jax.engine.begin import Sketch, check_memory_fits, sketch
 from sskd_jax.engine.evaluate import batch_scores
 from sskd_jax.engine.loop import Job, epoch_order
 from sskd_jax.engine.order import stage_key
@@ -83,8 +83,8 @@ def plan(run: Run, recipes: Sequence[Recipe]) -> list[Job]:
                 own_code = [one for one in (recipe.name, *job.networks.values()) if ":" in one]
                 with blamed(f"{name} with", own_code):
                     check_order(job, run.devices)
-                    check_whole_batch(job.task, job.frozen, job.start, job.batch_size, run.devices)
-                    if own_code:  # which may fail in training alone
+                    check_memory_fits(job.task, job.frozen, job.start, job.batch_size, run.devices)
+                    if own_code:  # which may fail in training, or on several devices, alone
                         state = job.sketch.state
                         check_step(job.task, state, job.frozen, job.batch_size, run.devices)
                 jobs[name] = job

@@ -223,8 +223,9 @@ class Stage(NamedTuple):
         best, or by the training loss if there is none.
       memory: (key, facts) -> arrays that are carried from step to step and not optimized.
       order: (rng, images, epoch) -> i64[M'], the images of an epoch in order. `images` has the
-        attributes `size` and `label`; M' is the same in all epochs. Its own attribute
-        `order.check`, if any, (images, number of epochs), raises a `UserError` if they do not fit.
+        attributes `size` and `label`; M' is the same in all epochs. The function may
+        have an attribute `check`, (images, number of epochs), which raises a `UserError` if they
+        do not fit.
       tied: (params of all nets) -> the same, in which some that the loss does not use are made of
         others. It is applied to the first weights and after every update; frozen nets stay, and
         those of this package come with batch norms that contain their statistics (`folded`).

@@ -93,18 +93,18 @@ def trace_loss(
     return untrained_state(task, variables, memory, losses), objective(task, losses)
 
 
-def check_whole_batch(
+def check_memory_fits(
     task: Task, frozen: Frozen, start: Params, batch_size: int, devices: int
 ) -> None:
-    """Traces the loss of a whole batch on all devices, if it may differ from that of `sketch`.
+    """Traces the loss of a whole batch on all devices, if a stage carries a memory.
 
-    A memory may suit the two images there, but not these, and terms may mix this device's share
-    with the whole batch. As there, only the shapes of `frozen` and `start` matter.
+    A memory may suit the two images of `sketch`, but not these. As there, only the shapes of
+    `frozen` and `start` matter.
 
     Raises:
       UserError: as the loss does for such a batch.
     """
-    if not task.stage.memory and devices == 1:
+    if not task.stage.memory:
         return
     count = batch_size // devices
     on_device = partial(trace_loss, task, frozen.image.shape[1:], count=count)
