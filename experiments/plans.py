@@ -308,9 +308,8 @@ TABLES = {
     "family_quarter": Table(
         "A quarter of the images: the same",
         "As the quarter; HSAKD's branches learn as SSKD's head does, and its joint teacher on all "
-        "images, for 4 epochs in one cycle, so that it is weaker than the given one. HSSAKD's two "
-        "networks see the quarter alone. KA and DTD have temperature 8, so KD stands beside them "
-        "with that, too.",
+        "images, for 4 epochs in one cycle. HSSAKD's two networks see the quarter alone. KA and "
+        "DTD have temperature 8, so KD stands beside them with that, too.",
         (
             *(quarter(SMALL, method) for method in FAMILY),
             quarter(SMALL, "hsakd_joint", changes=JOINT_TEACHER),
