@@ -124,6 +124,7 @@ def runs_of_cell(cell: plans.Cell, changes: Mapping[str, Any], place: Place) -> 
             run = shared_run(cell.config, changes, kind, config["teacher"]["model"], is_own)
             yield run._replace(changes=run.changes | checkpoints, needs=tuple(needs))
             checkpoints[f"{kind}.checkpoint"] = str(place.workdirs / run.name)
+            checkpoints[f"{kind}.start_from"] = ""  # that was where its own training began
             needs.append(run.name)
     told = protocol.describe(config, stage)
     parts = told["method"], told["teacher"], told["network"], told["experiment"], changes["seed"]

@@ -128,6 +128,17 @@ def test_a_given_teacher_is_not_trained(place):
         launch.check_weights(found.values())
 
 
+def test_where_a_teacher_starts_from_is_no_business_of_its_students(place):
+    """A run is refused that has both the trained teacher and what its training would start from."""
+    found = planned(place, seeds=[0], cells=CELLS[1:], **{"teacher.start_from": "/w/vgg13.pth"})
+    assert names(found) == ["teacher 0", "kd 0", "head 0", "sskd 0"]
+    starts = [run.changes["teacher.start_from"] for run in found.values()]
+    assert starts == ["/w/vgg13.pth", "", "", ""]
+    # Yet such a student is another experiment than that of a teacher from random weights.
+    other = planned(place, seeds=[0], cells=CELLS[1:])
+    assert not {run.name for run in found.values()} & {run.name for run in other.values()}
+
+
 def test_every_run_has_one_seed(place):
     """Its workdir would hold several runs otherwise, which no record is made of."""
     for name in ("digits", "family", "similar"):
