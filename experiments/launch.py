@@ -220,6 +220,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Row]:
     parser.add_argument("--workdirs", default="runs", help="folder of the workdirs")
     parser.add_argument("--results", default=records.RECORDS, help="folder of the records")
     arguments, typed = parser.parse_known_args(argv)
+    if arguments.time_limit < 0:
+        raise UserError(f"--time_limit={arguments.time_limit:g}: give seconds, 0 for no limit")
     return arguments, typed_changes(typed)
 
 

@@ -51,7 +51,8 @@ def evaluate(
     classes = classifier.record["num_classes"]
     if classes != dataset.num_classes:
         raise UserError(
-            f"the network tells {classes} classes apart, and the dataset has {dataset.num_classes}"
+            f"the network tells {classes} classes apart, and the dataset has "
+            f"{dataset.num_classes}: give --data=NAME or --config=FILE of one with its classes"
         )
     images = getattr(dataset, split)
     size, *_ = classifier.record.get("image", images.shape)

@@ -12,7 +12,6 @@ val/CLASS/IMAGE, or CLASS/IMAGE alone; ImageNet's classes have names such as n01
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from absl import logging
@@ -23,6 +22,7 @@ from sskd_jax.data.prepare import FORMATS, prepare_cifar, prepare_folder
 from sskd_jax.system import early
 from sskd_jax.system.console import console
 from sskd_jax.system.interruption import Interruption
+from sskd_jax.system.paths import on_disk
 from sskd_jax.types import Stopped, UserError
 
 
@@ -31,7 +31,10 @@ def run(argv: Sequence[str]) -> None:
     parser = make_parser("prepare", __doc__)
     parser.add_argument("kind", choices=(*sorted(official.LAYOUTS), "imagefolder"))
     parser.add_argument(
-        "--source", required=True, help="the official folder or its .tar.gz; the folder of images"
+        "--source",
+        type=on_disk,
+        required=True,
+        help="the official folder or its .tar.gz; the folder of images",
     )
     parser.add_argument(
         "--data_dir",
@@ -47,7 +50,7 @@ def run(argv: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--train_list",
-        type=pathlib.Path,
+        type=on_disk,
         help="a file that names the training images, such as ImageNet_LT_train.txt",
     )
     parser.add_argument(
@@ -56,23 +59,22 @@ def run(argv: Sequence[str]) -> None:
         help="default: array_record on a disk, tfrecord in a bucket",
     )
     args = parser.parse_args(argv)
-    source = pathlib.Path(args.source).expanduser()
     logging.set_verbosity(logging.ERROR)
     try:
         with Interruption() as interruption:
-            console.print(prepared(args, source))
+            console.print(prepared(args))
     except Stopped as stop:
         raise Stopped(f"{interruption.reason}: nothing was written; {early.ANEW}") from stop
 
 
-def prepared(args: argparse.Namespace, source: pathlib.Path) -> str:
+def prepared(args: argparse.Namespace) -> str:
     """Writes the dataset; returns the text that says what was written, and what to type next."""
     if args.kind in official.LAYOUTS:
         for flag in ("name", "held_out", "train_list"):
             if getattr(args, flag) is not None:
                 raise UserError(f"--{flag} is of an imagefolder: leave it out with {args.kind}")
-        return prepare_cifar(args.kind, source, args.data_dir, args.file_format)
+        return prepare_cifar(args.kind, args.source, args.data_dir, args.file_format)
     name = "imagefolder" if args.name is None else args.name
     return prepare_folder(
-        name, source, args.data_dir, args.held_out, args.file_format, args.train_list
+        name, args.source, args.data_dir, args.held_out, args.file_format, args.train_list
     )

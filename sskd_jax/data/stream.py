@@ -98,7 +98,12 @@ class Stream:
         parts = np.split(index, index[LABELS_AT_ONCE::LABELS_AT_ONCE])
         unit = f" x {LABELS_AT_ONCE}"
         shown = tqdm(parts, f"labels of {self.where}", unit=unit, leave=False, disable=None)
-        labels = [jpeg.labels(self.records.__getitems__(part)) for part in shown]
+        try:
+            labels = [jpeg.labels(self.records.__getitems__(part)) for part in shown]
+        except Exception as error:  # of its own kind for every format
+            raise UserError(
+                f"{self.where} can't be read ({prepared.first_line(error)[:300]}): prepare it again"
+            ) from error
         return {"label": np.concatenate(labels)}
 
     def take(self, chosen: np.ndarray) -> "Stream":

@@ -94,7 +94,7 @@ def find_network(workdir: epath.Path, name: str | None) -> Network:
         raise UserError(
             f"{workdir} holds several students: choose one with --stage={'|'.join(students)}"
         )
-    return choose(found, name or students[0], "stage")
+    return choose(found, students[0] if name is None else name, "stage")
 
 
 def is_student(workdir: epath.Path, network: Network) -> bool:

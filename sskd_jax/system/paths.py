@@ -83,7 +83,7 @@ def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path of a folder that has to be on a disk; a `UserError` if it is in a bucket."""
     if is_remote(path):
         raise UserError(f"{path} is in a bucket: give a folder on a disk")
-    return pathlib.Path(path).expanduser()
+    return pathlib.Path(os.path.expanduser(path))  # which leaves ~name if nobody is called so
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:

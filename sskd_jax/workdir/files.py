@@ -37,8 +37,9 @@ CONTENTS = {
         "delete this file alone and start the run once more, which writes it anew; the "
         "checkpoints are kept",
     ),
+    STAGE: (dict, "put a copy of it back, or delete its folder"),
 }
-OTHERS = (dict, "put a copy of it back, or delete its folder")
+OTHERS = (dict, "put a copy of it back, or delete this file alone")
 CHECKSUM = "checksum"  # the last key of a row
 ROW = {"stage": str, "step": int, "seconds": float | int, "environment": int, "epoch": int}
 

@@ -133,7 +133,7 @@ def tell_changes(before: Row, here: Row) -> None:
     other versions or another processor, or with changed code of the user's.
     """
     dtype, now = before.get("dtype", here["dtype"]), here["dtype"]  # earlier versions stored none
-    kinds = ["{platform} ({devices[0]})".format(**where) for where in (here, before)]
+    kinds = ["{platform} ({devices[0]})".format_map(where) for where in (here, before)]
     counts = [len(where["devices"]) for where in (here, before)]
     if now != dtype:
         console.print(

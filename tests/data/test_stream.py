@@ -243,6 +243,8 @@ def test_data_that_goes_away_is_one_line(tmp_path):
         UserError, match="flowers, train can't be read .*: the checkpoints are kept, and the same"
     ):
         images(train, *steps())
+    with pytest.raises(UserError, match="flowers, train can't be read .*: prepare it again"):
+        train.read_labels()
 
 
 def test_a_label_outside_is_refused(flowers):

@@ -32,6 +32,8 @@ def test_a_network_that_was_made_of_a_student_is_one_to_choose_from(tmp_path):
         (tmp_path / "crt" / kind / "stage.json").write_text(json.dumps(about))
     with pytest.raises(UserError, match="choose one with --stage=crt/classifier.crt/student$"):
         find_network(locate(tmp_path), None)
+    with pytest.raises(UserError, match="unknown stage ''"):  # --stage=$STAGE, which is not set
+        find_network(locate(tmp_path), "")
     assert find_network(locate(tmp_path), "crt/classifier").net == "classifier"
 
 

@@ -315,6 +315,7 @@ def test_hours_are_those_of_the_records_that_are_most_alike(place):
         (["digits", "--config.methods=('kd',)"], "--config.methods is decided by this command"),
         (["quarter", "--config.until=teacher"], "--config.until is decided by this command"),
         (["quarter", "--epochs=3"], "'--epochs=3' is no flag of this command"),
+        (["quarter", "--time_limit=-1"], "--time_limit=-1: give seconds, 0 for no limit"),
         (["quarter", "--workdirs=gs://b/runs"], "gs://b/runs is in a bucket: give a folder on a"),
         (["quarter"], "cifar100_resnet20.pth: give --weights=DIR"),
     ],

@@ -61,6 +61,7 @@ def test_what_needs_a_disk_refuses_a_bucket(tmp_path):
     assert on_disk(tmp_path) == tmp_path
     with pytest.raises(UserError, match="^gs://bucket/run is in a bucket: give a folder on a disk"):
         on_disk("gs://bucket/run")
+    assert str(on_disk("~nobody_of_this_name/runs")) == "~nobody_of_this_name/runs"
 
 
 def test_a_run_in_a_bucket_is_recorded_on_a_disk(bucket, tmp_path):

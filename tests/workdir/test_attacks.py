@@ -88,7 +88,7 @@ def test_what_can_be_made_anew_is_deleted_alone(tmp_path, name, content):
 def test_a_stage_of_another_kind(tmp_path, content):
     describe(tmp_path / "teacher", {})
     (tmp_path / "teacher" / "stage.json").write_text(content, encoding="latin-1")
-    with pytest.raises(UserError, match="stage.json is damaged"):
+    with pytest.raises(UserError, match="stage.json is damaged .* or delete its folder"):
         load_stage(tmp_path, "teacher", {})
 
 
@@ -105,6 +105,12 @@ def test_results_of_another_kind(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(UserError, match="results.json is damaged .*writes it anew"):
         read_json(tmp_path / "results.json")
+
+
+def test_beside_a_file_of_the_users_nothing_else_is_to_be_deleted(tmp_path):
+    (tmp_path / "resnet8.pth.json").write_text("{")
+    with pytest.raises(UserError, match="pth.json is damaged .* or delete this file alone"):
+        read_json(tmp_path / "resnet8.pth.json")
 
 
 def test_a_key_that_is_missing_is_told_with_its_file(tmp_path):
@@ -158,6 +164,18 @@ def test_devices_of_another_kind_are_told(before, tmp_path, capsys):
         pass
     told = f"devices  cpu (cpu) in place of {was['platform']} ({was['devices'][0]}) before: from"
     assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["platform", "devices", "versions"])
+def test_an_environment_without_a_key_is_damaged(tmp_path, key):
+    with open_book(tmp_path) as book:
+        book.saved("teacher", 3)
+    file = tmp_path / "environments.json"
+    (here,) = json.loads(file.read_text())
+    file.write_text(json.dumps([{name: here[name] for name in here.keys() - {key}}]))
+    with pytest.raises(UserError, match=f"environments.json is damaged .it lacks '{key}'"):
+        with open_book(tmp_path):
+            pass
 
 
 @pytest.mark.parametrize("name", ["python", "jax"])
